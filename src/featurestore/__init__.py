@@ -1,0 +1,1 @@
+"""A temporal feature store whose training data is provably right."""

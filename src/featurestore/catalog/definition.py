@@ -1,0 +1,54 @@
+"""What all definitions share: frozen, compared by meaning, written as canonical JSON."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from featurestore.core.canonical import canonical_json, digest_json
+
+METADATA_FIELDS = ("owner", "description", "tags")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Definition(ABC):
+    """Something a catalog can hold.
+
+    Two definitions are equal when their canonical JSON is: references count by name and version,
+    so a view that holds its source and one that names it are the same.
+    """
+
+    kind: ClassVar[str]
+
+    name: str
+
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """Return the definition as plain JSON values; `definition_from_spec` reads it back."""
+
+    def meaning(self) -> dict[str, Any]:
+        """Return the spec without owner, description and tags: what a version number stands for."""
+        return {k: v for k, v in self.spec().items() if k not in METADATA_FIELDS}
+
+    def digest(self) -> str:
+        """Return the xxh3-128 of the meaning, 32 hex digits."""
+        return digest_json(self.meaning())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Definition) and self.spec() == other.spec()
+
+    def __hash__(self) -> int:
+        return hash(canonical_json(self.spec()))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(
+            f"{key}={value!r}"
+            for key, value in self.spec().items()
+            if key not in {"kind", "name"} and value not in (None, "", [], {})
+        )
+        return f"{type(self).__name__}({self.name!r}{', ' + fields if fields else ''})"
+
+
+def metadata_spec(owner: str, description: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that describe a definition without changing what it means."""
+    return {"owner": owner, "description": description, "tags": dict(sorted(tags.items()))}

@@ -1,0 +1,175 @@
+"""FeatureView: the features of an entity that share a source and a clock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Union
+
+from featurestore.catalog.aggregation import Aggregation
+from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.entity import Entity, entity_name
+from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.catalog.source import Source
+from featurestore.core.names import check_feature_name, check_name
+from featurestore.core.time import Duration, duration_ns
+from featurestore.errors import DefinitionError
+
+NULLS: Final = ("keep", "last_known")
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One output column of a view.
+
+    Attributes:
+        name: The feature's name.
+        expression: SQL scalar text over one row of the source; `None` is the column of that name.
+    """
+
+    name: str
+    expression: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class FeatureView(Definition):
+    """A named group of features that share a source, an entity and a clock.
+
+    Attributes:
+        source: The name of the source, or of the view, that it reads.
+        entities: The names of its entities; their join keys, in order, identify a row's entity.
+        features: Columns and expressions, in order; aggregations follow them in a reader's output.
+        ttl_ns: The greatest age a value may have when read, counted from its event timestamp, bound
+            included. `None`: values never expire. Zero is refused, not read as "never". Aggregations
+            are bounded by their window alone.
+        nulls: `keep`: the newest row decides, nulls included. `last_known`: each source column takes its
+            newest non-null value, each with its own age against the ttl; expressions see those values.
+        online: Whether the newest values are written to the online store.
+    """
+
+    kind: ClassVar[str] = "feature_view"
+
+    source: Ref
+    entities: tuple[str, ...]
+    features: tuple[Feature, ...]
+    aggregations: tuple[Aggregation, ...]
+    ttl_ns: int | None
+    nulls: str
+    online: bool
+    owner: str
+    description: str
+    tags: Mapping[str, str]
+    source_object: "Source | FeatureView | None"
+    entity_objects: tuple[Entity, ...]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        source: Union[Source, "FeatureView", str],
+        entities: Sequence[Entity | str],
+        features: Sequence[str | Feature] | Mapping[str, str] = (),
+        aggregations: Sequence[Aggregation] = (),
+        ttl: Duration | None = None,
+        nulls: str = "keep",
+        online: bool = True,
+        owner: str = "",
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Validate and freeze.
+
+        Raises:
+            DefinitionError: no features, a repeated name, no entity, an unknown `nulls`, or a ttl that
+                is not positive.
+        """
+        put = object.__setattr__
+        put(self, "name", check_name(name, "feature view"))
+        put(self, "source", _source_ref(source))
+        put(self, "entities", _entity_names(name, entities))
+        put(self, "features", _features(name, features))
+        put(self, "aggregations", tuple(aggregations))
+        put(self, "ttl_ns", _ttl_ns(name, ttl))
+        put(self, "nulls", nulls)
+        put(self, "online", online)
+        put(self, "owner", owner)
+        put(self, "description", description)
+        put(self, "tags", dict(tags or {}))
+        put(self, "source_object", None if isinstance(source, str) else source)
+        put(self, "entity_objects", tuple(e for e in entities if isinstance(e, Entity)))
+        _check_names(name, self.feature_names)
+        if nulls not in NULLS:
+            raise DefinitionError(
+                f"feature view {name!r} has nulls={nulls!r}", hint=f"one of {', '.join(NULLS)}"
+            )
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The output columns in order: features, then aggregations."""
+        return tuple(f.name for f in self.features) + tuple(a.name for a in self.aggregations)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the view as plain JSON values."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "source": str(self.source),
+            "entities": list(self.entities),
+            "features": [{"name": f.name, "expression": f.expression} for f in self.features],
+            "aggregations": [a.spec() for a in self.aggregations],
+            "ttl_ns": self.ttl_ns,
+            "nulls": self.nulls,
+            "online": self.online,
+            **metadata_spec(self.owner, self.description, self.tags),
+        }
+
+
+def _source_ref(source: Source | FeatureView | str) -> Ref:
+    return parse_ref(source) if isinstance(source, str) else Ref(source.name)
+
+
+def _entity_names(name: str, entities: Sequence[Entity | str]) -> tuple[str, ...]:
+    if isinstance(entities, (str, Entity)) or not entities:
+        raise DefinitionError(
+            f"feature view {name!r} has entities={entities!r}",
+            hint="give a list with at least one entity",
+        )
+    return tuple(entity_name(e) for e in entities)
+
+
+def _features(
+    name: str, features: Sequence[str | Feature] | Mapping[str, str]
+) -> tuple[Feature, ...]:
+    if isinstance(features, str):
+        raise DefinitionError(
+            f"feature view {name!r} has features={features!r}", hint="give a list or a mapping"
+        )
+    if isinstance(features, Mapping):
+        return tuple(Feature(key, expression) for key, expression in features.items())
+    return tuple(f if isinstance(f, Feature) else Feature(f) for f in features)
+
+
+def _check_names(name: str, feature_names: Sequence[str]) -> None:
+    if not feature_names:
+        raise DefinitionError(
+            f"feature view {name!r} has no features", hint="give features or aggregations"
+        )
+    for feature in feature_names:
+        check_feature_name(feature, "feature")
+    repeated = sorted({f for f in feature_names if feature_names.count(f) > 1})
+    if repeated:
+        raise DefinitionError(
+            f"feature view {name!r} has more than one feature named {repeated[0]!r}",
+            hint="rename one; an aggregation takes name=…",
+            feature=repeated[0],
+        )
+
+
+def _ttl_ns(name: str, ttl: Duration | None) -> int | None:
+    if ttl is None:
+        return None
+    nanos = duration_ns(ttl, what=f"ttl of feature view {name!r}")
+    if nanos == 0:
+        raise DefinitionError(
+            f"feature view {name!r} has ttl={ttl!r}: no value could ever be read",
+            hint="None means that values never expire",
+        )
+    return nanos

@@ -1,0 +1,88 @@
+"""Label: the only definition that may look ahead."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.catalog.source import Source
+from featurestore.core.names import check_name
+from featurestore.core.time import Duration, duration_ns
+from featurestore.errors import DefinitionError
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class Label(Definition):
+    """What a model is to predict, from rows whose event timestamp lies in `(t, t + horizon]`.
+
+    In the expression a plain column is its newest value in `(t, t + horizon]` (of a view with
+    `nulls="last_known"` and of its features: as resolved at `t + horizon` from rows after t);
+    `start.column` is the value that a feature would have at t. `count(*)`, `sum(c)`, `min(c)`, `max(c)`,
+    `avg(c)`, `first(c)` and `last(c)` aggregate over `(t, t + horizon]`. Labels see corrections whenever
+    they were made: the created timestamp does not hide rows from them.
+
+    Attributes:
+        source: The name of the source or view.
+        expression: SQL scalar text, for example `"mid / start.mid - 1"` or `"count(*) > 0"`.
+        horizon_ns: How far it looks ahead.
+        complete: Whether the label is null until the source holds an event at or after `t + horizon`.
+    """
+
+    kind: ClassVar[str] = "label"
+
+    source: Ref
+    expression: str
+    horizon_ns: int
+    complete: bool
+    owner: str
+    description: str
+    tags: Mapping[str, str]
+    source_object: Source | FeatureView | None
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        source: Source | FeatureView | str,
+        expression: str,
+        horizon: Duration,
+        complete: bool = False,
+        owner: str = "",
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Validate and freeze.
+
+        Raises:
+            DefinitionError: a bad name, an empty expression, or a horizon that is not positive.
+        """
+        horizon_ns = duration_ns(horizon, what=f"horizon of label {name!r}")
+        if horizon_ns == 0 or not expression.strip():
+            raise DefinitionError(
+                f"label {name!r} has horizon={horizon!r}, expression={expression!r}",
+                hint="the horizon is positive and the expression not empty",
+            )
+        put = object.__setattr__
+        put(self, "name", check_name(name, "label"))
+        put(self, "source", parse_ref(source) if isinstance(source, str) else Ref(source.name))
+        put(self, "expression", expression)
+        put(self, "horizon_ns", horizon_ns)
+        put(self, "complete", complete)
+        put(self, "owner", owner)
+        put(self, "description", description)
+        put(self, "tags", dict(tags or {}))
+        put(self, "source_object", None if isinstance(source, str) else source)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the label as plain JSON values."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "source": str(self.source),
+            "expression": self.expression,
+            "horizon_ns": self.horizon_ns,
+            "complete": self.complete,
+            **metadata_spec(self.owner, self.description, self.tags),
+        }

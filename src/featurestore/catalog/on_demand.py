@@ -1,0 +1,91 @@
+"""OnDemandFeatureView: computed from other features and from the request itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.feature_view import Feature, FeatureView
+from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.core.names import check_feature_name, check_name
+from featurestore.errors import DefinitionError
+
+REQUEST_TYPES: Final = ("bool", "int32", "int64", "float32", "float64", "string", "timestamp")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class OnDemandFeatureView(Definition):
+    """Features computed at request time, and identically offline.
+
+    Attributes:
+        inputs: The features it reads; an expression names them by their feature name.
+        request: Columns that the request (offline: the spine) brings, with their types.
+        features: SQL scalar expressions over inputs and request columns, in order.
+    """
+
+    kind: ClassVar[str] = "on_demand_feature_view"
+
+    inputs: tuple[Ref, ...]
+    request: Mapping[str, str]
+    features: tuple[Feature, ...]
+    owner: str
+    description: str
+    tags: Mapping[str, str]
+    input_objects: tuple[FeatureView, ...]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        inputs: Sequence[FeatureView | str] = (),
+        request: Mapping[str, str] | None = None,
+        features: Mapping[str, str],
+        owner: str = "",
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Validate and freeze.
+
+        Raises:
+            DefinitionError: no features, or a request type that is not one of `REQUEST_TYPES`.
+        """
+        for column, kind in (request or {}).items():
+            check_feature_name(column, "request field")
+            if kind not in REQUEST_TYPES:
+                raise DefinitionError(
+                    f"on-demand view {name!r}: request field {column!r} has type {kind!r}",
+                    hint=f"one of {', '.join(REQUEST_TYPES)}",
+                )
+        if not features:
+            raise DefinitionError(f"on-demand view {name!r} has no features")
+        for feature in features:
+            check_feature_name(feature, "feature")
+        put = object.__setattr__
+        put(self, "name", check_name(name, "on-demand view"))
+        put(
+            self,
+            "inputs",
+            tuple(parse_ref(i) if isinstance(i, str) else Ref(i.name) for i in inputs),
+        )
+        put(self, "request", dict(request or {}))
+        put(self, "features", tuple(Feature(k, v) for k, v in features.items()))
+        put(self, "owner", owner)
+        put(self, "description", description)
+        put(self, "tags", dict(tags or {}))
+        put(self, "input_objects", tuple(i for i in inputs if isinstance(i, FeatureView)))
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The output columns, in order."""
+        return tuple(f.name for f in self.features)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the view as plain JSON values."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "inputs": [str(i) for i in self.inputs],
+            "request": dict(self.request),
+            "features": [{"name": f.name, "expression": f.expression} for f in self.features],
+            **metadata_spec(self.owner, self.description, self.tags),
+        }

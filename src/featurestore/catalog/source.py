@@ -1,0 +1,121 @@
+"""Source: a table of events."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any, ClassVar, Final
+
+from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.entity import Entity, entity_name
+from featurestore.core.names import check_feature_name, check_name
+from featurestore.core.time import Duration, duration_ns
+from featurestore.errors import DefinitionError
+
+FORMATS: Final = ("delta", "parquet", "arrow", "csv")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class Source(Definition):
+    """A table of events: Delta, Parquet (file, folder, glob, Hive), Arrow IPC or CSV; local or any fsspec URL.
+
+    Attributes:
+        path: Where it is; a relative path is taken from the store's root.
+        timestamp_field: The event timestamp: when a row became true.
+        created_timestamp_column: When a row could have been known; rows are invisible before.
+        sequence_column: Decides between rows of equal event and created timestamps, the greater wins;
+            without one the position in the source decides.
+        availability_delay_ns: A row becomes visible this long after its created timestamp
+            (after its event timestamp where there is no created one); 0 for none.
+        entities: Names of the entities whose join keys the table holds.
+        query: DuckDB SQL that reads the table under the name `source`; its result is the table.
+        format: One of `FORMATS`; `None` finds out from the path.
+    """
+
+    kind: ClassVar[str] = "source"
+
+    path: str
+    timestamp_field: str
+    created_timestamp_column: str | None
+    sequence_column: str | None
+    availability_delay_ns: int
+    entities: tuple[str, ...]
+    query: str | None
+    format: str | None
+    owner: str
+    description: str
+    tags: Mapping[str, str]
+    entity_objects: tuple[Entity, ...]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        path: str | PathLike[str],
+        timestamp_field: str = "event_timestamp",
+        created_timestamp_column: str | None = None,
+        sequence_column: str | None = None,
+        availability_delay: Duration | None = None,
+        entities: Sequence[Entity | str] = (),
+        query: str | None = None,
+        format: str | None = None,  # noqa: A002 -- the word users know from every reader
+        owner: str = "",
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Validate and freeze; the path is not looked at before `plan`.
+
+        Raises:
+            DefinitionError: a bad name, an empty path, an unknown format, or a negative delay.
+        """
+        if not fspath(path):
+            raise DefinitionError(f"source {name!r} has an empty path", source=name)
+        if format is not None and format not in FORMATS:
+            raise DefinitionError(
+                f"source {name!r} has format {format!r}",
+                hint=f"one of {', '.join(FORMATS)}, or None to find out from the path",
+            )
+        columns = [timestamp_field, created_timestamp_column, sequence_column]
+        for column in columns:
+            if column is not None:
+                check_feature_name(column, "column")
+        _check_distinct(name, [c for c in columns if c is not None])
+        put = object.__setattr__
+        put(self, "name", check_name(name, "source"))
+        put(self, "path", fspath(path))
+        put(self, "timestamp_field", timestamp_field)
+        put(self, "created_timestamp_column", created_timestamp_column)
+        put(self, "sequence_column", sequence_column)
+        delay = 0 if availability_delay is None else availability_delay
+        put(self, "availability_delay_ns", duration_ns(delay, what="availability_delay"))
+        put(self, "entities", tuple(entity_name(e) for e in entities))
+        put(self, "query", query)
+        put(self, "format", format)
+        put(self, "owner", owner)
+        put(self, "description", description)
+        put(self, "tags", dict(tags or {}))
+        put(self, "entity_objects", tuple(e for e in entities if isinstance(e, Entity)))
+
+    def spec(self) -> dict[str, Any]:
+        """Return the source as plain JSON values."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "path": self.path,
+            "timestamp_field": self.timestamp_field,
+            "created_timestamp_column": self.created_timestamp_column,
+            "sequence_column": self.sequence_column,
+            "availability_delay_ns": self.availability_delay_ns,
+            "entities": list(self.entities),
+            "query": self.query,
+            "format": self.format,
+            **metadata_spec(self.owner, self.description, self.tags),
+        }
+
+
+def _check_distinct(name: str, columns: Sequence[str]) -> None:
+    if len(set(columns)) != len(columns):
+        raise DefinitionError(
+            f"source {name!r} uses one column for two of event, created and sequence: {list(columns)}",
+            hint="leave created_timestamp_column out where there is only the event timestamp",
+            source=name,
+        )

@@ -1,0 +1,1 @@
+"""Words and time: the vocabulary that every room shares. Touches no file, socket, clock or environment."""

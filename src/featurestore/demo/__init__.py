@@ -1,0 +1,1 @@
+"""The main path on generated or real ticks, checked at every step."""

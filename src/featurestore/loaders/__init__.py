@@ -1,0 +1,1 @@
+"""The training read path: deterministic batches from one immutable dataset version."""

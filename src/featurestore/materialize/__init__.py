@@ -1,0 +1,1 @@
+"""The write path: from definitions to immutable dataset versions."""

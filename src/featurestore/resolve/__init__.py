@@ -1,0 +1,1 @@
+"""Definitions times rows gives feature values: one implementation for training, streams and serving."""

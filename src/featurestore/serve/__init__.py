@@ -1,0 +1,1 @@
+"""The inference read path: the training value, live."""

@@ -1,0 +1,1 @@
+"""Bytes and commits: Delta tables, Arrow IPC shards, manifests. Knows no features."""

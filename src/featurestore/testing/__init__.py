@@ -1,0 +1,1 @@
+"""Shipped tests: the oracle, strategies, and conformance suites for every seam."""
