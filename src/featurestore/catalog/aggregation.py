@@ -70,9 +70,7 @@ class Aggregation:
                 function=function,
             )
         if column == "*" and function != "count":
-            raise DefinitionError(
-                f'"*" cannot be aggregated by {function}', hint='only count takes "*"'
-            )
+            raise DefinitionError(f'"*" cannot be aggregated by {function}', hint='only count takes "*"')
         if column != "*":
             check_feature_name(column, "column")
         plain = re.sub(r"[()]", "", function)

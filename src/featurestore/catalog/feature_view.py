@@ -135,9 +135,7 @@ def _entity_names(name: str, entities: Sequence[Entity | str]) -> tuple[str, ...
     return tuple(entity_name(e) for e in entities)
 
 
-def _features(
-    name: str, features: Sequence[str | Feature] | Mapping[str, str]
-) -> tuple[Feature, ...]:
+def _features(name: str, features: Sequence[str | Feature] | Mapping[str, str]) -> tuple[Feature, ...]:
     if isinstance(features, str):
         raise DefinitionError(
             f"feature view {name!r} has features={features!r}", hint="give a list or a mapping"
@@ -149,9 +147,7 @@ def _features(
 
 def _check_names(name: str, feature_names: Sequence[str]) -> None:
     if not feature_names:
-        raise DefinitionError(
-            f"feature view {name!r} has no features", hint="give features or aggregations"
-        )
+        raise DefinitionError(f"feature view {name!r} has no features", hint="give features or aggregations")
     for feature in feature_names:
         check_feature_name(feature, "feature")
     repeated = sorted({f for f in feature_names if feature_names.count(f) > 1})

@@ -39,7 +39,7 @@ class Ref:
         return Ref(self.name, self.version)
 
 
-def parse_ref(text: str) -> Ref:
+def parse_ref(text: object) -> Ref:
     """Read `[alias=]name[@version][:feature]`.
 
     Raises:

@@ -16,7 +16,7 @@ FORMATS: Final = ("delta", "parquet", "arrow", "csv")
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
 class Source(Definition):
-    """A table of events: Delta, Parquet (file, folder, glob, Hive), Arrow IPC or CSV; local or any fsspec URL.
+    """A table of events: Delta, Parquet (file, folder, glob, Hive), Arrow IPC or CSV; local or by fsspec URL.
 
     Attributes:
         path: Where it is; a relative path is taken from the store's root.

@@ -72,9 +72,7 @@ class TrainingSet(Definition):
         put(
             self,
             "features",
-            ()
-            if isinstance(features, FeatureService)
-            else feature_refs(f"training set {name!r}", features),
+            () if isinstance(features, FeatureService) else feature_refs(f"training set {name!r}", features),
         )
         put(self, "service", Ref(service.name) if service else None)
         put(

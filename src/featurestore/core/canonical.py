@@ -18,9 +18,7 @@ def canonical_json(value: Any) -> str:
         DefinitionError: the value holds something JSON cannot say exactly.
     """
     try:
-        return json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DefinitionError(f"cannot be written as JSON: {error}") from error
 

@@ -15,7 +15,7 @@ _COLUMN_MAX: Final = 128
 RESERVED_COLUMNS: Final = frozenset({"event_date", "bucket"})
 
 
-def check_name(name: str, what: str) -> str:
+def check_name(name: object, what: str) -> str:
     """Return `name` if it can be a path part, an identifier and a wire name.
 
     Raises:
@@ -31,18 +31,17 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def check_feature_name(name: str, what: str) -> str:
+def check_feature_name(name: object, what: str) -> str:
     """Return `name` if it can be an output column.
 
     Raises:
         DefinitionError: it is empty, too long, or holds a control character, `:`, `@`, `=` or `/`.
     """
-    bad = (
+    if (
         not isinstance(name, str)
         or not 0 < len(name) <= _COLUMN_MAX
         or any(ord(c) < 32 or c in ':@=/"\\' or ord(c) == 127 for c in name)
-    )
-    if bad:
+    ):
         raise DefinitionError(
             f"{what} name {name!r} is not allowed",
             hint=f'1 to {_COLUMN_MAX} characters, without control characters or any of : @ = / " \\',

@@ -1,7 +1,7 @@
 """Time is int64 nanoseconds since 1970-01-01 UTC. Conversions are exact or an error, never a wrap."""
 
 import re
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -11,8 +11,8 @@ from featurestore.errors import DefinitionError, TimeOverflowError
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-Duration = str | timedelta | int
-Instant = str | datetime | int
+Duration = str | timedelta | int | np.timedelta64
+Instant = str | datetime | int | np.datetime64
 
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
@@ -31,7 +31,7 @@ _DURATION_UNIT_NS: Final = {
     "w": 7 * DAY_NS,
 }
 _DURATION_PART: Final = re.compile(r"(\d+)(ns|us|ms|min|s|m|h|d|w)")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANT: Final = re.compile(
     r"(?P<date>[+-]?\d{4,}-\d\d-\d\d)(?:[T ](?P<time>\d\d:\d\d(?::\d\d)?)(?:\.(?P<frac>\d{1,9}))?)?"
     r"\s*(?P<zone>Z|[+-]\d\d:?\d\d)?"
@@ -86,7 +86,7 @@ def _duration_ns_unchecked(value: Duration, what: str) -> int:
 
 def _timedelta64_ns(value: np.timedelta64, what: str) -> int:
     unit, step = np.datetime_data(value.dtype)
-    if np.isnat(value) or unit not in _DURATION_UNIT_NS and unit not in {"D", "W"}:
+    if np.isnat(value) or (unit not in _DURATION_UNIT_NS and unit not in {"D", "W"}):
         raise DefinitionError(
             f"{what} is {value!r}, which has no exact length in nanoseconds",
             hint="use weeks or a smaller unit",
@@ -134,7 +134,7 @@ def instant_ns(value: Instant, *, what: str = "time") -> int:
 
 
 def _datetime_ns(value: datetime) -> int:
-    aware = value if value.tzinfo is not None else value.replace(tzinfo=timezone.utc)
+    aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     delta = aware - _EPOCH
     nanos = (delta.days * 86_400 + delta.seconds) * 1_000_000_000 + delta.microseconds * 1_000
     # pandas.Timestamp is a datetime that also knows nanoseconds.
@@ -145,9 +145,7 @@ def _datetime64_ns(value: np.datetime64, what: str) -> int:
     unit, step = np.datetime_data(value.dtype)
     factor = {"h": "h", "m": "m", "D": "d", "W": "w"}.get(unit, unit)
     if np.isnat(value) or factor not in _DURATION_UNIT_NS:
-        raise DefinitionError(
-            f"{what} is {value!r}, which is not an exact instant", value=str(value)
-        )
+        raise DefinitionError(f"{what} is {value!r}, which is not an exact instant", value=str(value))
     return int(value.astype(np.int64)) * step * _DURATION_UNIT_NS[factor]
 
 
