@@ -27,7 +27,6 @@ class Label(Definition):
         source: The name of the source or view.
         expression: SQL scalar text, for example `"mid / start.mid - 1"` or `"count(*) > 0"`.
         horizon_ns: How far it looks ahead.
-        complete: Whether the label is null until the source holds an event at or after `t + horizon`.
     """
 
     kind: ClassVar[str] = "label"
@@ -35,7 +34,6 @@ class Label(Definition):
     source: Ref
     expression: str
     horizon_ns: int
-    complete: bool
     owner: str
     description: str
     tags: Mapping[str, str]
@@ -48,7 +46,6 @@ class Label(Definition):
         source: Source | FeatureView | str,
         expression: str,
         horizon: Duration,
-        complete: bool = False,
         owner: str = "",
         description: str = "",
         tags: Mapping[str, str] | None = None,
@@ -69,7 +66,6 @@ class Label(Definition):
         put(self, "source", parse_ref(source) if isinstance(source, str) else Ref(source.name))
         put(self, "expression", expression)
         put(self, "horizon_ns", horizon_ns)
-        put(self, "complete", complete)
         put(self, "owner", owner)
         put(self, "description", description)
         put(self, "tags", dict(tags or {}))
@@ -83,6 +79,5 @@ class Label(Definition):
             "source": str(self.source),
             "expression": self.expression,
             "horizon_ns": self.horizon_ns,
-            "complete": self.complete,
             **metadata_spec(self.owner, self.description, self.tags),
         }

@@ -1,0 +1,54 @@
+"""Which rows a later reader may still need: the carried state of every path."""
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.core.time import Int64Array
+from featurestore.resolve.events import column_of, columns_of, source_events
+from featurestore.resolve.program import ViewProgram
+from featurestore.temporal.keys import code_keys
+from featurestore.temporal.retain import retained_indices
+
+
+def retained_rows(program: ViewProgram, rows: pa.Table, *, at_ns: int) -> Int64Array:
+    """Point at the source rows that any reader at or after `at_ns` could still use.
+
+    Keeping just these and adding newer ones answers every later reader exactly as all rows would: the
+    rule behind larger-than-memory and incremental materialization and behind the online store.
+
+    Args:
+        rows: Rows of the program's base source, in source order.
+
+    Returns:
+        Positions in `rows`, ascending.
+    """
+    events = source_events(rows, program.times)
+    if program.upstream is not None:
+        return _retained_for_upstream(program, rows, at_ns=at_ns)
+    codes = code_keys([columns_of(rows, program.join_keys)], program.join_keys)
+    known = program.nulls == "last_known"
+    return retained_indices(
+        events.rows(codes.codes[0]),
+        entities=codes.entities,
+        at_ns=at_ns,
+        ttl_ns=program.ttl_ns,
+        newest=bool(program.features),
+        last_known=[_valid(column_of(rows, n)) for n in program.inputs()] if known else [],
+        window_ns=program.window_ns(),
+    )
+
+
+def _retained_for_upstream(program: ViewProgram, rows: pa.Table, *, at_ns: int) -> Int64Array:
+    """A view over a view needs its own rows, and what its upstream needs to compute those again."""
+    upstream = program.upstream
+    assert upstream is not None  # noqa: S101 -- the caller's branch
+    behind = program.look_back_ns()
+    if behind is None:
+        return np.arange(rows.num_rows, dtype=np.int64)
+    return retained_rows(upstream, rows, at_ns=at_ns - behind)
+
+
+def _valid(column: pa.ChunkedArray) -> np.ndarray | None:
+    if column.null_count == 0:
+        return None
+    return np.asarray(column.is_valid().combine_chunks().to_numpy(zero_copy_only=False))

@@ -1,0 +1,148 @@
+"""`resolve_features`: a whole point-in-time join, rows in, one row per spine row out (PIT-3)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from featurestore.catalog.expressions import evaluate
+from featurestore.errors import SchemaError
+from featurestore.resolve.events import Events, column_of, columns_of, spine_events
+from featurestore.resolve.joins import Cell, JoinPlan, OnDemandJoin
+from featurestore.resolve.labels import resolve_label
+from featurestore.resolve.program import ViewProgram
+from featurestore.resolve.views import Resolved, Sides, resolve_sides, view_rows
+from featurestore.temporal.keys import code_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The result of a join.
+
+    Attributes:
+        table: The spine's columns, then features, then labels; one row per spine row, in its order.
+        resolved: Each view's answer with times and statuses, by join key (alias or `view@version`).
+    """
+
+    table: pa.Table
+    resolved: Mapping[str, Resolved]
+
+
+def resolve_features(
+    plan: JoinPlan,
+    spine: pa.Table,
+    rows: Mapping[str, pa.Table],
+    *,
+    as_of_ns: int | None = None,
+    threads: int | None = None,
+) -> Joined:
+    """Join features and labels onto a spine.
+
+    Args:
+        spine: `n` rows, in any order; its columns pass through untouched.
+        rows: Rows of each source in `plan.needs()`, in source order, with at least the needed columns; rows
+            further from the spine than a source's look-back and look-ahead may be left out.
+        as_of_ns: Rows known only after this instant stay invisible to features.
+
+    Raises:
+        SchemaError: a column is missing or of the wrong kind.
+        ExpressionError: an expression failed on the values it met.
+
+    Cost:
+        One pass over spine and rows per view; entity keys are coded once per distinct key columns.
+    """
+    readers = spine_events(spine, plan.timestamp, as_of_ns=as_of_ns)
+    sides = _Coder(readers, rows, threads)
+    sides.code(plan)
+    cells: dict[Cell, pa.Array] = {}
+    resolved: dict[str, Resolved] = {}
+    for join in plan.views:
+        answer = resolve_sides(join.program, sides.of(join.program, join.spine_keys), threads=threads)
+        resolved[join.key] = answer
+        cells |= {(join.key, name): column for name, column in answer.columns.items()}
+    for demand in plan.on_demand:
+        columns = resolve_on_demand(demand, cells, spine)
+        cells |= {(demand.key, name): column for name, column in columns.items()}
+    out = spine
+    for column in plan.columns:
+        out = out.append_column(pa.field(column.name, column.type), cells[column.cell])
+    for label in plan.labels:
+        program = label.program
+        side = sides.of(program.rows, label.spine_keys)
+        value = resolve_label(program, side, readers, rows[program.rows.source], threads=threads)
+        out = out.append_column(pa.field(program.name, program.type), value)
+    return Joined(out, resolved)
+
+
+def resolve_on_demand(
+    demand: OnDemandJoin, cells: Mapping[Cell, pa.Array], request: pa.Table
+) -> dict[str, pa.Array]:
+    """Evaluate an on-demand view over resolved features and request columns, row by row.
+
+    Raises:
+        SchemaError: a request column is missing or cannot be read as its declared type.
+    """
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {n: cells[cell] for n, cell in demand.inputs}
+    for name, kind in demand.request:
+        column = column_of(request, name)
+        try:
+            columns[name] = column if column.type == kind else column.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise SchemaError(
+                f"request field {name!r} has type {column.type}, declared as {kind}",
+                hint=str(error),
+                column=name,
+            ) from error
+    table = pa.table(columns) if columns else pa.table({"_": pa.nulls(request.num_rows)})
+    expressions = {f.name: f.expression or f'"{f.name}"' for f in demand.features}
+    values = evaluate(expressions, table)
+    return {
+        field.name: values[field.name].cast(field.type)
+        if values[field.name].type != field.type
+        else values[field.name]
+        for field in demand.schema
+    }
+
+
+class _Coder:
+    """Entity codes shared by every view that is matched on the same spine columns."""
+
+    def __init__(self, spine: Events, rows: Mapping[str, pa.Table], threads: int | None) -> None:
+        self.spine = spine
+        self.rows = rows
+        self.threads = threads
+        self.events: dict[object, Events] = {}
+        self.sides: dict[object, Sides] = {}
+
+    def code(self, plan: JoinPlan) -> None:
+        groups: dict[tuple[str, ...], dict[object, ViewProgram]] = {}
+        joins = [(j.program, j.spine_keys) for j in plan.views]
+        joins += [(x.program.rows, x.spine_keys) for x in plan.labels]
+        for program, spine_keys in joins:
+            groups.setdefault(spine_keys, {})[_rows_key(program)] = program
+        for spine_keys, programs in groups.items():
+            self._code_group(spine_keys, programs)
+
+    def of(self, program: ViewProgram, spine_keys: tuple[str, ...]) -> Sides:
+        return self.sides[spine_keys, _rows_key(program)]
+
+    def _code_group(self, spine_keys: tuple[str, ...], programs: Mapping[object, ViewProgram]) -> None:
+        tables = [columns_of(self.spine.table, spine_keys)]
+        for key, program in programs.items():
+            if key not in self.events:
+                rows = self.rows[program.source]
+                self.events[key] = view_rows(program, rows, threads=self.threads)
+            tables.append(columns_of(self.events[key].table, program.join_keys))
+        coded = code_keys(tables, next(iter(programs.values())).join_keys)
+        spine = self.spine.rows(coded.codes[0])
+        for (key, events), codes in zip(
+            ((k, self.events[k]) for k in programs), coded.codes[1:], strict=True
+        ):
+            self.sides[spine_keys, key] = Sides(spine, events.rows(codes), events, coded.entities)
+
+
+def _rows_key(program: ViewProgram) -> tuple[object, ...]:
+    """Programs with equal keys here read the same rows under the same codes."""
+    upstream = program.upstream
+    above = None if upstream is None else (upstream.ref, upstream.digest)
+    return program.source, above, program.times, program.join_keys

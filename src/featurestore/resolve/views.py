@@ -1,0 +1,245 @@
+"""`resolve_view`: the value of a view's features for each reader, by the PIT rules."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.catalog.aggregation import Aggregation
+from featurestore.catalog.expressions import evaluate
+from featurestore.core.time import INT64_MIN, BoolArray, Int64Array
+from featurestore.resolve.events import Events, column_of, columns_of, source_events
+from featurestore.resolve.program import ViewProgram
+from featurestore.temporal.asof import asof_indices, last_known_indices
+from featurestore.temporal.gather import gather
+from featurestore.temporal.keys import code_keys
+from featurestore.temporal.rows import Rows
+from featurestore.temporal.windows import Window, window_aggregate
+
+PRESENT: Final = 0
+NULL: Final = 1
+NOT_FOUND: Final = 2
+EXPIRED: Final = 3
+STATUS_NAMES: Final = ("PRESENT", "NULL", "NOT_FOUND", "EXPIRED")
+
+Int32Array = npt.NDArray[np.int32]
+StatusArray = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A view's answer for `n` readers.
+
+    Attributes:
+        columns: Each feature's values, `n` long, in the view's order.
+        event_ns: `(n,)` event timestamp of the newest row used, `INT64_MIN` where there is none.
+        row_status: `(n,)` PRESENT, NOT_FOUND or EXPIRED by row; a null cell of a PRESENT row is NULL.
+    """
+
+    columns: dict[str, pa.Array]
+    event_ns: Int64Array
+    row_status: StatusArray
+
+    def cell_status(self, name: str) -> StatusArray:
+        """Return the status of each cell of one feature."""
+        null = np.asarray(self.columns[name].is_null())
+        present_null = (self.row_status == PRESENT) & null
+        # A window's value (a count of 0, say) stands even where no row is visible.
+        valued = np.where(null, self.row_status, np.int8(PRESENT))
+        return np.where(present_null, np.int8(NULL), valued)
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Reader and rows on one set of entity codes.
+
+    Attributes:
+        spine: The readers.
+        rows: The rows; positions refer to `events.table`.
+        entities: How many entities the codes number.
+    """
+
+    spine: Rows
+    rows: Rows
+    events: Events
+    entities: int
+
+
+def resolve_view(
+    program: ViewProgram,
+    spine: Events,
+    spine_keys: Sequence[str],
+    rows: pa.Table,
+    *,
+    threads: int | None,
+) -> Resolved:
+    """Compute a view's features for each reader from source rows.
+
+    Args:
+        spine: The readers, in any order.
+        spine_keys: Their key columns, in the order of the program's join keys.
+        rows: Rows of the program's base source, in source order, with `source_columns()` at least.
+
+    Raises:
+        SchemaError: a column is missing or has another kind than its counterpart.
+        ExpressionError: an expression failed on the values it met.
+    """
+    events = view_rows(program, rows, threads=threads)
+    return resolve_sides(program, code_sides(program, spine, spine_keys, events), threads=threads)
+
+
+def code_sides(program: ViewProgram, spine: Events, spine_keys: Sequence[str], events: Events) -> Sides:
+    """Number the entities of both sides alike."""
+    coded = code_keys(
+        [columns_of(spine.table, spine_keys), columns_of(events.table, program.join_keys)],
+        program.join_keys,
+    )
+    return Sides(spine.rows(coded.codes[0]), events.rows(coded.codes[1]), events, coded.entities)
+
+
+def resolve_sides(program: ViewProgram, sides: Sides, *, threads: int | None) -> Resolved:
+    """Compute a view's features where the entities are numbered already."""
+    newest = _newest(sides, program.ttl_ns, threads)
+    columns: dict[str, pa.Array] = {}
+    if program.features:
+        columns |= _feature_columns(program, sides, newest, threads)
+    if program.aggregations:
+        columns |= window_aggregate(
+            sides.spine,
+            sides.rows,
+            {
+                a.column: column_of(sides.events.table, a.column)
+                for a in program.aggregations
+                if a.column != "*"
+            },
+            [_window(a) for a in program.aggregations],
+            entities=sides.entities,
+            threads=threads,
+        )
+    typed = {f.name: _as_type(columns[f.name], f.type) for f in program.schema}
+    return Resolved(typed, _event_of(sides, newest), _row_status(program, sides, newest, threads))
+
+
+def view_rows(program: ViewProgram, rows: pa.Table, *, threads: int | None) -> Events:
+    """Return the rows that a program reads: the source's, or its upstream view's output."""
+    if program.upstream is None:
+        return source_events(rows, program.times)
+    return source_events(view_events(program.upstream, rows, threads=threads), program.times)
+
+
+def view_events(program: ViewProgram, rows: pa.Table, *, threads: int | None) -> pa.Table:
+    """Compute a view as a table of events: one row per row of its source, in the same order.
+
+    A row keeps its keys, event timestamp, created timestamp and sequence. A plain view's features are
+    expressions over the row itself; with `last_known` or aggregations they are the values that a reader
+    at the row's event timestamp would have, knowing what was known when the row itself became known.
+    """
+    events = view_rows(program, rows, threads=threads)
+    kept = events.table.select(list(dict.fromkeys([*program.join_keys, *program.times.columns()])))
+    if program.nulls == "keep" and not program.aggregations:
+        inputs = {name: column_of(events.table, name) for name in program.inputs()}
+        columns = _evaluated(program, inputs, None, events.table.num_rows)
+    else:
+        known = events.event_ns if events.known_ns is None else np.maximum(events.event_ns, events.known_ns)
+        spine = Events(events.table, events.event_ns, events.dead, known)
+        sides = code_sides(program, spine, program.join_keys, events)
+        columns = resolve_sides(program, sides, threads=threads).columns
+    for field in program.schema:
+        kept = kept.append_column(field, _as_type(columns[field.name], field.type))
+    return kept
+
+
+def _newest(sides: Sides, ttl_ns: int | None, threads: int | None) -> Int64Array:
+    return asof_indices(
+        sides.spine,
+        sides.rows,
+        entities=sides.entities,
+        direction="backward",
+        tolerance_ns=ttl_ns,
+        boundary="inclusive",
+        threads=threads,
+    )
+
+
+def _feature_columns(
+    program: ViewProgram, sides: Sides, newest: Int64Array, threads: int | None
+) -> dict[str, pa.Array]:
+    table = sides.events.table
+    names = program.inputs()
+    if program.nulls == "keep":
+        picked = dict.fromkeys(names, newest)
+    else:
+        found = last_known_indices(
+            sides.spine,
+            sides.rows,
+            [_validity(column_of(table, name)) for name in names],
+            entities=sides.entities,
+            tolerance_ns=program.ttl_ns,
+            boundary="inclusive",
+            threads=threads,
+        )
+        picked = dict(zip(names, found, strict=True))
+    inputs = {name: gather(column_of(table, name), rows) for name, rows in picked.items()}
+    return _evaluated(program, inputs, newest, newest.size)
+
+
+def _evaluated(
+    program: ViewProgram,
+    inputs: Mapping[str, pa.Array | pa.ChunkedArray],
+    newest: Int64Array | None,
+    rows: int,
+) -> dict[str, pa.Array]:
+    """Evaluate the expressions over rows of inputs; a reader without a row gets nulls, not f(nulls)."""
+    columns = {f.name: _flat(inputs[f.name]) for f in program.features if f.expression is None}
+    expressions = {f.name: f.expression for f in program.features if f.expression is not None}
+    if expressions:
+        table = pa.table(dict(inputs)) if inputs else pa.table({"_": pa.nulls(rows)})
+        values = evaluate(expressions, table)
+        if newest is not None and newest.size and int(newest.min()) < 0:
+            seen = np.where(newest < 0, np.int64(-1), np.arange(newest.size, dtype=np.int64))
+            values = {name: gather(column, seen) for name, column in values.items()}
+        columns |= values
+    return columns
+
+
+def _row_status(program: ViewProgram, sides: Sides, newest: Int64Array, threads: int | None) -> StatusArray:
+    status = np.where(newest >= 0, np.int8(PRESENT), np.int8(NOT_FOUND))
+    if program.ttl_ns is not None and newest.size and int(newest.min()) < 0:
+        ever = _newest(sides, None, threads)
+        status[(newest < 0) & (ever >= 0)] = EXPIRED
+    return status
+
+
+def _event_of(sides: Sides, newest: Int64Array) -> Int64Array:
+    if sides.events.event_ns.size == 0:
+        return np.full(newest.size, INT64_MIN, np.int64)
+    return np.where(newest < 0, np.int64(INT64_MIN), sides.events.event_ns[newest])
+
+
+def _window(aggregation: Aggregation) -> Window:
+    return Window(
+        column=aggregation.column,
+        function=aggregation.base_function,
+        window_ns=aggregation.window_ns,
+        tile_ns=aggregation.tile_ns,
+        n=aggregation.last_n,
+        name=aggregation.name,
+    )
+
+
+def _validity(column: pa.ChunkedArray) -> BoolArray | None:
+    if column.null_count == 0:
+        return None
+    return np.asarray(column.is_valid().combine_chunks().to_numpy(zero_copy_only=False))
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Give a column its recorded type; a safe cast, because the schema was inferred from this very text."""
+    return column if column.type == kind else column.cast(kind)
