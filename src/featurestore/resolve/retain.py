@@ -8,6 +8,7 @@ from featurestore.resolve.events import column_of, columns_of, source_events
 from featurestore.resolve.program import ViewProgram
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.retain import retained_indices
+from featurestore.temporal.rows import Rows
 
 
 def retained_rows(program: ViewProgram, rows: pa.Table, *, at_ns: int) -> Int64Array:
@@ -26,14 +27,22 @@ def retained_rows(program: ViewProgram, rows: pa.Table, *, at_ns: int) -> Int64A
     if program.upstream is not None:
         return _retained_for_upstream(program, rows, at_ns=at_ns)
     codes = code_keys([columns_of(rows, program.join_keys)], program.join_keys)
+    coded = events.rows(codes.codes[0])
+    return retained_coded(program, coded, rows, entities=codes.entities, at_ns=at_ns)
+
+
+def retained_coded(
+    program: ViewProgram, rows: Rows, columns: pa.Table, *, entities: int, at_ns: int
+) -> Int64Array:
+    """Point at the rows to keep where entities are numbered already; `columns` holds the inputs."""
     known = program.nulls == "last_known"
     return retained_indices(
-        events.rows(codes.codes[0]),
-        entities=codes.entities,
+        rows,
+        entities=entities,
         at_ns=at_ns,
         ttl_ns=program.ttl_ns,
         newest=bool(program.features),
-        last_known=[_valid(column_of(rows, n)) for n in program.inputs()] if known else [],
+        last_known=[_valid(column_of(columns, n)) for n in program.inputs()] if known else [],
         window_ns=program.window_ns(),
     )
 

@@ -141,7 +141,7 @@ def view_events(program: ViewProgram, rows: pa.Table, *, threads: int | None) ->
     kept = events.table.select(list(dict.fromkeys([*program.join_keys, *program.times.columns()])))
     if program.nulls == "keep" and not program.aggregations:
         inputs = {name: column_of(events.table, name) for name in program.inputs()}
-        columns = _evaluated(program, inputs, None, events.table.num_rows)
+        columns = evaluate_features(program, inputs, None, events.table.num_rows)
     else:
         known = events.event_ns if events.known_ns is None else np.maximum(events.event_ns, events.known_ns)
         spine = Events(events.table, events.event_ns, events.dead, known)
@@ -183,16 +183,24 @@ def _feature_columns(
         )
         picked = dict(zip(names, found, strict=True))
     inputs = {name: gather(column_of(table, name), rows) for name, rows in picked.items()}
-    return _evaluated(program, inputs, newest, newest.size)
+    return evaluate_features(program, inputs, newest, newest.size)
 
 
-def _evaluated(
+def evaluate_features(
     program: ViewProgram,
     inputs: Mapping[str, pa.Array | pa.ChunkedArray],
     newest: Int64Array | None,
     rows: int,
 ) -> dict[str, pa.Array]:
-    """Evaluate the expressions over rows of inputs; a reader without a row gets nulls, not f(nulls)."""
+    """Compute a program's features from its input columns, row by row.
+
+    Args:
+        inputs: The columns of `program.inputs()`, each `rows` long.
+        newest: `(rows,)` negative where a reader has no row: it gets nulls, not f(nulls). `None`: all have.
+
+    Raises:
+        ExpressionError: an expression failed on the values it met.
+    """
     columns = {f.name: _flat(inputs[f.name]) for f in program.features if f.expression is None}
     expressions = {f.name: f.expression for f in program.features if f.expression is not None}
     if expressions:
