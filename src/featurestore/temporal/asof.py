@@ -1,0 +1,167 @@
+"""The as-of join on arrays: which row each spine row may see (PIT-1), and which of them it takes (PIT-2)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from featurestore.core.time import BoolArray, Int64Array
+from featurestore.errors import DefinitionError, SchemaError
+from featurestore.temporal.jit import lazy_module
+from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, partition_rows
+from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows, check_choice, check_rows
+from featurestore.temporal.threads import run_parallel, split, thread_count
+
+_kernels: Any = lazy_module("featurestore.temporal.asof_kernels")
+
+
+def asof_indices(
+    spine: Rows,
+    rows: Rows,
+    *,
+    entities: int,
+    direction: str,
+    tolerance_ns: int | None,
+    boundary: str,
+    threads: int | None = None,
+) -> Int64Array:
+    """Point each spine row at the row it takes.
+
+    Backward takes the greatest visible (event, known, sequence, position), forward the least, nearest the
+    one at the smaller distance and the backward one where they are equal. The tolerance bounds the distance
+    of the two events, itself included; it is applied to the row that was chosen, which is the same as
+    applying it before.
+
+    Args:
+        spine: `(n,)`, any order.
+        rows: `(m,)`, any order.
+        entities: codes are below this.
+        direction: backward, forward or nearest.
+        tolerance_ns: `None` for no bound.
+        boundary: inclusive: a row of the same instant is visible; exclusive: it is not.
+        threads: `None` for one per core.
+
+    Returns:
+        `(n,)` positions in `rows`, -1 where none is visible.
+
+    Raises:
+        SchemaError: arrays that do not fit together.
+        DefinitionError: an unknown direction or boundary, a negative tolerance.
+
+    Cost: O(n + m) where rows are in time order and O(k log k) for what is not; a spine row out of order
+    costs the logarithm of how far it jumps.
+    """
+    _check(spine, rows, direction, tolerance_ns, boundary)
+    partition = partition_rows(rows, entities=entities, threads=threads)
+    return _search(spine, rows, partition, direction, tolerance_ns, boundary, threads)
+
+
+def last_known_indices(
+    spine: Rows,
+    rows: Rows,
+    valid: Sequence[BoolArray | None],
+    *,
+    entities: int,
+    tolerance_ns: int | None,
+    boundary: str,
+    threads: int | None = None,
+) -> list[Int64Array]:
+    """Point each spine row, per column, at the newest visible row whose value is not null.
+
+    Args:
+        spine: `(n,)`, any order.
+        rows: `(m,)`, any order.
+        valid: per column `(m,)` True where there is a value; `None`: everywhere.
+        entities: codes are below this.
+        tolerance_ns: the greatest age of the value itself, bound included; `None` for no bound.
+        boundary: inclusive or exclusive.
+        threads: `None` for one per core.
+
+    Returns:
+        Per column `(n,)` positions in `rows`, -1 where there is none.
+
+    Raises:
+        SchemaError: arrays that do not fit together.
+        DefinitionError: an unknown boundary, a negative tolerance.
+    """
+    _check(spine, rows, "backward", tolerance_ns, boundary)
+    for mask in valid:
+        if mask is not None and mask.shape != (len(rows),):
+            raise SchemaError(f"a valid mask has shape {mask.shape}, where there are {len(rows)} rows")
+    partition = partition_rows(rows, entities=entities, threads=threads)
+    whole: Int64Array | None = None
+    found: list[Int64Array] = []
+    for mask in valid:
+        if mask is not None and not mask.all():
+            kept = _valid_rows(partition, mask)
+            found.append(_search(spine, rows, kept, "backward", tolerance_ns, boundary, threads))
+            continue
+        if whole is None:
+            whole = _search(spine, rows, partition, "backward", tolerance_ns, boundary, threads)
+        found.append(whole)
+    return found
+
+
+def _check(spine: Rows, rows: Rows, direction: str, tolerance_ns: int | None, boundary: str) -> None:
+    check_rows(spine, "spine")
+    check_rows(rows, "rows")
+    check_choice(direction, DIRECTIONS, "direction")
+    check_choice(boundary, BOUNDARIES, "boundary")
+    if tolerance_ns is not None and tolerance_ns < 0:
+        raise DefinitionError(f"tolerance is {tolerance_ns} ns: it cannot be negative", value=tolerance_ns)
+
+
+def _valid_rows(partition: Partition, valid: BoolArray) -> Partition:
+    order = NO_INT32 if partition.order is None else partition.order
+    counts = np.empty(len(partition.starts), np.int64)
+    total = _kernels.count_valid(valid, order, partition.starts, partition.ends, counts)
+    kept = np.empty(total, np.int32)
+    starts, ends = np.empty_like(partition.starts), np.empty_like(partition.ends)
+    _kernels.keep_valid(valid, order, partition.starts, partition.ends, counts, kept, starts, ends)
+    return Partition(kept, starts, ends)
+
+
+def _search(
+    spine: Rows,
+    rows: Rows,
+    partition: Partition,
+    direction: str,
+    tolerance_ns: int | None,
+    boundary: str,
+    threads: int | None,
+) -> Int64Array:
+    time = np.ascontiguousarray(spine.event_ns)
+    event = partition.take(np.ascontiguousarray(rows.event_ns), threads=threads)
+    cutoff, known = NO_INT64, NO_INT64
+    tree, levels = NO_INT64, NO_INT64
+    if spine.known_ns is not None or rows.known_ns is not None:
+        cutoff = time if spine.known_ns is None else np.ascontiguousarray(spine.known_ns)
+        known = event
+        if rows.known_ns is not None:
+            known = partition.take(np.ascontiguousarray(rows.known_ns), threads=threads)
+        tree, levels = _knowledge_tree(known)
+    out = np.empty(len(spine), np.int64)
+    order = NO_INT32 if partition.order is None else partition.order
+    codes = np.ascontiguousarray(spine.codes)
+    tasks = [
+        partial(
+            _kernels.search, codes, time, cutoff, event, known, tree, levels,
+            partition.starts, partition.ends, order,
+            direction != "forward", direction != "backward", boundary == "inclusive",
+            -1 if tolerance_ns is None else tolerance_ns, first, last, out,
+        )
+        for first, last in split(len(spine), thread_count(threads, len(spine)))
+    ]  # fmt: skip
+    run_parallel(tasks)
+    return out
+
+
+def _knowledge_tree(known: Int64Array) -> tuple[Int64Array, Int64Array]:
+    count, sizes = len(known), []
+    while count > 1:
+        count = (count + 15) // 16
+        sizes.append(count)
+    tree, levels = np.empty(sum(sizes), np.int64), np.empty(len(sizes), np.int64)
+    _kernels.knowledge_tree(known, tree, levels)
+    return tree, levels

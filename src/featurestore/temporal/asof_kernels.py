@@ -1,0 +1,207 @@
+"""Compiled loops of the as-of join. Times are compared as int64, distances as uint64: nothing wraps."""
+
+import numpy as np
+
+from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
+from featurestore.temporal.jit import kernel
+from featurestore.temporal.rows import Int32Array
+
+# Each level of the knowledge tree holds the minimum of 16 entries of the level below.
+_FAN_BITS = 4
+_FAN = 1 << _FAN_BITS
+_LEVELS = 9
+
+
+@kernel
+def count_before(event: Int64Array, lo: int, hi: int, guess: int, time: int, with_equal: bool) -> int:
+    """First place in `[lo, hi]` whose event lies after `time` (at or after it without `with_equal`).
+
+    Args:
+        event: times, ascending in `[lo, hi)`.
+        guess: where to begin; the search gallops from there, so near answers are cheap.
+    """
+    a, b = lo, hi
+    step = 1
+    if guess > lo and not (event[guess - 1] < time or (with_equal and event[guess - 1] == time)):
+        b = guess - 1
+        while b > lo:
+            probe = max(lo, b - step)
+            if event[probe] < time or (with_equal and event[probe] == time):
+                a = probe + 1
+                break
+            b = probe
+            step *= 2
+    else:
+        a = guess
+        while a < hi:
+            probe = min(hi - 1, a + step - 1)
+            if not (event[probe] < time or (with_equal and event[probe] == time)):
+                b = probe
+                break
+            a = probe + 1
+            step *= 2
+    while a < b:
+        middle = (a + b) >> 1
+        if event[middle] < time or (with_equal and event[middle] == time):
+            a = middle + 1
+        else:
+            b = middle
+    return a
+
+
+@kernel
+def knowledge_tree(known: Int64Array, tree: Int64Array, levels: Int64Array) -> None:
+    """Fill `tree` with minima over 16, 256, … neighbours; `levels[k]` is where level k + 1 begins."""
+    below = known
+    begin = 0
+    for level in range(len(levels)):
+        levels[level] = begin
+        count = (len(below) + _FAN - 1) >> _FAN_BITS
+        for block in range(count):
+            least = INT64_MAX
+            for k in range(block << _FAN_BITS, min(len(below), (block + 1) << _FAN_BITS)):
+                least = min(least, below[k])
+            tree[begin + block] = least
+        below = tree[begin : begin + count]
+        begin += count
+
+
+@kernel
+def known_before(
+    known: Int64Array, tree: Int64Array, levels: Int64Array, lo: int, place: int, cutoff: int
+) -> int:
+    """Last place in `[lo, place]` with `known <= cutoff`, or -1. O(log n) where few are known."""
+    level = 0
+    while place >= lo:
+        block = ((place + 1) >> (_FAN_BITS * level)) - 1
+        least = known[block] if level == 0 else tree[levels[level - 1] + block]
+        if least <= cutoff:
+            if level == 0:
+                return place
+            level -= 1
+            continue
+        place -= 1 << (_FAN_BITS * level)
+        if level < len(levels) and (place + 1) & ((1 << (_FAN_BITS * (level + 1))) - 1) == 0:
+            level += 1
+    return -1
+
+
+@kernel
+def known_after(
+    known: Int64Array, tree: Int64Array, levels: Int64Array, hi: int, place: int, cutoff: int
+) -> int:
+    """First place in `[place, hi)` with `known <= cutoff`, or -1."""
+    level = 0
+    while place < hi:
+        block = place >> (_FAN_BITS * level)
+        least = known[block] if level == 0 else tree[levels[level - 1] + block]
+        if least <= cutoff:
+            if level == 0:
+                return place
+            level -= 1
+            continue
+        place += 1 << (_FAN_BITS * level)
+        if level < len(levels) and place & ((1 << (_FAN_BITS * (level + 1))) - 1) == 0:
+            level += 1
+    return -1
+
+
+@kernel
+def search(
+    codes: Int32Array,
+    time: Int64Array,
+    cutoff: Int64Array,
+    event: Int64Array,
+    known: Int64Array,
+    tree: Int64Array,
+    levels: Int64Array,
+    starts: Int64Array,
+    ends: Int64Array,
+    order: Int32Array,
+    backward: bool,
+    forward: bool,
+    inclusive: bool,
+    tolerance: int,
+    first: int,
+    last: int,
+    out: Int64Array,
+) -> None:
+    """Point spine rows `[first, last)`, in any order, at rows grouped by entity and in time order.
+
+    Args:
+        cutoff: what each spine row may know; empty where there is no knowledge condition.
+        known: when each grouped row could be known.
+        order: source position of each grouped row; empty where that is the place itself.
+        tolerance: greatest distance, bound included; -1 for none.
+    """
+    cursor = starts.astype(np.int32)
+    limit = np.uint64(tolerance)
+    for i in range(first, last):
+        code = codes[i]
+        out[i] = -1
+        if code < 0:
+            continue
+        lo, hi = starts[code], ends[code]
+        if lo == hi:
+            continue
+        now = time[i]
+        before, after = -1, -1
+        if backward:
+            edge = count_before(event, lo, hi, np.int64(cursor[code]), now, inclusive)
+            cursor[code] = edge
+            before = edge - 1 if edge > lo else -1
+            if before >= 0 and len(cutoff) > 0:
+                before = known_before(known, tree, levels, lo, before, min(cutoff[i], INT64_MAX - 1))
+            if before >= 0 and tolerance >= 0 and np.uint64(now - event[before]) > limit:
+                before = -1
+        if forward:
+            edge = count_before(event, lo, hi, np.int64(cursor[code]), now, not inclusive)
+            cursor[code] = edge
+            after = edge if edge < hi else -1
+            if after >= 0 and len(cutoff) > 0:
+                after = known_after(known, tree, levels, hi, after, min(cutoff[i], INT64_MAX - 1))
+            if after >= 0 and tolerance >= 0 and np.uint64(event[after] - now) > limit:
+                after = -1
+        place = before
+        if before < 0 or (after >= 0 and np.uint64(event[after] - now) < np.uint64(now - event[before])):
+            place = after
+        if place >= 0:
+            out[i] = place if len(order) == 0 else order[place]
+
+
+@kernel
+def count_valid(
+    valid: BoolArray, order: Int32Array, starts: Int64Array, ends: Int64Array, entity: Int64Array
+) -> int:
+    """Count, per entity, the grouped rows whose value is there."""
+    total = 0
+    for c in range(len(starts)):
+        count = 0
+        for k in range(starts[c], ends[c]):
+            count += valid[k if len(order) == 0 else order[k]]
+        entity[c] = count
+        total += count
+    return total
+
+
+@kernel
+def keep_valid(
+    valid: BoolArray,
+    order: Int32Array,
+    starts: Int64Array,
+    ends: Int64Array,
+    entity: Int64Array,
+    kept: Int32Array,
+    new_starts: Int64Array,
+    new_ends: Int64Array,
+) -> None:
+    """List the source positions of grouped rows whose value is there, still grouped and in order."""
+    place = 0
+    for c in range(len(starts)):
+        new_starts[c] = place
+        for k in range(starts[c], ends[c]):
+            row = k if len(order) == 0 else order[k]
+            if valid[row]:
+                kept[place] = row
+                place += 1
+        new_ends[c] = place

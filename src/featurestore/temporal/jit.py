@@ -1,0 +1,30 @@
+"""How kernels are compiled, and how modules that hold them are imported only when one is called."""
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile `function` on its first call: no GIL, no Python objects, kept on disk for the next process.
+
+    The signature stays as it is written, so that calls are type-checked.
+    """
+    numba = importlib.import_module("numba")
+    return cast("Callable[P, R]", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+class _LazyModule(ModuleType):
+    """Stands for a module until one of its names is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def lazy_module(name: str) -> Any:
+    """Return a stand-in that imports module `name` when an attribute is first read."""
+    return _LazyModule(name)
