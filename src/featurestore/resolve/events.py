@@ -10,7 +10,7 @@ from featurestore.core.names import near
 from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.rows import Rows
-from featurestore.temporal.times import shift_ns, times_ns
+from featurestore.temporal.times import add_saturating, times_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,11 @@ def source_events(table: pa.Table, times: EventTimes) -> Events:
     known_ns = None
     if times.created is not None:
         created_ns, never = times_ns(column_of(table, times.created), times.created)
-        known_ns = shift_ns(created_ns, times.delay_ns)
+        known_ns = add_saturating(created_ns, times.delay_ns)
         if never is not None:
             known_ns = np.where(never, np.int64(INT64_MAX), known_ns)
     elif times.delay_ns:
-        known_ns = shift_ns(event_ns, times.delay_ns)
+        known_ns = add_saturating(event_ns, times.delay_ns)
     sequence = None
     if times.sequence is not None:
         sequence = _sequence(column_of(table, times.sequence), times.sequence)
@@ -93,7 +93,7 @@ def spine_events(table: pa.Table, timestamp: str, *, as_of_ns: int | None = None
 
 def looking_ahead(spine: Events, horizon_ns: int) -> Events:
     """Return the spine moved to `t + horizon`, with every correction known: for labels only."""
-    moved = shift_ns(spine.event_ns, horizon_ns)
+    moved = add_saturating(spine.event_ns, horizon_ns)
     return replace(spine, event_ns=moved, known_ns=np.full(moved.size, INT64_MAX, np.int64))
 
 

@@ -195,9 +195,7 @@ class _Builder:
 
     def _row_keys(self, ref: Ref) -> tuple[str, ...]:
         """Key columns of a label on a plain source: those of the source's entities, else of the views."""
-        label = self.snapshot.label(ref)
-        source = self.snapshot.get(label.source)
-        names = getattr(source, "entities", ())
+        names = self.snapshot.source_of(self.snapshot.label(ref)).entities
         keys = tuple(dict.fromkeys(k for n in names for k in self.snapshot.entity(n).join_keys))
         if not keys and self.views:
             keys = next(iter(self.views.values())).program.join_keys

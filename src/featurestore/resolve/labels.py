@@ -52,7 +52,7 @@ def compile_label(snapshot: CatalogSnapshot, ref: Ref, row_keys: tuple[str, ...]
     """
     label = snapshot.label(ref)
     parsed = parse_label(label.expression)
-    if isinstance(snapshot.get(label.source), FeatureView):
+    if isinstance(snapshot.source_of(label), FeatureView):
         rows = compile_view(snapshot, label.source)
     else:
         rows = _source_program(snapshot, label, row_keys)
@@ -71,7 +71,7 @@ def compile_label(snapshot: CatalogSnapshot, ref: Ref, row_keys: tuple[str, ...]
 
 
 def _source_program(snapshot: CatalogSnapshot, label: Label, row_keys: tuple[str, ...]) -> ViewProgram:
-    source = snapshot.source(label.source)
+    source = snapshot.source_of(label)
     recorded = snapshot.schema_of(Ref(source.name))
     return ViewProgram(
         name=source.name,

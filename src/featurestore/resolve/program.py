@@ -102,13 +102,13 @@ def compile_view(snapshot: CatalogSnapshot, ref: Ref) -> ViewProgram:
     """
     view = snapshot.view(ref.whole())
     version = ref.version or snapshot.version_of(view.name)
-    rows = snapshot.get(view.source)
+    rows = snapshot.source_of(view)
     if isinstance(rows, FeatureView):
         upstream = compile_view(snapshot, view.source)
         source, times = upstream.source, upstream.times
     else:
         upstream = None
-        base = snapshot.source(view.source)
+        base = rows
         source, times = base.name, source_times(base)
     return ViewProgram(
         name=view.name,
