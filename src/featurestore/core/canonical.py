@@ -4,8 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import xxhash
-
 from featurestore.errors import DefinitionError
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
@@ -25,6 +23,8 @@ def canonical_json(value: Any) -> str:
 
 def digest_bytes(data: bytes | memoryview) -> str:
     """Hash bytes with xxh3-128, as 32 hex digits."""
+    import xxhash  # noqa: PLC0415 -- reading a dataset needs only numpy and pyarrow
+
     return xxhash.xxh3_128_hexdigest(data)
 
 

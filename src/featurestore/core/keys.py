@@ -1,0 +1,131 @@
+"""Entity keys as bytes, and the bucket each belongs to."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import SchemaError
+
+Int32Array = npt.NDArray[np.int32]
+Column = pa.Array | pa.ChunkedArray
+
+
+def key_bytes(columns: Sequence[Column]) -> list[bytes | None]:
+    """Encode keys, one entry per row: a string as UTF-8, an integer as 8 bytes little-endian.
+
+    A composite key is the parts in order, each after its length (4 bytes little-endian), so that
+    `(1, 23)` and `(12, 3)` differ. A key with a null part is `None`. Pass unique keys: this is a
+    Python loop.
+
+    Raises:
+        SchemaError: a column that is neither string, binary nor integer.
+    """
+    parts = [_part_bytes(column) for column in columns]
+    if len(parts) == 1:
+        return parts[0]
+    return [
+        None if None in key else b"".join(len(p).to_bytes(4, "little") + p for p in key if p is not None)
+        for key in zip(*parts, strict=True)
+    ]
+
+
+def buckets_of(columns: Sequence[Column], buckets: int) -> Int32Array:
+    """Return each row's bucket: xxh64 of the key's bytes, modulo `buckets`; 0 where a part is null.
+
+    Args:
+        columns: The key columns, `n` rows each.
+
+    Cost:
+        One hash table over the rows and one hash per distinct key.
+
+    Raises:
+        SchemaError: a column that is neither string, binary nor integer, or no column.
+    """
+    if not columns:
+        raise SchemaError("rows without a key column have no bucket", hint="name the entities of the table")
+    rows = len(columns[0])
+    if buckets == 1 or rows == 0:
+        for column in columns:
+            _check_key_type(column.type)
+        return np.zeros(rows, np.int32)
+    codes, uniques = distinct_keys(columns)
+    import xxhash  # noqa: PLC0415 -- only writers need it
+
+    hashes = [0 if key is None else xxhash.xxh64_intdigest(key) % buckets for key in key_bytes(uniques)]
+    # The last entry is where code -1, a null part, lands.
+    return np.asarray([*hashes, 0], dtype=np.int32)[codes]
+
+
+def distinct_keys(columns: Sequence[Column]) -> tuple[Int32Array, list[pa.Array]]:
+    """Number the distinct keys of rows.
+
+    Returns:
+        `(n,)` codes into the distinct keys in order of first appearance, -1 where a part is null; and the
+        distinct keys' columns.
+    """
+    encoded = [_encode(column) for column in columns]
+    if len(encoded) == 1:
+        return encoded[0][0], [encoded[0][1]]
+    null = np.zeros(len(columns[0]), np.bool_)
+    combined = np.zeros(len(columns[0]), np.int64)
+    for codes, values in encoded:
+        null |= codes < 0
+        combined = combined * (len(values) + 1) + np.where(codes < 0, len(values), codes)
+        if len(values) and int(combined.max(initial=0)) > 2**31:
+            combined = np.asarray(pa.array(combined).dictionary_encode().indices).astype(np.int64)
+    again = pa.array(combined, mask=null).dictionary_encode()
+    codes = _indices(again.indices)
+    first = np.full(len(again.dictionary), -1, np.int64)
+    rows = np.flatnonzero(codes >= 0)[::-1]
+    first[codes[rows]] = rows
+    return codes, [values.take(pa.array(part[first])) for part, values in encoded]
+
+
+def _encode(column: Column) -> tuple[Int32Array, pa.Array]:
+    _check_key_type(column.type)
+    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_dictionary(flat.type):
+        flat = flat.cast(flat.type.value_type)
+    if pa.types.is_string_view(flat.type):
+        flat = flat.cast(pa.large_string())
+    if pa.types.is_binary_view(flat.type):
+        flat = flat.cast(pa.large_binary())
+    encoded = flat.dictionary_encode()
+    return _indices(encoded.indices), encoded.dictionary
+
+
+def _indices(indices: pa.Array) -> Int32Array:
+    if indices.null_count:
+        indices = pc.fill_null(indices, -1)
+    return np.asarray(indices.to_numpy(zero_copy_only=False), dtype=np.int32)
+
+
+def _part_bytes(column: Column) -> list[bytes | None]:
+    _check_key_type(column.type)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    values = column.to_pylist()
+    if pa.types.is_integer(kind):
+        signed = not pa.types.is_unsigned_integer(kind)
+        return [None if v is None else v.to_bytes(8, "little", signed=signed) for v in values]
+    return [None if v is None else v.encode() if isinstance(v, str) else bytes(v) for v in values]
+
+
+def _check_key_type(kind: pa.DataType) -> None:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    checks = (
+        pa.types.is_integer,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    )
+    if not any(check(kind) for check in checks):
+        raise SchemaError(
+            f"a key column has type {kind}", hint="keys are strings or integers", type=str(kind)
+        )

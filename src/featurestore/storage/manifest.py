@@ -1,0 +1,244 @@
+"""The manifest: everything one immutable version of a dataset says about itself. Needs numpy and pyarrow only."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from featurestore.core.canonical import canonical_json
+from featurestore.errors import CorruptDataError, NotFoundError
+from featurestore.storage.files import read_file
+
+FORMAT: Final = 1
+MANIFEST: Final = "MANIFEST.json"
+CURRENT: Final = "CURRENT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestColumn:
+    """A column: `role` is spine, feature or label; `view` the feature's view with its version."""
+
+    name: str
+    type: str
+    role: str
+    view: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """Numeric features of one type, row-major in one column.
+
+    Attributes:
+        column: The packed column's name, such as `x_double`.
+        mask: Name of the mask column (1 = valid), `None` where no feature of the pack has a null in this
+            version. A shard whose pack has no null leaves its mask out.
+        dtype: The Arrow type of the features.
+        features: The features in order.
+    """
+
+    column: str
+    mask: str | None
+    dtype: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One (event date, bucket) partition as Arrow IPC files.
+
+    Attributes:
+        file: Name of the rows' file in the version's folder.
+        offsets: Name of the per-entity offsets' file.
+        xxh3: xxh3-128 of the rows' file; `offsets_xxh3` that of the offsets.
+        min_time_ns: Smallest event timestamp; `max_time_ns` the greatest.
+        digest: Digest of the content, the partition's share of the fingerprint.
+        nulls: Null count per packed column, where there are any.
+    """
+
+    file: str
+    offsets: str
+    date: str
+    bucket: int
+    rows: int
+    entities: int
+    bytes: int
+    xxh3: str
+    offsets_xxh3: str
+    min_time_ns: int
+    max_time_ns: int
+    digest: str
+    nulls: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One version of a dataset or of a view's mirror.
+
+    Attributes:
+        version: The Delta version that holds the same rows.
+        fingerprint: xxh3-128 of the logical content in canonical order.
+        definition: The spec of the training set or view.
+        definitions: Digest of every definition involved, by `name@version`.
+        inputs: Snapshot of every source.
+        timestamp: The event timestamp's column.
+        windows_ns: How far each feature looks back; `None` for ever.
+        arrow_schema: The logical Arrow schema, serialized, base64.
+        buckets: Hash buckets per date.
+        range_ns: `[start, end)` of the spine's event timestamps, `None` for open ends.
+        run: Digest of everything the content was computed from; equal runs have equal content.
+    """
+
+    name: str
+    kind: str
+    version: int
+    fingerprint: str
+    rows: int
+    catalog_version: int
+    definition: Mapping[str, Any]
+    definitions: Mapping[str, str]
+    inputs: Sequence[Mapping[str, Any]]
+    engine: str
+    timestamp: str
+    entity_keys: tuple[str, ...]
+    columns: tuple[ManifestColumn, ...]
+    packs: tuple[Pack, ...]
+    labels: tuple[str, ...]
+    horizons_ns: Mapping[str, int]
+    windows_ns: Mapping[str, int | None]
+    shards: tuple[Shard, ...]
+    created_ns: int
+    arrow_schema: str
+    buckets: int = 1
+    range_ns: tuple[int | None, int | None] = (None, None)
+    run: str = ""
+    vocabularies: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The logical schema: spine, features, labels."""
+        return schema_from_text(self.arrow_schema)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the manifest as plain JSON values."""
+        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        columns = out.pop("columns")
+        out["schema"] = {"columns": [_plain(c) for c in columns], "arrow": out.pop("arrow_schema")}
+        out["packs"] = [_plain(p) for p in self.packs]
+        out["shards"] = [_plain(s) for s in self.shards]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
+
+    def to_json(self) -> bytes:
+        """Write canonical JSON that carries its own digest."""
+        spec = self.spec()
+        return canonical_json({**spec, "digest": _digest(spec)}).encode() + b"\n"
+
+    def numbered(self, version: int, created_ns: int) -> "Manifest":
+        """Return the same content as another version."""
+        return replace(self, version=version, created_ns=created_ns)
+
+
+def manifest_from_json(data: bytes, *, path: str) -> Manifest:
+    """Read back what `Manifest.to_json` wrote.
+
+    Raises:
+        CorruptDataError: not a manifest, of an unknown format, or not the bytes that were written.
+    """
+    try:
+        spec = json.loads(data)
+        digest = spec.pop("digest")
+        found = spec["format"]
+    except (ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        raise CorruptDataError(f"{path!r} is not a manifest: {error}", path=path) from error
+    if digest != _digest(spec):
+        raise CorruptDataError(
+            f"{path!r} is damaged: its digest does not match",
+            hint="rebuild the version from Delta, or restore the file",
+            path=path,
+        )
+    if found != FORMAT:
+        raise CorruptDataError(
+            f"{path!r} has format {found}, this release reads {FORMAT}",
+            hint="install a newer release",
+            path=path,
+        )
+    schema = spec.pop("schema")
+    return Manifest(
+        **{
+            **spec,
+            "entity_keys": tuple(spec["entity_keys"]),
+            "labels": tuple(spec["labels"]),
+            "range_ns": tuple(spec["range_ns"]),
+            "columns": tuple(ManifestColumn(**c) for c in schema["columns"]),
+            "arrow_schema": schema["arrow"],
+            "packs": tuple(Pack(**{**p, "features": tuple(p["features"])}) for p in spec["packs"]),
+            "shards": tuple(Shard(**s) for s in spec["shards"]),
+        }
+    )
+
+
+def version_folder(version: int) -> str:
+    """Name a version's folder."""
+    return f"v{version:08d}"
+
+
+def current_version(folder: str | Path) -> int | None:
+    """Return the newest published version in an IPC folder, `None` before the first.
+
+    Raises:
+        CorruptDataError: CURRENT does not name a version.
+    """
+    try:
+        text = read_file(Path(folder) / CURRENT).decode("ascii", "replace").strip()
+    except NotFoundError:
+        return None
+    if not (len(text) >= 9 and text[0] == "v" and text[1:].isdigit()):
+        raise CorruptDataError(f"{Path(folder) / CURRENT} says {text!r}, not a version", path=str(folder))
+    return int(text[1:])
+
+
+def published_versions(folder: str | Path) -> list[int]:
+    """Return all published versions in an IPC folder, ascending."""
+    base = Path(folder)
+    if not base.is_dir():
+        return []
+    names = (p.name for p in base.iterdir())
+    return sorted(
+        int(n[1:]) for n in names if n[0] == "v" and n[1:].isdigit() and (base / n / MANIFEST).is_file()
+    )
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read the manifest of a version's folder.
+
+    Raises:
+        NotFoundError: there is none.
+        CorruptDataError: it is damaged.
+    """
+    path = Path(folder) / MANIFEST
+    return manifest_from_json(read_file(path), path=str(path))
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """Serialize an Arrow schema as text."""
+    return base64.b64encode(schema.remove_metadata().serialize().to_pybytes()).decode("ascii")
+
+
+def schema_from_text(text: str) -> pa.Schema:
+    """Read back what `schema_text` wrote."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def _digest(spec: Mapping[str, Any]) -> str:
+    # blake2b is in the standard library: a training image without xxhash still checks its manifests.
+    return hashlib.blake2b(canonical_json(spec).encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    out = {f.name: getattr(value, f.name) for f in fields(value)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}

@@ -1,0 +1,266 @@
+"""Which files a source path means: one file, a folder, a glob or Hive folders, local or by fsspec URL."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import pyarrow as pa
+
+from featurestore.core.names import near
+from featurestore.errors import (
+    CorruptDataError,
+    DefinitionError,
+    MissingDependencyError,
+    NotFoundError,
+    StorageError,
+)
+from featurestore.storage.files import make_folders, replace_file, storage_errors
+
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://")
+_GLOB: Final = re.compile(r"[*?\[]")
+_SUFFIXES: Final = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".tsv": "csv",
+}
+_HASH_BLOCK: Final = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of a source.
+
+    Attributes:
+        path: As the file system names it.
+        name: Relative to the source's path, with `/`: what orders files and names them in pins.
+        size: Bytes.
+        stamp: Changes when the content may have: modification and change times, or an ETag.
+        partitions: Hive columns from the folders' names.
+    """
+
+    path: str
+    name: str
+    size: int
+    stamp: str
+    partitions: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A source's path on its file system; `remote` is an fsspec file system or `None`."""
+
+    path: str
+    remote: Any = None
+
+    def open(self, path: str) -> pa.NativeFile:
+        """Open a file for random reads, memory-mapped where it is local.
+
+        Raises:
+            NotFoundError: it is gone.
+            StorageError: it cannot be read.
+        """
+        with storage_errors("read", path):
+            if self.remote is None:
+                return pa.memory_map(path) if Path(path).stat().st_size else pa.OSFile(path)
+            return pa.PythonFile(self.remote.open(path, "rb"), mode="r")
+
+
+def place_of(path: str, root: str) -> Place:
+    """Resolve a source's path; a relative one is taken from the store's root.
+
+    Raises:
+        MissingDependencyError: the URL's file system is not installed.
+        DefinitionError: fsspec does not know the URL's protocol.
+    """
+    if not _URL.match(path) and _URL.match(root) and not path.startswith("/"):
+        path = f"{root.rstrip('/')}/{path}"
+    if path.startswith("file://"):
+        path = path.removeprefix("file://")
+    if not _URL.match(path):
+        return Place(str(Path(root).expanduser() / Path(path).expanduser()))
+    import fsspec  # noqa: PLC0415 -- local sources do not pay for it
+
+    try:
+        remote, inside = fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        protocol = path.partition("://")[0]
+        raise MissingDependencyError(
+            f"reading {path!r} needs a file system that is not installed",
+            hint=f"pip install 'featurestore[{protocol}]'",
+        ) from error
+    except ValueError as error:
+        raise DefinitionError(f"cannot read {path!r}: {error}", path=path) from error
+    return Place(inside, remote)
+
+
+def list_files(place: Place, *, suffixes: Sequence[str] | None = None) -> list[SourceFile]:
+    """List a source's files, ordered by name; names that begin with `_` or `.` are skipped.
+
+    Raises:
+        NotFoundError: nothing is there; near names are listed.
+    """
+    files = _list_remote(place) if place.remote is not None else _list_local(place)
+    if suffixes is not None:
+        files = [f for f in files if f.name.lower().endswith(tuple(suffixes))] or files
+    if not files:
+        raise NotFoundError(f"no file at {place.path!r}", hint=_near_paths(place), path=place.path)
+    return sorted(files, key=lambda f: f.name)
+
+
+def is_delta(place: Place) -> bool:
+    """Say whether the path is a Delta table."""
+    log = f"{place.path.rstrip('/')}/_delta_log"
+    return bool(place.remote.exists(log)) if place.remote is not None else Path(log).is_dir()
+
+
+def format_of(place: Place, files: Sequence[SourceFile]) -> str:
+    """Find out a format from a file's name, else from its first bytes.
+
+    Raises:
+        DefinitionError: neither tells.
+    """
+    first = files[0]
+    for suffix, name in _SUFFIXES.items():
+        if first.name.lower().endswith(suffix):
+            return name
+    with place.open(first.path) as file:
+        magic = file.read(6)
+    if magic[:4] == b"PAR1":
+        return "parquet"
+    if magic == b"ARROW1":
+        return "arrow"
+    raise DefinitionError(
+        f"cannot tell the format of {first.path!r}",
+        hint="give the source format='parquet', 'arrow' or 'csv'",
+        path=first.path,
+    )
+
+
+def suffixes_of(kind: str | None) -> list[str] | None:
+    """Return the file endings of a format; `None` for every known format."""
+    return [s for s, k in _SUFFIXES.items() if kind is None or k == kind]
+
+
+def _list_local(place: Place) -> list[SourceFile]:
+    if _GLOB.search(place.path) and not Path(place.path).exists():
+        base = Path(place.path)
+        while _GLOB.search(str(base)):
+            base = base.parent
+        pattern = str(Path(place.path).relative_to(base))
+        found = [p for p in base.glob(pattern) if p.is_file()]
+    else:
+        base = Path(place.path)
+        if base.is_file():
+            found, base = [base], base.parent
+        else:
+            found = [p for p in base.rglob("*") if p.is_file()] if base.is_dir() else []
+    return [
+        _local_file(p, p.relative_to(base).as_posix()) for p in found if _is_data(p.relative_to(base).parts)
+    ]
+
+
+def _is_data(parts: Sequence[str]) -> bool:
+    return not any(part.startswith((".", "_")) for part in parts)
+
+
+def _local_file(path: Path, name: str) -> SourceFile:
+    with storage_errors("read", path):
+        found = path.stat()
+    stamp = f"{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"
+    return SourceFile(str(path), name, found.st_size, stamp, _hive(name))
+
+
+def _list_remote(place: Place) -> list[SourceFile]:
+    with storage_errors("list", place.path):
+        if _GLOB.search(place.path):
+            found = place.remote.glob(place.path, detail=True)
+            base = place.path[: _GLOB.search(place.path).start()].rpartition("/")[0]  # type: ignore[union-attr] -- searched above
+        elif place.remote.isfile(place.path):
+            found, base = {place.path: place.remote.info(place.path)}, place.path.rpartition("/")[0]
+        else:
+            found, base = place.remote.find(place.path, detail=True), place.path.rstrip("/")
+    files = []
+    for path, info in found.items():
+        name = path[len(base) :].lstrip("/")
+        if info.get("type") == "file" and _is_data(name.split("/")):
+            stamp = str(
+                info.get("ETag") or info.get("LastModified") or info.get("created") or info.get("mtime")
+            )
+            files.append(SourceFile(path, name, int(info["size"]), stamp, _hive(name)))
+    return files
+
+
+def _hive(name: str) -> tuple[tuple[str, str], ...]:
+    folders = PurePosixPath(name).parts[:-1]
+    return tuple((k, v) for k, found, v in (f.partition("=") for f in folders) if found)
+
+
+def _near_paths(place: Place) -> str:
+    parent = Path(place.path).parent
+    if place.remote is not None or not parent.is_dir():
+        return "check the path; a relative one is taken from the store's root"
+    return f"in {str(parent)!r} {near(Path(place.path).name, (p.name for p in parent.iterdir()))}"
+
+
+class HashCache:
+    """Content hashes of files, kept by path, size and stamp so that an unchanged file is hashed once.
+
+    A cache is a hint: a lost or damaged one costs time. `verify` never trusts it.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / "hashes.json"
+        self._known: dict[str, str] = {}
+        self._dirty = False
+        if self._path is not None and self._path.is_file():
+            try:
+                self._known = dict(json.loads(self._path.read_bytes()))
+            except (ValueError, OSError):
+                self._known = {}
+
+    def digest(self, place: Place, file: SourceFile) -> str:
+        """Return a file's xxh3-128 as 32 hex digits."""
+        key = f"{file.path}|{file.size}|{file.stamp}"
+        if key not in self._known:
+            self._known[key] = hash_file(place, file.path)
+            self._dirty = True
+        return self._known[key]
+
+    def save(self) -> None:
+        """Keep what was learnt; a read-only root just forgets it."""
+        if self._path is None or not self._dirty:
+            return
+        try:
+            make_folders(self._path.parent)
+            replace_file(self._path, json.dumps(self._known).encode())
+        except StorageError:
+            return
+        self._dirty = False
+
+
+def hash_file(place: Place, path: str) -> str:
+    """Hash a file's content with xxh3-128, in blocks.
+
+    Raises:
+        CorruptDataError: the file ended early.
+    """
+    import xxhash  # noqa: PLC0415 -- reading without hashing does not need it
+
+    hasher = xxhash.xxh3_128()
+    with place.open(path) as file:
+        left = file.size()
+        while left:
+            block = file.read(min(left, _HASH_BLOCK))
+            if not block:
+                raise CorruptDataError(f"{path!r} ended before its size", path=path)
+            hasher.update(block)
+            left -= len(block)
+    return str(hasher.hexdigest())

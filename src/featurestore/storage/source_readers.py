@@ -1,0 +1,178 @@
+"""Rows of one source file, batch by batch, in the file's order."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from featurestore.core.time import UNIT_NS
+from featurestore.errors import CorruptDataError, FeatureStoreError, SchemaError
+from featurestore.storage.files import storage_errors
+from featurestore.storage.source_files import Place, SourceFile
+
+TimeRange = tuple[int, int]
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what Arrow's readers raise into ours.
+
+    Raises:
+        CorruptDataError: the bytes are not what the format promises.
+        StorageError: they cannot be read.
+    """
+    with storage_errors("read", path):
+        try:
+            yield
+        except FeatureStoreError:
+            raise
+        except (pa.ArrowInvalid, pa.ArrowSerializationError, pa.ArrowNotImplementedError) as error:
+            raise CorruptDataError(
+                f"cannot read {path!r}: {error}", hint="restore the file from its origin", path=path
+            ) from error
+        except OSError as error:
+            # Arrow reports a page whose checksum does not match as an OSError without errno.
+            if error.errno is None:
+                raise CorruptDataError(
+                    f"cannot read {path!r}: {error}", hint="restore the file from its origin", path=path
+                ) from error
+            raise
+
+
+def file_schema(place: Place, file: SourceFile, kind: str) -> pa.Schema:
+    """Read the schema of a file, without Hive columns and without metadata.
+
+    Raises:
+        CorruptDataError: the file is not of this format.
+    """
+    with reading(file.path), place.open(file.path) as handle:
+        if kind == "parquet":
+            schema = pq.ParquetFile(handle).schema_arrow
+        elif kind == "arrow":
+            schema = _arrow_schema(handle)
+        else:
+            with _csv_reader(handle, file, None, None) as reader:
+                schema = reader.schema
+    return schema.remove_metadata()
+
+
+def scan_file(
+    place: Place,
+    file: SourceFile,
+    kind: str,
+    *,
+    columns: Sequence[str],
+    schema: pa.Schema,
+    timestamp: str | None,
+    time_range_ns: TimeRange | None,
+    batch_rows: int,
+) -> Iterator[pa.RecordBatch]:
+    """Read columns of one file; with `time_range_ns` `[start, end)`, row groups outside may be left out.
+
+    Raises:
+        SchemaError: the file lacks a column.
+        CorruptDataError: damaged bytes.
+    """
+    if kind == "parquet":
+        yield from _scan_parquet(place, file, columns, timestamp, time_range_ns, batch_rows)
+    elif kind == "arrow":
+        yield from _scan_arrow(place, file, columns, batch_rows)
+    else:
+        yield from _scan_csv(place, file, columns, schema)
+
+
+def _scan_parquet(
+    place: Place,
+    file: SourceFile,
+    columns: Sequence[str],
+    timestamp: str | None,
+    time_range_ns: TimeRange | None,
+    batch_rows: int,
+) -> Iterator[pa.RecordBatch]:
+    with reading(file.path), place.open(file.path) as handle:
+        reader = pq.ParquetFile(handle, page_checksum_verification=True, pre_buffer=place.remote is not None)
+        groups = list(range(reader.metadata.num_row_groups))
+        if timestamp is not None and time_range_ns is not None:
+            groups = _groups_within(reader, timestamp, time_range_ns)
+        if groups:
+            yield from reader.iter_batches(
+                batch_rows, row_groups=groups, columns=list(columns), use_threads=True
+            )
+
+
+def _groups_within(reader: pq.ParquetFile, timestamp: str, time_range_ns: TimeRange) -> list[int]:
+    metadata = reader.metadata
+    index = next(
+        (i for i in range(metadata.num_columns) if metadata.schema.column(i).path == timestamp), None
+    )
+    everything = list(range(metadata.num_row_groups))
+    if index is None or metadata.schema.column(index).physical_type != "INT64":
+        return everything
+    kind = reader.schema_arrow.field(timestamp).type
+    factor = UNIT_NS[kind.unit] if pa.types.is_timestamp(kind) else 1
+    start, end = time_range_ns
+    kept = []
+    for group in everything:
+        stats = metadata.row_group(group).column(index).statistics
+        if stats is None or not stats.has_min_max:
+            kept.append(group)
+        elif stats.max_raw * factor >= start and stats.min_raw * factor < end:
+            kept.append(group)
+    return kept
+
+
+def _arrow_schema(handle: pa.NativeFile) -> pa.Schema:
+    try:
+        return pa.ipc.open_file(handle).schema
+    except pa.ArrowInvalid:
+        handle.seek(0)
+        return pa.ipc.open_stream(handle).schema
+
+
+def _scan_arrow(
+    place: Place, file: SourceFile, columns: Sequence[str], batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    with reading(file.path), place.open(file.path) as handle:
+        try:
+            table = pa.ipc.open_file(handle).read_all()
+        except pa.ArrowInvalid:
+            handle.seek(0)
+            table = pa.ipc.open_stream(handle).read_all()
+        yield from table.select(list(columns)).to_batches(max_chunksize=batch_rows)
+
+
+def _csv_reader(
+    handle: pa.NativeFile, file: SourceFile, columns: Sequence[str] | None, schema: pa.Schema | None
+) -> pa_csv.CSVStreamingReader:
+    stream: pa.NativeFile = handle
+    if file.name.endswith(".gz"):
+        stream = pa.CompressedInputStream(handle, "gzip")
+    delimiter = "\t" if ".tsv" in file.name else ","
+    convert = pa_csv.ConvertOptions(
+        include_columns=None if columns is None else list(columns),
+        column_types=schema,
+        timestamp_parsers=[pa_csv.ISO8601],
+        strings_can_be_null=True,
+    )
+    return pa_csv.open_csv(
+        stream,
+        parse_options=pa_csv.ParseOptions(delimiter=delimiter),
+        convert_options=convert,
+    )
+
+
+def _scan_csv(
+    place: Place, file: SourceFile, columns: Sequence[str], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    try:
+        with storage_errors("read", file.path), place.open(file.path) as handle:
+            with _csv_reader(handle, file, columns, schema) as reader:
+                yield from reader
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise SchemaError(
+            f"{file.path!r}: {error}",
+            hint="the first megabyte of the first file decides the types; store such data as Parquet",
+            path=file.path,
+        ) from error

@@ -1,0 +1,319 @@
+"""What a source points at, as Arrow rows in a fixed order, pinned by content."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.core.canonical import digest_json
+from featurestore.core.names import near
+from featurestore.errors import CorruptDataError, NotFoundError, SchemaError
+from featurestore.storage.delta_files import DeltaFiles, delta_files
+from featurestore.storage.snapshots import PinnedFile, Snapshot
+from featurestore.storage.source_files import (
+    HashCache,
+    Place,
+    SourceFile,
+    format_of,
+    is_delta,
+    list_files,
+    place_of,
+    suffixes_of,
+)
+from featurestore.storage.source_readers import TimeRange, file_schema, scan_file
+
+BATCH_ROWS: Final = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A source in plain words.
+
+    Attributes:
+        path: Absolute, relative to the root, or an fsspec URL.
+        timestamp_field: The event timestamp's column, by which reads may be pruned.
+        format: `delta`, `parquet`, `arrow`, `csv`; `None` finds out.
+        query: DuckDB SQL over the table, named `source`.
+    """
+
+    name: str
+    path: str
+    timestamp_field: str | None = None
+    format: str | None = None
+    query: str | None = None
+
+
+def open_source(spec: SourceSpec, root: str) -> "SourceTable":
+    """Open a source for reading; only its schema is looked at.
+
+    Raises:
+        NotFoundError: nothing is at its path.
+        DefinitionError: its format cannot be told.
+        CorruptDataError: its first file is not of its format.
+    """
+    place = place_of(spec.path, root)
+    cache = None if "://" in root else Path(root) / ".cache"
+    if spec.format == "delta" or (spec.format is None and is_delta(place)):
+        return SourceTable(spec, place, "delta", cache)
+    files = list_files(place, suffixes=suffixes_of(spec.format))
+    return SourceTable(spec, place, spec.format or format_of(place, files), cache)
+
+
+class SourceTable:
+    """A source's rows: every read gives them in the order of files by name, then of rows within (PIT-6).
+
+    Attributes:
+        schema: The columns as read, Hive columns last; with a query, its result's.
+    """
+
+    def __init__(self, spec: SourceSpec, place: Place, kind: str, cache: Path | None) -> None:
+        self.spec = spec
+        self._place = place
+        self._kind = kind
+        self._cache = HashCache(cache)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Return the columns and their types."""
+        if self.spec.query is None:
+            return self._raw_schema
+        from featurestore.storage.duckdb_sql import run_query  # noqa: PLC0415 -- only queries pay
+
+        sample = self._raw_schema.empty_table()
+        return run_query(self.spec.query, {"source": sample}).schema
+
+    @cached_property
+    def _raw_schema(self) -> pa.Schema:
+        if self._kind == "delta":
+            return delta_files(self._place, None).schema
+        return self._schema_of(self._files()[0])
+
+    def snapshot(self) -> Snapshot:
+        """Pin what the source holds now: a Delta version, or every file by name, size and content hash.
+
+        Cost:
+            Reads every file once; unchanged files are remembered.
+        """
+        schema = digest_json([[f.name, str(f.type)] for f in self._raw_schema])
+        if self._kind == "delta":
+            found = delta_files(self._place, None)
+            return Snapshot(
+                self.spec.name, "delta", version=found.version, table_id=found.table_id, schema=schema
+            )
+        pins = tuple(PinnedFile(f.name, f.size, self._cache.digest(self._place, f)) for f in self._files())
+        self._cache.save()
+        return Snapshot(self.spec.name, "files", files=pins, schema=schema)
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        snapshot: Snapshot | None = None,
+        time_range_ns: TimeRange | None = None,
+        files: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Read rows; with `time_range_ns` `[start, end)`, rows outside may be left out.
+
+        Args:
+            snapshot: Read exactly this content, or fail.
+            files: Read only these pinned files, by name.
+
+        Raises:
+            SchemaError: an unknown column, or files whose columns differ.
+            CorruptDataError: content that is not the snapshot's, or damaged.
+            NotFoundError: a pinned file or version is gone.
+        """
+        wanted = self._columns(columns)
+        batches = list(self.scan(columns, snapshot=snapshot, time_range_ns=time_range_ns, files=files))
+        return pa.Table.from_batches(batches, pa.schema([self.schema.field(n) for n in wanted]))
+
+    def scan(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        snapshot: Snapshot | None = None,
+        time_range_ns: TimeRange | None = None,
+        files: Sequence[str] | None = None,
+        batch_rows: int = BATCH_ROWS,
+    ) -> Iterator[pa.RecordBatch]:
+        """Read rows as batches, like `read`; memory is one batch and what the decoder holds.
+
+        Raises:
+            SchemaError: an unknown column, or files whose columns differ.
+            CorruptDataError: content that is not the snapshot's, or damaged.
+            NotFoundError: a pinned file or version is gone.
+        """
+        wanted = self._columns(columns)
+        if self.spec.query is None:
+            yield from self._scan_raw(wanted, snapshot, time_range_ns, files, batch_rows)
+            return
+        from featurestore.storage.duckdb_sql import run_query  # noqa: PLC0415 -- only queries pay
+
+        raw = list(self._scan_raw(self._raw_schema.names, snapshot, None, files, batch_rows))
+        whole = pa.Table.from_batches(raw, self._raw_schema)
+        result = run_query(self.spec.query, {"source": whole}).select(wanted)
+        yield from result.to_batches(max_chunksize=batch_rows)
+
+    def _columns(self, columns: Sequence[str] | None) -> list[str]:
+        if columns is None:
+            return list(self.schema.names)
+        for name in columns:
+            if name not in self.schema.names:
+                raise SchemaError(
+                    f"source {self.spec.name!r} has no column {name!r}",
+                    hint=near(name, self.schema.names),
+                    source=self.spec.name,
+                    column=name,
+                )
+        return list(columns)
+
+    def _files(self) -> list[SourceFile]:
+        return list_files(self._place, suffixes=suffixes_of(self._kind))
+
+    def _scan_raw(
+        self,
+        wanted: Sequence[str],
+        snapshot: Snapshot | None,
+        time_range_ns: TimeRange | None,
+        names: Sequence[str] | None,
+        batch_rows: int,
+    ) -> Iterator[pa.RecordBatch]:
+        found = (
+            delta_files(self._place, snapshot.version if snapshot else None)
+            if self._kind == "delta"
+            else None
+        )
+        files = self._pinned(snapshot, found)
+        target = pa.schema([self._raw_schema.field(n) for n in wanted])
+        chosen = None if names is None else set(names)
+        for file in files:
+            if chosen is not None and file.name not in chosen:
+                continue
+            hive = {k: v for k, v in file.partitions if k in wanted}
+            inside = [n for n in wanted if n not in hive]
+            self._check_file(file, target, hive)
+            for batch in scan_file(
+                self._place,
+                file,
+                "parquet" if found else self._kind,
+                columns=inside,
+                schema=self._raw_schema,
+                timestamp=self.spec.timestamp_field,
+                time_range_ns=time_range_ns,
+                batch_rows=batch_rows,
+            ):
+                yield _shaped(batch, target, hive, file)
+        if snapshot is not None and found is None:
+            self._pinned(snapshot, None)
+
+    def _pinned(self, snapshot: Snapshot | None, found: DeltaFiles | None) -> list[SourceFile]:
+        """Return the files to read, refusing any that are not what the snapshot pinned."""
+        if found is not None:
+            if snapshot is not None and snapshot.table_id and snapshot.table_id != found.table_id:
+                raise CorruptDataError(
+                    f"source {self.spec.name!r} is another Delta table than the one that was pinned",
+                    hint="the table was deleted and created again; the dataset cannot be recreated from it",
+                )
+            return list(found.files)
+        files = self._files()
+        if snapshot is None:
+            return files
+        there = {f.name: f for f in files}
+        out = []
+        for pin in snapshot.files:
+            file = there.get(pin.path)
+            if file is None:
+                raise NotFoundError(
+                    f"source {self.spec.name!r}: the pinned file {pin.path!r} is gone",
+                    hint="restore it; a plain file is pinned by its content",
+                    path=pin.path,
+                )
+            if file.size != pin.size or self._cache.digest(self._place, file) != pin.xxh3:
+                raise CorruptDataError(
+                    f"source {self.spec.name!r}: the content of {pin.path!r} has changed since it was pinned",
+                    hint="restore the file, or materialize a new version from what is there now",
+                    path=pin.path,
+                )
+            out.append(file)
+        self._cache.save()
+        return out
+
+    def _schema_of(self, file: SourceFile) -> pa.Schema:
+        schema = file_schema(self._place, file, self._kind)
+        names = [k for k, _ in file.partitions if k not in schema.names]
+        samples: dict[str, set[str]] = {name: set() for name in names}
+        if names:
+            for other in self._files():
+                for key, value in other.partitions:
+                    if key in samples:
+                        samples[key].add(value)
+        hive = [pa.field(name, _hive_type(samples[name])) for name in names]
+        repeated = next((n for n in schema.names if schema.names.count(n) > 1), None)
+        if repeated is not None:
+            raise SchemaError(f"{file.path!r} has column {repeated!r} twice", column=repeated)
+        return pa.schema([*schema, *hive])
+
+    def _check_file(self, file: SourceFile, target: pa.Schema, hive: dict[str, str]) -> None:
+        if self._kind != "parquet" or len(target) == len(hive):
+            return
+        names = file_schema(self._place, file, self._kind).names
+        for name in target.names:
+            if name not in hive and name not in names:
+                raise SchemaError(
+                    f"source {self.spec.name!r}: file {file.name!r} has no column {name!r}",
+                    hint=near(name, names) + "; every file of a source has the same columns",
+                    column=name,
+                    path=file.path,
+                )
+
+
+def _hive_type(values: set[str]) -> pa.DataType:
+    if all(v.lstrip("-").isdigit() for v in values):
+        return pa.int64()
+    if all(len(v) == 10 and v[4] == v[7] == "-" for v in values):
+        return pa.date32()
+    return pa.string()
+
+
+def _shaped(
+    batch: pa.RecordBatch, target: pa.Schema, hive: dict[str, str], file: SourceFile
+) -> pa.RecordBatch:
+    """Give a batch the source's columns in order; only encodings may differ between files, never kinds."""
+    arrays = []
+    for field in target:
+        if field.name in hive:
+            value = hive[field.name]
+            null = value == "__HIVE_DEFAULT_PARTITION__"
+            constant = pa.scalar(None if null else value, pa.string()).cast(field.type)
+            arrays.append(pa.repeat(constant, batch.num_rows))
+            continue
+        column = batch.column(field.name)
+        if column.type != field.type:
+            column = _recoded(column, field, file)
+        arrays.append(column)
+    return pa.RecordBatch.from_arrays(arrays, schema=target.remove_metadata())
+
+
+def _recoded(column: pa.Array, field: pa.Field, file: SourceFile) -> pa.Array:
+    def plain(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_dictionary(kind):
+            return plain(kind.value_type)
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            return pa.string()
+        if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+            return pa.binary()
+        return kind
+
+    same = plain(column.type) == plain(field.type) or pa.types.is_null(column.type)
+    if not same:
+        raise SchemaError(
+            f"file {file.name!r} has column {field.name!r} as {column.type}, the first file as {field.type}",
+            hint="write all files of a source with one schema; nothing is cast silently",
+            column=field.name,
+            path=file.path,
+        )
+    return pc.cast(column, field.type)
