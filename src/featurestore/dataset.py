@@ -1,0 +1,118 @@
+"""Dataset: one immutable version of a materialized training set or view."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from featurestore.materialize.context import Context
+from featurestore.materialize.versions import DatasetVersion, open_version, recreate, verify
+
+if TYPE_CHECKING:
+    from featurestore.loaders.jax_loader import JaxLoader
+    from featurestore.loaders.loader import Loader
+    from featurestore.loaders.torch_loader import TorchLoader
+    from featurestore.materialize.versions import RecreateReport, VerifyReport
+    from featurestore.storage.manifest import Manifest
+
+
+class Dataset:
+    """One version, as it was committed: it never changes, and it can be made again from its inputs.
+
+    Attributes:
+        name: The training set or view.
+        version: Its number: the Delta table's version.
+    """
+
+    def __init__(self, context: Context, opened: DatasetVersion) -> None:
+        self._context = context
+        self._opened = opened
+        self.name = opened.name
+        self.version = opened.version
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}, version={self.version}, rows={self.num_rows:,})"
+
+    @property
+    def manifest(self) -> "Manifest":
+        """What the version says of itself: inputs, definitions, schema, shards, checksums."""
+        return self._opened.manifest
+
+    @property
+    def fingerprint(self) -> str:
+        """xxh3-128 of the logical content, 32 hex digits; independent of shards and files."""
+        return self.manifest.fingerprint
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and types, in order: the spine's, then features, then labels."""
+        return self._opened.schema
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the version holds."""
+        return self.manifest.rows
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read the version, or some columns of it, in canonical order; checksums are verified."""
+        return self._opened.to_arrow(columns)
+
+    def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read the version batch by batch, in canonical order."""
+        return self._opened.scan(columns)
+
+    def sql(self, query: str) -> pa.Table:
+        """Query the version with DuckDB SQL, as the table `dataset`; read-only, nothing else can be reached.
+
+        Raises:
+            DefinitionError: SQL that is not one SELECT.
+            ExpressionError: it failed on the data.
+        """
+        from featurestore.storage.duckdb_sql import run_query
+
+        reader = pa.RecordBatchReader.from_batches(self.schema, self.scan())
+        return run_query(query, {"dataset": reader})
+
+    def verify(self) -> "VerifyReport":
+        """Hash every file again and compare rows, order, manifest, log and fingerprint.
+
+        Raises:
+            CorruptDataError: something is not as it was written.
+        """
+        return verify(self._context, self.name, self.version)
+
+    def recreate(self, executor: Any = None) -> "RecreateReport":
+        """Compute the version again from its pinned inputs and compare fingerprints.
+
+        Raises:
+            NotFoundError: an input version is gone.
+            CorruptDataError: an input that is a plain file was changed, or the fingerprint differs.
+        """
+        return recreate(self._context, self.name, self.version, executor=executor)
+
+    def loader(self, **options: Any) -> "Loader":
+        """Open a NumPy loader over this version; see `featurestore.loaders.open_loader` for the options."""
+        from featurestore.loaders import open_loader
+
+        return open_loader(self._opened.shards(), **options)
+
+    def torch(self, **options: Any) -> "TorchLoader":
+        """Open a PyTorch loader over this version; the options are those of `loader`, plus `device`."""
+        from featurestore.loaders.torch_loader import open_torch_loader
+
+        return open_torch_loader(self._opened.shards(), **options)
+
+    def jax(self, **options: Any) -> "JaxLoader":
+        """Open a JAX loader over this version; the options are those of `loader`, plus `sharding`."""
+        from featurestore.loaders.jax_loader import open_jax_loader
+
+        return open_jax_loader(self._opened.shards(), **options)
+
+
+def open_dataset(context: Context, name: str, version: int | str | None) -> Dataset:
+    """Open a version by number, tag or time.
+
+    Raises:
+        NotFoundError: no such dataset or version.
+    """
+    return Dataset(context, open_version(context, name, version))
