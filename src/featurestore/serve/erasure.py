@@ -1,0 +1,141 @@
+"""Erasure and export of entities: the two verbs that go by entity, not by view."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.refs import Ref
+from featurestore.errors import SchemaError
+from featurestore.serve.codec import Stored
+from featurestore.serve.request import EntityRows, Readers, read_entity_rows
+from featurestore.serve.store import Edit
+from featurestore.serve.views import OnlineView, online_view
+from featurestore.serve.writes import erase_values
+
+if TYPE_CHECKING:
+    from featurestore.serve.backend import OnlineBackend
+
+
+def erase_keys(backend: "OnlineBackend", entity: str, keys: EntityRows) -> int:
+    """Replace what keys hold by tombstones, in every online view of the entity at every version.
+
+    Raises:
+        NotFoundError: an unknown entity.
+        SchemaError: a key column is missing or of the wrong kind.
+    """
+    readers = read_entity_rows(keys)
+    at_ns = backend.clock.now_ns()
+    erased = 0
+    edits = []
+    for view in _views_of(backend, entity):
+        held = _held_keys(backend, entity, view, readers)
+
+        def merge(old: Sequence[bytes | None], floor: int, view: OnlineView = view) -> Sequence[bytes | None]:
+            del floor
+            return erase_values(view.codec, old, at_ns=at_ns)
+
+        if held:
+            (values,) = backend.store.read([(view.table, held)])
+            erased += int(np.count_nonzero(view.codec.decode(values).counts))
+            edits.append(Edit(view.table, held, merge, lambda before: before))
+    if edits:
+        backend.store.update(edits)
+    return erased
+
+
+def export_keys(backend: "OnlineBackend", entity: str, keys: EntityRows) -> dict[str, pa.Table]:
+    """Return the rows that the store holds of keys, by `view@version`."""
+    readers = read_entity_rows(keys)
+    out: dict[str, pa.Table] = {}
+    for view in _views_of(backend, entity):
+        held = _held_keys(backend, entity, view, readers)
+        if held:
+            (values,) = backend.store.read([(view.table, held)])
+            stored = view.codec.decode(values)
+            if len(stored.block):
+                out[view.table] = stored_table(view, held, stored)
+    return out
+
+
+def stored_table(view: OnlineView, keys: Sequence[bytes], stored: Stored) -> pa.Table:
+    """Return stored rows with their keys and times as columns."""
+    table = view.codec.table(stored.block)
+    parts = [_key_parts(view, key) for key in keys]
+    codes = stored.codes()
+    for at, (name, kind) in reversed(
+        list(enumerate(zip(view.program.join_keys, view.key_types, strict=True)))
+    ):
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        column = pa.array([part[at] for part in parts], plain).take(pa.array(codes))
+        table = table.add_column(0, name, column)
+    for name in ("event", "known"):
+        times = pa.array(stored.block.clock(name)).cast(pa.timestamp("ns", "UTC"))
+        table = table.append_column(f"{name}_timestamp", times)
+    return table
+
+
+def _views_of(backend: "OnlineBackend", entity: str) -> list[OnlineView]:
+    """Return every stored view, at every version, whose key has all of an entity's key columns."""
+    snapshot = backend.snapshot
+    wanted = set(snapshot.entity(entity).join_keys)
+    views = []
+    for table in backend.store.tables():
+        name, _, version = table.partition("@")
+        definition = snapshot.get(Ref(name, int(version)))
+        if isinstance(definition, FeatureView):
+            view = online_view(snapshot, Ref(name, int(version)))
+            if wanted <= set(view.program.join_keys):
+                views.append(view)
+    return views
+
+
+def _held_keys(backend: "OnlineBackend", entity: str, view: OnlineView, readers: Readers) -> list[bytes]:
+    wanted = backend.snapshot.entity(entity).join_keys
+    missing = [name for name in wanted if name not in readers.columns]
+    if missing:
+        raise SchemaError(f"entity {entity!r} needs column {missing[0]!r}", column=missing[0])
+    columns = [readers.columns[name] for name in wanted]
+    listed = [c.to_pylist() if isinstance(c, pa.ChunkedArray) else list(c) for c in columns]
+    if set(wanted) == set(view.program.join_keys):
+        by_name = dict(zip(wanted, listed, strict=True))
+        keys = view.encode_keys([by_name[name] for name in view.program.join_keys])
+        return list(dict.fromkeys(k for k in keys if k is not None))
+    places = [view.program.join_keys.index(name) for name in wanted]
+    encoders = [view.key_encoders[at] for at in places]
+    asked = {
+        tuple(encode(v) for encode, v in zip(encoders, key, strict=True))
+        for key in zip(*listed, strict=True)
+        if None not in key
+    }
+    found = []
+    for key, _ in backend.store.scan(view.table):
+        parts = split_key(view, key)
+        if tuple(parts[at] for at in places) in asked:
+            found.append(key)
+    return found
+
+
+def split_key(view: OnlineView, key: bytes) -> list[bytes]:
+    """Return the encoded parts of a key."""
+    if len(view.program.join_keys) == 1:
+        return [key]
+    parts, at = [], 0
+    while at < len(key):
+        length = int.from_bytes(key[at : at + 4], "little")
+        parts.append(key[at + 4 : at + 4 + length])
+        at += 4 + length
+    return parts
+
+
+def _key_parts(view: OnlineView, key: bytes) -> list[object]:
+    return [_decoded(kind, part) for kind, part in zip(view.key_types, split_key(view, key), strict=True)]
+
+
+def _decoded(kind: pa.DataType, part: bytes) -> object:
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_integer(plain):
+        return int.from_bytes(part, "little", signed=not pa.types.is_unsigned_integer(plain))
+    return part if pa.types.is_binary(plain) or pa.types.is_large_binary(plain) else part.decode()

@@ -1,0 +1,350 @@
+"""LMDB: the embedded online store. Readers in any number of processes never wait; commits are grouped.
+
+Layout: one LMDB database; a key is a table's number (4 bytes, big-endian) and the entity's key. Table 0 holds
+the tables' descriptions, table 1 the last delivery of each producer. An entity key too long for LMDB is
+replaced by its xxh3-128, and its value ends with the key itself, which is compared on reading.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final
+
+import lmdb
+import xxhash
+
+from featurestore.core.canonical import canonical_json
+from featurestore.core.time import INT64_MIN
+from featurestore.errors import CorruptDataError, OnlineStoreError, SchemaError
+from featurestore.serve.store import Delivery, Edit
+
+_MAP_BYTES: Final = 1 << 40  # sparse: address space, not disk
+_KEY_MAX: Final = 500  # LMDB takes 511, of which 4 are the table's number
+_TABLES: Final = b"\x00\x00\x00\x00"
+_DELIVERIES: Final = b"\x00\x00\x00\x01"
+_FIRST_TABLE: Final = 16
+_GROUP: Final = 64
+
+
+@dataclass(slots=True)
+class _Work:
+    edits: Sequence[Edit]
+    delivery: Delivery | None
+    done: "Future[bool]" = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class _Shared:
+    """One open environment of this process: LMDB forbids opening a path twice."""
+
+    env: lmdb.Environment
+    users: int
+
+
+_open_lock = threading.Lock()
+_open: dict[str, _Shared] = {}
+
+
+def _forget_after_fork() -> None:
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+class LmdbStore:
+    """An `OnlineStore` in a folder of a local disk.
+
+    Attributes:
+        path: The folder; it is trusted, and readable by its owner alone.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, map_bytes: int = _MAP_BYTES) -> None:
+        """Open or create.
+
+        Raises:
+            OnlineStoreError: the folder cannot be used.
+        """
+        self.path = os.path.realpath(path)
+        self._process = os.getpid()
+        self._env = _acquire(self.path, map_bytes)
+        self._numbers: dict[str, bytes] = {}
+        self._queue: SimpleQueue[_Work | None] = SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def open_table(self, name: str, fingerprint: str) -> None:
+        """Create a table, or check that it is there with the same layout.
+
+        Raises:
+            SchemaError: the table was written in another layout.
+        """
+        found = self.tables().get(name)
+        if found is None:
+            with self._begin(write=True) as txn:
+                raw = txn.get(_TABLES + name.encode())
+                if raw is None:
+                    number = max(_FIRST_TABLE, 1 + max(_numbers(txn), default=0))
+                    txn.put(_TABLES + name.encode(), _description(number, fingerprint, INT64_MIN))
+                found = fingerprint if raw is None else str(json.loads(raw)["fingerprint"])
+        if found != fingerprint:
+            raise SchemaError(
+                f"online table {name} was written with other columns",
+                hint="a view's column types changed without a new version; erase the online folder and "
+                "write the view again",
+                table=name,
+            )
+
+    def tables(self) -> dict[str, str]:
+        """Return the fingerprint of each table."""
+        with self._begin() as txn, txn.cursor() as cursor:
+            return {
+                key[4:].decode(): str(json.loads(value)["fingerprint"])
+                for key, value in _prefixed(cursor, _TABLES)
+            }
+
+    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        """Return what keys hold, table by table, all as of one moment."""
+        out: list[list[bytes | None]] = []
+        with self._begin() as txn:
+            get = txn.get
+            for table, keys in requests:
+                number = self._number(txn, table)
+                if number is None:
+                    out.append([None] * len(keys))
+                elif max(map(len, keys), default=0) <= _KEY_MAX:
+                    out.append([get(number + key) for key in keys])
+                else:
+                    out.append([_get_long(txn, number, key) for key in keys])
+        return out
+
+    def read_one(self, table: str, key: bytes) -> bytes | None:
+        """Return what one key holds: `read` without the lists, for the fastest path."""
+        if len(key) > _KEY_MAX:
+            return self.read([(table, [key])])[0][0]
+        with self._begin() as txn:
+            number = self._numbers.get(table) or self._number(txn, table)
+            value: bytes | None = None if number is None else txn.get(number + key)
+            return value
+
+    def floor_ns(self, table: str) -> int:
+        """Return the earliest instant a table answers exactly for."""
+        with self._begin() as txn:
+            raw = txn.get(_TABLES + table.encode())
+        return INT64_MIN if raw is None else int(json.loads(raw)["floor"])
+
+    def update(self, edits: Sequence[Edit], delivery: Delivery | None = None) -> bool:
+        """Apply edits in one transaction; the commit, and its fsync, may be shared with other callers'."""
+        return self.submit(edits, delivery).result()
+
+    def submit(self, edits: Sequence[Edit], delivery: Delivery | None = None) -> "Future[bool]":
+        """Queue edits; the future resolves once they are durable.
+
+        Raises:
+            OnlineStoreError: the store is closed.
+        """
+        work = _Work(edits, delivery)
+        with self._lock:
+            self._check_open()
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_groups, name="lmdb-writer", daemon=True)
+                self._writer.start()
+            self._queue.put(work)
+        return work.done
+
+    def scan(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every key of a table with what it holds, as of one moment."""
+        with self._begin() as txn:
+            number = self._number(txn, table)
+            if number is None:
+                return
+            with txn.cursor() as cursor:
+                for key, value in _prefixed(cursor, number):
+                    yield _unhashed(key[4:], value)
+
+    def close(self) -> None:
+        """Write what is queued, stop the writer and let go of the environment."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            writer = self._writer
+            self._queue.put(None)
+        if os.getpid() == self._process:
+            if writer is not None:
+                writer.join()
+            _release(self.path)
+
+    def _begin(self, *, write: bool = False) -> Any:
+        """Begin a transaction; its stubs know bytes and memoryviews, and here it is always bytes."""
+        self._check_open()
+        try:
+            return self._env.begin(write=write)
+        except lmdb.Error as error:
+            raise _translated(error, self.path) from error
+
+    def _begin_write(self) -> Any:
+        return self._env.begin(write=True)
+
+    def _check_open(self) -> None:
+        if self._closed or os.getpid() != self._process:
+            what = "is closed" if self._closed else "was opened before a fork"
+            raise OnlineStoreError(
+                f"the online store at {self.path} {what}", hint="open it again in this process"
+            )
+
+    def _number(self, txn: Any, table: str) -> bytes | None:
+        number = self._numbers.get(table)
+        if number is None:
+            raw = txn.get(_TABLES + table.encode())
+            if raw is None:
+                return None
+            number = int(json.loads(raw)["number"]).to_bytes(4, "big")
+            self._numbers[table] = number
+        return number
+
+    def _write_groups(self) -> None:
+        while True:
+            work = self._queue.get()
+            group = []
+            while work is not None:
+                group.append(work)
+                if len(group) >= _GROUP or self._queue.empty():
+                    break
+                work = self._queue.get()
+            if group:
+                self._commit(group)
+            if work is None:
+                return
+
+    def _commit(self, group: Sequence[_Work]) -> None:
+        """Commit a group; where one of its members fails, each on its own, so that only that one fails."""
+        try:
+            with self._begin_write() as txn:
+                results = [self._apply(txn, work) for work in group]
+        except BaseException as error:  # noqa: BLE001 -- it belongs to the caller that waits for the future
+            if len(group) > 1:
+                for work in group:
+                    self._commit([work])
+                return
+            failure = _translated(error, self.path) if isinstance(error, lmdb.Error) else error
+            group[0].done.set_exception(failure)
+        else:
+            for work, result in zip(group, results, strict=True):
+                work.done.set_result(result)
+
+    def _apply(self, txn: Any, work: _Work) -> bool:
+        if work.delivery is not None and not _is_new(txn, work.delivery):
+            return False
+        for edit in work.edits:
+            name = _TABLES + edit.table.encode()
+            raw = txn.get(name)
+            if raw is None:
+                raise OnlineStoreError(f"there is no online table {edit.table}", table=edit.table)
+            meta = json.loads(raw)
+            number = int(meta["number"]).to_bytes(4, "big")
+            floor = max(int(meta["floor"]), edit.floor(int(meta["floor"])))
+            old = [_get_long(txn, number, key) for key in edit.keys]
+            for key, before, after in zip(edit.keys, old, edit.merge(old, floor), strict=True):
+                if after is None:
+                    txn.delete(_stored_key(number, key))
+                elif after != before:
+                    txn.put(_stored_key(number, key), after if len(key) <= _KEY_MAX else _marked(key, after))
+            if floor != int(meta["floor"]):
+                txn.put(name, _description(int(meta["number"]), meta["fingerprint"], floor))
+        return True
+
+
+def _acquire(path: str, map_bytes: int) -> lmdb.Environment:
+    with _open_lock:
+        shared = _open.get(path)
+        if shared is None:
+            try:
+                Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+                env = lmdb.open(path, map_size=map_bytes, max_readers=1024, max_dbs=0, readahead=False)
+                env.reader_check()
+            except (lmdb.Error, OSError) as error:
+                raise _translated(error, path) from error
+            shared = _open[path] = _Shared(env, 0)
+        shared.users += 1
+        return shared.env
+
+
+def _release(path: str) -> None:
+    with _open_lock:
+        shared = _open.get(path)
+        if shared is not None:
+            shared.users -= 1
+            if shared.users == 0:
+                del _open[path]
+                shared.env.close()
+
+
+def _translated(error: Exception, path: str) -> OnlineStoreError:
+    hint = ""
+    if isinstance(error, lmdb.MapFullError):
+        hint = "the map is full: open it with a greater map_bytes"
+    elif isinstance(error, lmdb.ReadersFullError):
+        hint = "more than 1024 readers at once: use fewer threads or processes"
+    return OnlineStoreError(f"the online store at {path} failed: {error}", hint=hint, path=path)
+
+
+def _description(number: int, fingerprint: str, floor: int) -> bytes:
+    return canonical_json({"number": number, "fingerprint": fingerprint, "floor": floor}).encode()
+
+
+def _numbers(txn: Any) -> list[int]:
+    with txn.cursor() as cursor:
+        return [int(json.loads(value)["number"]) for _, value in _prefixed(cursor, _TABLES)]
+
+
+def _prefixed(cursor: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    if cursor.set_range(prefix):
+        for key, value in cursor:
+            if not key.startswith(prefix):
+                return
+            yield key, value
+
+
+def _is_new(txn: Any, delivery: Delivery) -> bool:
+    name = _stored_key(_DELIVERIES, delivery.producer.encode())
+    raw = txn.get(name)
+    if raw is not None and int.from_bytes(raw, "big") >= delivery.sequence:
+        return False
+    txn.put(name, delivery.sequence.to_bytes(8, "big"))
+    return True
+
+
+def _stored_key(number: bytes, key: bytes) -> bytes:
+    # A hashed key is 501 bytes long, which no other key is.
+    return number + (key if len(key) <= _KEY_MAX else xxhash.xxh3_128_digest(key).ljust(_KEY_MAX + 1, b"\0"))
+
+
+def _marked(key: bytes, value: bytes) -> bytes:
+    return value + key + len(key).to_bytes(4, "big")
+
+
+def _unhashed(stored: bytes, value: bytes) -> tuple[bytes, bytes]:
+    if len(stored) <= _KEY_MAX:
+        return stored, value
+    length = int.from_bytes(value[-4:], "big")
+    return value[-4 - length : -4], value[: -4 - length]
+
+
+def _get_long(txn: Any, number: bytes, key: bytes) -> bytes | None:
+    stored = _stored_key(number, key)
+    value: bytes | None = txn.get(stored)
+    if value is None or len(key) <= _KEY_MAX:
+        return value
+    whole, rest = _unhashed(stored[4:], value)
+    if whole != key:
+        raise CorruptDataError(
+            "two long entity keys have the same hash", hint="shorten keys to 500 bytes or less"
+        )
+    return rest

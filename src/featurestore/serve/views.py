@@ -1,0 +1,186 @@
+"""What the online store holds of a view, and how its keys are written."""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import SupportsIndex
+
+import pyarrow as pa
+
+from featurestore.catalog.refs import Ref
+from featurestore.catalog.snapshot import CatalogSnapshot
+from featurestore.core.keys import key_bytes
+from featurestore.errors import SchemaError
+from featurestore.resolve.program import ViewProgram, compile_view
+from featurestore.serve.codec import RowCodec
+
+KeyEncoder = Callable[[object], bytes]
+_INTEGER = struct.Struct("<q")
+
+
+@dataclass(frozen=True)
+class OnlineView:
+    """A view as the online store keeps it.
+
+    A plain view (newest row decides, no windows) is kept as its features, evaluated once when a row is
+    written. Any other view is kept as the columns it reads, and evaluated for each reader.
+
+    Attributes:
+        program: How its features come from rows.
+        key_types: The types of its join keys, in order.
+        codec: How its rows are stored.
+    """
+
+    program: ViewProgram
+    key_types: tuple[pa.DataType, ...]
+    codec: RowCodec
+
+    @cached_property
+    def table(self) -> str:
+        """The name of its table in the store."""
+        return self.program.ref
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether rows are stored as evaluated features."""
+        return is_plain(self.program)
+
+    @cached_property
+    def key_encoders(self) -> tuple[KeyEncoder, ...]:
+        """One encoder per key column, for keys that come as Python values."""
+        return tuple(
+            _integer_encoder(name) if pa.types.is_integer(_plain(kind)) else _text_encoder(name, kind)
+            for name, kind in zip(self.program.join_keys, self.key_types, strict=True)
+        )
+
+    def encode_keys(self, columns: Sequence[Sequence[object]]) -> list[bytes | None]:
+        """Write keys given as columns of Python values; a key with a null part is `None`.
+
+        Raises:
+            SchemaError: a value of the wrong kind; its column is named.
+        """
+        encoders = self.key_encoders
+        if len(encoders) == 1:
+            encode = encoders[0]
+            return [None if v is None else encode(v) for v in columns[0]]
+        parts = [[None if v is None else e(v) for v in c] for e, c in zip(encoders, columns, strict=True)]
+        return [
+            None
+            if None in key
+            else b"".join([len(p).to_bytes(4, "little") + p for p in key if p is not None])
+            for key in zip(*parts, strict=True)
+        ]
+
+    def encode_key_arrays(self, columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[bytes | None]:
+        """Write keys given as Arrow columns.
+
+        Raises:
+            SchemaError: a column of the wrong kind; it is named.
+        """
+        for name, kind, column in zip(self.program.join_keys, self.key_types, columns, strict=True):
+            check_key_kind(name, kind, column.type)
+        return key_bytes(columns)
+
+
+def is_plain(program: ViewProgram) -> bool:
+    """Whether a program's features are functions of one row alone."""
+    return program.nulls == "keep" and not program.aggregations
+
+
+def online_view(snapshot: CatalogSnapshot, ref: Ref) -> OnlineView:
+    """Make a view ready for the online store.
+
+    Raises:
+        NotFoundError: the view or its source is not in the catalog.
+    """
+    program = compile_view(snapshot, ref)
+    rows = _rows_schema(snapshot, program)
+    columns = program.schema if is_plain(program) else _inputs_schema(program, rows)
+    key_types = tuple(rows.field(key).type for key in program.join_keys)
+    return OnlineView(program, key_types, RowCodec(columns))
+
+
+def _rows_schema(snapshot: CatalogSnapshot, program: ViewProgram) -> pa.Schema:
+    """Return the types of the rows a program reads: keys and times from the source, the rest from upstream."""
+    base = snapshot.schema_of(Ref(program.source))
+    if program.upstream is None:
+        return base
+    own = [f for f in base if f.name not in program.upstream.schema.names]
+    return pa.schema([*own, *program.upstream.schema])
+
+
+def _inputs_schema(program: ViewProgram, rows: pa.Schema) -> pa.Schema:
+    windows = [a.column for a in program.aggregations if a.column != "*"]
+    names = dict.fromkeys([*program.inputs(), *windows])
+    return pa.schema([pa.field(n, rows.field(n).type) for n in names])
+
+
+def check_key_kind(name: str, wanted: pa.DataType, found: pa.DataType) -> None:
+    """Check that a key column is of the kind that the view's rows have.
+
+    Raises:
+        SchemaError: text where there should be integers, or the other way round.
+    """
+    if _kind(found) != _kind(wanted) and not pa.types.is_null(found):
+        raise SchemaError(
+            f"entity column {name!r} holds {found}, where the key is {wanted}",
+            hint=f"send {_kind(wanted)} keys",
+            column=name,
+        )
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _kind(kind: pa.DataType) -> str:
+    kind = _plain(kind)
+    if pa.types.is_integer(kind):
+        return "integer"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "string"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return "binary"
+    return str(kind)
+
+
+def _integer_encoder(name: str) -> KeyEncoder:
+    pack: KeyEncoder = _INTEGER.pack
+
+    def encode(value: object) -> bytes:
+        if type(value) is bool:
+            raise _wrong(name, "an integer", value)
+        try:
+            return pack(value)
+        except struct.error as error:
+            number = value.__index__() if isinstance(value, SupportsIndex) else -1
+            if 0 <= number < 2**64:
+                return number.to_bytes(8, "little")
+            raise _wrong(name, "an integer", value) from error
+
+    return encode
+
+
+def _text_encoder(name: str, kind: pa.DataType) -> KeyEncoder:
+    wanted = "bytes" if _kind(kind) == "binary" else "a string"
+
+    def encode(value: object) -> bytes:
+        if isinstance(value, str) and wanted == "a string":
+            try:
+                return value.encode()
+            except UnicodeEncodeError as error:
+                raise _wrong(name, "valid Unicode", value) from error
+        if isinstance(value, bytes) and wanted == "bytes":
+            return value
+        raise _wrong(name, wanted, value)
+
+    return encode
+
+
+def _wrong(name: str, wanted: str, value: object) -> SchemaError:
+    return SchemaError(
+        f"entity column {name!r} holds a {type(value).__name__}, where the key is {wanted}",
+        hint="send keys of the kind that the source has",
+        column=name,
+    )

@@ -1,0 +1,53 @@
+"""The visibility rule (PIT-1) for readers that share one instant: what an online read asks of stored rows.
+
+The kernels decide the same for spines of many instants; a property test holds the two together.
+"""
+
+import numpy as np
+
+from featurestore.core.time import INT64_MIN, BoolArray, Int64Array
+
+
+def is_visible(event_ns: int, known_ns: int, now_ns: int) -> bool:
+    """Whether a row can be seen at `now_ns`: it has happened and could be known."""
+    return event_ns <= now_ns and known_ns <= now_ns
+
+
+def is_fresh(event_ns: int, now_ns: int, ttl_ns: int | None) -> bool:
+    """Whether a visible row's age is within the ttl, bound included."""
+    return ttl_ns is None or now_ns - event_ns <= ttl_ns
+
+
+def visible_rows(event_ns: Int64Array, known_ns: Int64Array, now_ns: int) -> BoolArray:
+    """Return which rows can be seen at `now_ns`; `(n,)`."""
+    return (event_ns <= now_ns) & (known_ns <= now_ns)
+
+
+def fresh_rows(event_ns: Int64Array, now_ns: int, ttl_ns: int | None) -> BoolArray:
+    """Return which visible rows are within the ttl, bound included; `(n,)`."""
+    if ttl_ns is None:
+        return np.ones(event_ns.size, np.bool_)
+    return event_ns >= max(now_ns - ttl_ns, INT64_MIN)
+
+
+def surviving_rows(event_ns: Int64Array, erased_ns: Int64Array) -> BoolArray:
+    """Return which rows an erasure leaves: those whose event lies after it; `(n,)`."""
+    return event_ns > erased_ns
+
+
+def floor_of(now_ns: int, events_ns: Int64Array, history_ns: int, before_ns: int) -> int:
+    """Return the earliest instant for which a store answers exactly after a write.
+
+    Readers move with the clock, or with the events where those lag behind it (a replay); the floor never
+    goes back.
+
+    Args:
+        now_ns: The writer's clock.
+        events_ns: `(n,)` event timestamps written.
+        history_ns: How far behind the newest event readers may still look.
+        before_ns: The floor so far.
+    """
+    if events_ns.size == 0:
+        return before_ns
+    newest = min(now_ns, int(events_ns.max()))
+    return max(before_ns, newest - history_ns, INT64_MIN)
