@@ -88,6 +88,6 @@ def add_saturating(times: Int64Array, nanos: int) -> Int64Array:
     return np.maximum(times, np.int64(INT64_MIN - nanos)) + np.int64(nanos)
 
 
-def is_null_mask(column: pa.ChunkedArray | pa.Array) -> BoolArray | None:
-    """True where a value is null; `None` where none is. NaN is a value."""
-    return np.asarray(pc.is_null(column)) if column.null_count else None
+def valid_mask(column: pa.ChunkedArray | pa.Array) -> BoolArray | None:
+    """True where there is a value; `None` where there is one everywhere. NaN is a value."""
+    return np.asarray(pc.is_valid(column)) if column.null_count else None

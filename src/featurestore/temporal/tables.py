@@ -1,0 +1,74 @@
+"""Tables as they come in, and the checks that name a column before any work is done."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.core.names import near
+from featurestore.errors import SchemaError
+
+
+def as_table(value: Any, what: str) -> pa.Table:
+    """Read anything that speaks the Arrow PyCapsule protocol as a table; Arrow itself is not copied.
+
+    Raises:
+        SchemaError: it does not, or two of its columns have the same name.
+    """
+    if isinstance(value, pa.Table):
+        table = value
+    elif isinstance(value, pa.RecordBatch):
+        table = pa.Table.from_batches([value])
+    elif (
+        isinstance(value, Mapping)
+        or hasattr(value, "__arrow_c_stream__")
+        or hasattr(value, "__arrow_c_array__")
+    ):
+        table = _converted(value, what)
+    else:
+        raise SchemaError(
+            f"{what} is a {type(value).__name__}, which is not a table",
+            hint="pass an Arrow, Polars, pandas or DuckDB table: anything with __arrow_c_stream__",
+        )
+    check_unique(table.column_names, f"{what} has two columns named")
+    return table
+
+
+def _converted(value: Any, what: str) -> pa.Table:
+    try:
+        return pa.table(value)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise SchemaError(f"{what} cannot be read as an Arrow table: {error}") from error
+
+
+def check_unique(names: Iterable[str], problem: str, hint: str = "") -> None:
+    """Check that no name comes twice.
+
+    Raises:
+        SchemaError: one does; the message is `problem` and the name.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise SchemaError(f"{problem} {name!r}", hint=hint, column=name)
+        seen.add(name)
+
+
+def column_of(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
+    """Return a column by name.
+
+    Raises:
+        SchemaError: there is none; the hint lists near names.
+    """
+    if name not in table.column_names:
+        raise SchemaError(
+            f"{what} has no column {name!r}", hint=near(str(name), table.column_names), column=name
+        )
+    return table.column(name)
+
+
+def names_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return one name, several or none as a tuple."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
