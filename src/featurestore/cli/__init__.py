@@ -7,6 +7,6 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; what failed is told on stderr as message and hint."""
-    from featurestore.cli.front import run  # noqa: PLC0415 -- typer and rich load only when a command runs
+    from featurestore.cli.front import run
 
     return run(arguments)

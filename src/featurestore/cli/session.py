@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,7 +26,18 @@ Root = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Version = Annotated[int | None, typer.Option("--version", "-v", help="Default: the newest.")]
+Version = Annotated[
+    str | None, typer.Option("--version", "-v", help="A number, a tag, or a time. Default: the newest.")
+]
+
+
+def leave(status: int) -> NoReturn:
+    """End the command with an exit status of its own.
+
+    Raises:
+        Exit: always.
+    """
+    raise typer.Exit(status)
 
 
 def open_store(root: str) -> "FeatureStore":
@@ -35,7 +46,7 @@ def open_store(root: str) -> "FeatureStore":
     Raises:
         NotFoundError: there is no `feature_store.yaml` there.
     """
-    from featurestore.store import FeatureStore  # noqa: PLC0415 -- opens only for commands that need it
+    from featurestore.store import FeatureStore
 
     if "://" not in root and not (Path(root) / CONFIG).is_file():
         raise NotFoundError(
@@ -44,6 +55,11 @@ def open_store(root: str) -> "FeatureStore":
             root=root,
         )
     return FeatureStore(root)
+
+
+def version_of(text: str | None) -> int | str | None:
+    """Read a version as typed: digits are a number, anything else a tag or a time."""
+    return int(text) if text is not None and text.isdigit() else text
 
 
 def out() -> Console:

@@ -59,10 +59,10 @@ class Audit:
 
 
 def raw_rows(table: pa.Table, columns: Sequence[str], created: str | None) -> dict[str, Raw]:
-    """Split a source by symbol: event and created times as int64 ns, columns as float64 with NaN for null.
+    """Split a source by symbol: event and created times as int64 ns, columns as float64, NaN for null.
 
-    Position, the last tie-break, is the order of the rows; each symbol's rows are sorted by event time only so
-    that the audit can cut out the few minutes it has to look at.
+    Position, the last tie-break, is the order of the rows; each symbol's rows are sorted by event time only
+    so that the audit can cut out the minutes it has to look at.
     """
     event = table["ts"].cast(pa.int64()).to_numpy()
     known = event if created is None else table[created].cast(pa.int64()).to_numpy()

@@ -3,8 +3,8 @@
 One Parquet file per kind and day, `trades/YYYYMMDD.parquet` and `quotes/YYYYMMDD.parquet`. A file holds its
 symbols one after the other, then the rows that arrived late, so it is not in time order. A quote row updates
 one side of one exchange's book and leaves the other side null. Times are ns, some exchanges stamp whole
-milliseconds, and many rows share a timestamp. `created` says when a row could have been known: a fraction of a
-millisecond after the event, minutes after it for a late report or a correction, the next morning for an
+milliseconds, and many rows share a timestamp. `created` says when a row could have been known: a fraction of
+a millisecond after the event, minutes after it for a late report or a correction, the next morning for an
 overnight correction.
 """
 

@@ -1,0 +1,141 @@
+"""What `featurestore init` writes: a store that works, small enough to read in one sitting."""
+
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from featurestore.core.names import check_name
+from featurestore.demo.payments import write_payments
+from featurestore.errors import AlreadyExistsError
+
+CONFIG: Final = Template("""\
+# The folder of this file is a feature store; definitions are the .py files beside it.
+project: $name
+# buckets: 8          # hash buckets per date of a new table
+# memory: 1GB         # budget of a materialization
+# online:
+#   store: lmdb       # or redis, with url: redis://host:6379/0
+""")
+
+DEFINITIONS: Final = '''\
+"""Payments as examples, what was known about the customer as features, a later dispute as label."""
+
+import featurestore as fs
+
+customer = fs.Entity("customer")
+
+payments = fs.Source(
+    "payments", path="data/payments.parquet", created_timestamp_column="created", entities=[customer]
+)
+profiles = fs.Source(
+    "profiles", path="data/profiles.parquet", created_timestamp_column="created", entities=[customer]
+)
+disputes = fs.Source(
+    "disputes", path="data/disputes.parquet", created_timestamp_column="created", entities=[customer]
+)
+
+profile = fs.FeatureView(
+    "profile",
+    source=profiles,
+    entities=[customer],
+    features=["credit_limit", "segment"],
+    description="The newest profile that had been entered by then.",
+)
+
+spending = fs.FeatureView(
+    "spending",
+    source=payments,
+    entities=[customer],
+    aggregations=[
+        fs.Aggregation("*", "count", "1d", name="payments_1d"),
+        fs.Aggregation("amount", "sum", "7d", name="spent_7d"),
+        fs.Aggregation("amount", "max", "30d", name="largest_30d"),
+    ],
+)
+
+usage = fs.OnDemandFeatureView(
+    "usage",
+    inputs=["profile:credit_limit"],
+    request={"amount": "float64"},
+    features={"share_of_limit": "amount / credit_limit"},
+)
+
+disputed = fs.Label("disputed_30d", source=disputes, expression="count(*) > 0", horizon="30d")
+
+fraud_model = fs.FeatureService("fraud_model", features=[profile, spending, usage])
+
+payment_risk = fs.TrainingSet(
+    "payment_risk", spine=payments, features=fraud_model, labels=[disputed], entities=[customer]
+)
+'''
+
+TOUR: Final = '''\
+"""A tour of this store: run it with `python tour.py`, or cell by cell in an editor that knows `# %%`."""
+
+# %% The definitions beside this file become version 1 of the catalog.
+import featurestore as fs
+from definitions import customer, disputed, fraud_model, payment_risk, payments, profile, spending, usage
+
+store = fs.FeatureStore(".")
+objects = [customer, payments, profile, spending, usage, disputed, fraud_model, payment_risk]
+print(store.plan(objects))
+store.apply(objects, message="first definitions")
+print("catalog version", store.catalog.head)
+
+# %% A training set: every payment with what was known at its instant, and whether a dispute followed.
+store.materialize("payment_risk")
+dataset = store.dataset("payment_risk")
+print("version", dataset.version, "rows", dataset.num_rows, "fingerprint", dataset.manifest.fingerprint)
+print(dataset.to_arrow().slice(0, 3).to_pylist())
+
+# %% The version is pinned to its inputs: computed again, it has the same fingerprint.
+dataset.verify()
+dataset.recreate()
+
+# %% The same features for rows of your own.
+import pyarrow as pa
+
+spine = pa.table(
+    {
+        "customer": ["c0001", "c0002"],
+        "event_timestamp": pa.array([1747000000_000000000] * 2, pa.timestamp("ns", "UTC")),
+        "amount": [25.0, 900.0],
+    }
+)
+job = store.get_historical_features(spine, fraud_model)
+print(job.to_arrow().to_pylist())
+
+# %% The newest values for a model that answers now: in this process, or with `featurestore serve`.
+store.materialize("profile")
+store.materialize("spending")
+now = "2025-05-30T00:00:00Z"
+rows = [{"customer": "c0001", "amount": 25.0}, {"customer": "c0002", "amount": 900.0}]
+print(store.get_online_features(fraud_model, rows, now=now).to_arrow().to_pylist())
+
+# %% Training reads the dataset in shuffled batches; the order depends on version, seed and epoch alone.
+loader = dataset.loader(batch_size=1024, label="disputed_30d", shuffle=True, seed=0)
+for batch in loader:
+    print("x", batch.x.shape, "y", batch.y.shape)
+    break
+'''
+
+
+def write_starter(folder: Path) -> tuple[str, ...]:
+    """Make the folder and return what it holds.
+
+    Raises:
+        DefinitionError: the folder's name cannot be a project's name.
+        AlreadyExistsError: there is something in it already.
+    """
+    name = check_name(folder.name.replace("-", "_"), "project")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AlreadyExistsError(f"{folder} is there already", hint="choose a new name, or empty the folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, text in (
+        ("feature_store.yaml", CONFIG.substitute(name=name)),
+        ("definitions.py", DEFINITIONS),
+        ("tour.py", TOUR),
+    ):
+        (folder / file).write_text(text, encoding="utf-8")
+    write_payments(folder / "data")
+    return ("feature_store.yaml", "definitions.py", "tour.py", "data/")
