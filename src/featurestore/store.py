@@ -1,6 +1,6 @@
 """FeatureStore: the facade. It opens rooms when they are needed and holds no rule of its own."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +14,7 @@ from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.config import StoreConfig, store_config
 from featurestore.core.names import near
 from featurestore.core.time import Instant, instant_ns
-from featurestore.errors import DefinitionError, NotFoundError, StorageError
+from featurestore.errors import DefinitionError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +59,9 @@ class FeatureStore:
             DefinitionError: the settings hold an unknown key or a value that cannot be right.
         """
         self.root = fspath(root)
-        self.config = config if isinstance(config, StoreConfig) else store_config(_settings(self.root, config))
+        self.config = (
+            config if isinstance(config, StoreConfig) else store_config(_settings(self.root, config))
+        )
         self._clock = clock or SystemClock()
         self._catalog: Catalog | None = None
         self._online: OnlineBackend | None = None
@@ -352,9 +354,7 @@ class FeatureStore:
     def _context(self) -> "Context":
         from featurestore.materialize.context import Context
 
-        return Context(
-            root=self.root, snapshot=self.catalog.at(None), clock=self._clock, config=self.config
-        )
+        return Context(root=self.root, snapshot=self.catalog.at(None), clock=self._clock, config=self.config)
 
     def _snapshots(self) -> Callable[[], Any]:
         return lambda: self.catalog.at(None)
@@ -369,8 +369,8 @@ class FeatureStore:
         return [f if isinstance(f, str) else f.name for f in given]
 
     def _source_schema(self, source: Source) -> "pa.Schema":
-        from featurestore.storage.sources import open_source
         from featurestore.materialize.context import source_spec
+        from featurestore.storage.sources import open_source
 
         return open_source(source_spec(source), self.root).schema
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from featurestore.catalog.expressions import evaluate
-from featurestore.catalog.feature_view import Feature, FeatureView
+from featurestore.catalog.feature_view import Feature
 from featurestore.catalog.label import Label
 from featurestore.catalog.label_terms import LabelTerm, parse_label
 from featurestore.catalog.refs import Ref
-from featurestore.catalog.snapshot import CatalogSnapshot
+from featurestore.catalog.snapshot import CatalogSnapshot, Record
+from featurestore.catalog.source import Source
 from featurestore.resolve.events import Events, column_of, looking_ahead, source_events
 from featurestore.resolve.program import ViewProgram, compile_view, source_times
 from featurestore.resolve.views import Sides, resolve_sides, view_events, view_rows
@@ -50,14 +51,15 @@ def compile_label(snapshot: CatalogSnapshot, ref: Ref, row_keys: tuple[str, ...]
     Raises:
         NotFoundError: the label or its source is not in the catalog.
     """
-    label = snapshot.label(ref)
+    record = snapshot.record(ref, Label.kind)
+    label = snapshot.label(Ref(record.name, record.version))
     parsed = parse_label(label.expression)
-    if isinstance(snapshot.source_of(label), FeatureView):
-        rows = compile_view(snapshot, label.source)
+    below = snapshot.record_of_source(record)
+    if isinstance(below.definition, Source):
+        rows = _source_program(below, below.definition, row_keys)
     else:
-        rows = _source_program(snapshot, label, row_keys)
+        rows = compile_view(snapshot, Ref(below.name, below.version))
     read = {*parsed.plain, *parsed.start, *(t.column for t in parsed.terms if t.column != "*")}
-    kind = snapshot.schema_of(ref).field(label.name).type
     return LabelProgram(
         name=label.name,
         rows=rows.only([name for name in rows.schema.names if name in read]),
@@ -66,26 +68,24 @@ def compile_label(snapshot: CatalogSnapshot, ref: Ref, row_keys: tuple[str, ...]
         terms=parsed.terms,
         start=parsed.start,
         horizon_ns=label.horizon_ns,
-        type=kind,
+        type=record.schema.field(label.name).type,
     )
 
 
-def _source_program(snapshot: CatalogSnapshot, label: Label, row_keys: tuple[str, ...]) -> ViewProgram:
-    source = snapshot.source_of(label)
-    recorded = snapshot.schema_of(Ref(source.name))
+def _source_program(record: Record, source: Source, row_keys: tuple[str, ...]) -> ViewProgram:
     return ViewProgram(
         name=source.name,
-        version=snapshot.version_of(source.name),
+        version=record.version,
         digest=source.digest(),
         join_keys=row_keys,
         source=source.name,
         times=source_times(source),
-        features=tuple(Feature(name) for name in recorded.names),
+        features=tuple(Feature(name) for name in record.schema.names),
         aggregations=(),
         ttl_ns=None,
         nulls="keep",
         online=False,
-        schema=recorded,
+        schema=record.schema,
     )
 
 
@@ -116,7 +116,7 @@ def resolve_label(
         )
     if not columns:
         columns["_"] = pa.nulls(sides.spine.codes.size)
-    value = evaluate({label.name: label.expression}, pa.table(columns))[label.name]
+    value: pa.Array = evaluate({label.name: label.expression}, pa.table(columns))[label.name]
     return value if value.type == label.type else value.cast(label.type)
 
 
@@ -133,7 +133,7 @@ def _term_columns(
     events = later.events
     if any(f.expression is not None for f in label.rows.features) or label.rows.aggregations:
         events = source_events(view_events(label.rows, rows, threads=threads), label.rows.times)
-    return window_aggregate(
+    found: dict[str, pa.Array] = window_aggregate(
         later.spine,
         events.rows(later.rows.codes),
         {t.column: column_of(events.table, t.column) for t in label.terms if t.column != "*"},
@@ -144,6 +144,7 @@ def _term_columns(
         entities=later.entities,
         threads=threads,
     )
+    return found
 
 
 def label_rows(label: LabelProgram, rows: pa.Table, *, threads: int | None) -> Events:

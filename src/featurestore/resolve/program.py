@@ -100,19 +100,19 @@ def compile_view(snapshot: CatalogSnapshot, ref: Ref) -> ViewProgram:
     Raises:
         NotFoundError: the view, its source or an entity is not in the catalog.
     """
-    view = snapshot.view(ref.whole())
-    version = ref.version or snapshot.version_of(view.name)
-    rows = snapshot.source_of(view)
-    if isinstance(rows, FeatureView):
-        upstream = compile_view(snapshot, view.source)
-        source, times = upstream.source, upstream.times
-    else:
+    record = snapshot.record(ref.whole(), FeatureView.kind)
+    view = snapshot.view(Ref(record.name, record.version))
+    rows = snapshot.record_of_source(record)
+    base = rows.definition
+    if isinstance(base, Source):
         upstream = None
-        base = rows
         source, times = base.name, source_times(base)
+    else:
+        upstream = compile_view(snapshot, Ref(rows.name, rows.version))
+        source, times = upstream.source, upstream.times
     return ViewProgram(
         name=view.name,
-        version=version,
+        version=record.version,
         digest=view.digest(),
         join_keys=join_keys(snapshot, view.entities),
         source=source,
@@ -122,7 +122,7 @@ def compile_view(snapshot: CatalogSnapshot, ref: Ref) -> ViewProgram:
         ttl_ns=view.ttl_ns,
         nulls=view.nulls,
         online=view.online,
-        schema=_output_schema(snapshot, view, version),
+        schema=pa.schema([record.schema.field(name) for name in view.feature_names]),
         upstream=upstream,
     )
 
@@ -140,8 +140,3 @@ def source_times(source: Source) -> EventTimes:
 def join_keys(snapshot: CatalogSnapshot, entities: Iterable[str]) -> tuple[str, ...]:
     """Return the key columns of entities, in order, each once."""
     return tuple(dict.fromkeys(k for name in entities for k in snapshot.entity(name).join_keys))
-
-
-def _output_schema(snapshot: CatalogSnapshot, view: FeatureView, version: int) -> pa.Schema:
-    recorded = snapshot.schema_of(Ref(view.name, version))
-    return pa.schema([recorded.field(name) for name in view.feature_names])
