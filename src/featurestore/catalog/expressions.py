@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from featurestore.errors import DefinitionError, ExpressionError
 from featurestore.storage.duckdb_sql import quoted, sandbox
 
 Node = dict[str, Any]
+T = TypeVar("T")
 
 _BATCH: Final = 200
 _PLAIN: Final = frozenset(
@@ -75,7 +76,6 @@ def columns_of(sql: str) -> set[str]:
     return set(parse_expression(sql).columns)
 
 
-@lru_cache(maxsize=65536)
 def parse_expression(sql: str) -> Expression:
     """Parse an expression and refuse everything that is not a function of one row.
 
@@ -83,29 +83,63 @@ def parse_expression(sql: str) -> Expression:
         DefinitionError: a syntax error, a subquery, an aggregate, a window, a parameter, a function that
             depends on anything but its arguments, or more than one expression.
     """
-    node = expression_node(sql)
-    paths: dict[tuple[str, ...], None] = {}
-    for reference in walk_checked(node, sql):
-        paths[tuple(reference["column_names"])] = None
-    return Expression(sql, node, tuple(paths))
+    known = _PARSED.get(sql)
+    if known is None:
+        node = expression_node(sql)
+        paths = dict.fromkeys(tuple(n["column_names"]) for n in walk_checked(node, sql))
+        known = _remember(_PARSED, sql, Expression(sql, node, tuple(paths)))
+    return known
 
 
-@lru_cache(maxsize=65536)
 def expression_node(sql: str) -> Node:
     """Return the syntax tree of one expression, its functions not yet looked at.
 
     Raises:
         DefinitionError: a syntax error, or anything more than one expression.
     """
-    if not isinstance(sql, str) or not sql.strip():
-        raise DefinitionError(f"{sql!r} is not an SQL expression", hint=_UNTYPED_HINT)
+    node = _NODES.get(sql) if isinstance(sql, str) else None
+    return _parse_nodes([sql])[0] if node is None else node
+
+
+def parse_many(expressions: Iterable[str]) -> None:
+    """Parse expressions in few queries, so that `parse_expression` finds them done.
+
+    Raises:
+        DefinitionError: one of them is not one expression.
+    """
+    new = [sql for sql in dict.fromkeys(expressions) if sql not in _NODES]
+    for start in range(0, len(new), _BATCH):
+        _parse_nodes(new[start : start + _BATCH])
+
+
+def _parse_nodes(expressions: Sequence[str]) -> list[Node]:
+    for sql in expressions:
+        if not isinstance(sql, str) or not sql.strip():
+            raise DefinitionError(f"{sql!r} is not an SQL expression", hint=_UNTYPED_HINT)
     # Alone it shows what it is; in brackets, that it stays so where it is put into a query.
     texts = sandbox().rows(
-        "SELECT json_serialize_sql(?), json_serialize_sql(?)",
-        [f"SELECT {sql}", f"SELECT (\n{sql}\n)"],
-    )[0]
-    alone, _ = (_only_expression(json.loads(text), sql) for text in texts)
-    return alone
+        "SELECT json_serialize_sql('SELECT ' || x), json_serialize_sql('SELECT (\n' || x || '\n)') "
+        "FROM (SELECT unnest(?::VARCHAR[]) AS x)",
+        [list(expressions)],
+    )
+    nodes = []
+    for sql, (alone, bracketed) in zip(expressions, texts, strict=True):
+        node = _only_expression(json.loads(alone), sql)
+        _only_expression(json.loads(bracketed), sql)
+        nodes.append(_remember(_NODES, sql, node))
+    return nodes
+
+
+_CACHE_MAX: Final = 100_000
+_NODES: dict[str, Node] = {}
+_PARSED: dict[str, Expression] = {}
+
+
+def _remember(cache: dict[str, T], key: str, value: T) -> T:
+    if len(cache) >= _CACHE_MAX:
+        cache.clear()
+    cache[key] = value
+    return value
 
 
 def _only_expression(parsed: Node, sql: str) -> Node:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 from featurestore.catalog.definition import Definition, metadata_spec
 from featurestore.catalog.entity import Entity, entity_name
@@ -51,7 +51,8 @@ class TrainingSet(Definition):
         name: str,
         *,
         spine: Source | str,
-        features: Sequence[FeatureLike] | FeatureService,
+        features: Sequence[FeatureLike] | FeatureService = (),
+        service: FeatureService | str | None = None,
         labels: Sequence[Label | str] = (),
         entities: Sequence[Entity | str] = (),
         key_map: KeyMap | None = None,
@@ -60,25 +61,28 @@ class TrainingSet(Definition):
         description: str = "",
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Validate and freeze.
+        """Validate and freeze; the features are listed, or a service (object or name) lists them.
 
         Raises:
             DefinitionError: a bad name, no features, or a key_map that is not one of the two forms.
         """
-        service = features if isinstance(features, FeatureService) else None
+        if isinstance(features, FeatureService):
+            service, features = features, ()
+        if service is not None and features:
+            raise DefinitionError(f"training set {name!r} has both features and a service", hint="give one")
         put = object.__setattr__
         put(self, "name", check_name(name, "training set"))
-        put(self, "spine", parse_ref(spine) if isinstance(spine, str) else Ref(spine.name))
+        put(self, "spine", _ref_of(spine))
         put(
             self,
             "features",
-            () if isinstance(features, FeatureService) else feature_refs(f"training set {name!r}", features),
+            () if service is not None else feature_refs(f"training set {name!r}", features),
         )
-        put(self, "service", Ref(service.name) if service else None)
+        put(self, "service", _ref_of(service))
         put(
             self,
             "labels",
-            tuple(parse_ref(x) if isinstance(x, str) else Ref(x.name) for x in labels),
+            tuple(_ref_of(x) for x in labels),
         )
         put(self, "entities", tuple(entity_name(e) for e in entities))
         put(self, "key_map", _key_map(name, key_map or {}))
@@ -86,7 +90,7 @@ class TrainingSet(Definition):
         put(self, "owner", owner)
         put(self, "description", description)
         put(self, "tags", dict(tags or {}))
-        given = [spine, *([service] if service else features), *labels, *entities]  # type: ignore[misc]
+        given: list[object] = [spine, service, *features, *labels, *entities]
         put(self, "objects", tuple(o for o in given if isinstance(o, Definition)))
 
     def spec(self) -> dict[str, Any]:
@@ -103,6 +107,20 @@ class TrainingSet(Definition):
             "full_feature_names": self.full_feature_names,
             **metadata_spec(self.owner, self.description, self.tags),
         }
+
+
+@overload
+def _ref_of(given: Definition | str) -> Ref: ...
+
+
+@overload
+def _ref_of(given: Definition | str | None) -> Ref | None: ...
+
+
+def _ref_of(given: Definition | str | None) -> Ref | None:
+    if given is None:
+        return None
+    return parse_ref(given) if isinstance(given, str) else Ref(given.name)
 
 
 def _key_map(name: str, key_map: KeyMap) -> dict[str, str | dict[str, str]]:

@@ -1,0 +1,238 @@
+"""The planner: from definitions to a plan, against one snapshot. Reads schemas, writes nothing."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+import pyarrow as pa
+
+from featurestore.catalog.binding import SchemaReader, bind_source, bind_view
+from featurestore.catalog.commit import Entry
+from featurestore.catalog.definition import Definition
+from featurestore.catalog.desired import Desired, dependencies, described
+from featurestore.catalog.entity import Entity
+from featurestore.catalog.expressions import check_expressions, parse_many
+from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.label import Label
+from featurestore.catalog.on_demand import OnDemandFeatureView
+from featurestore.catalog.outputs import bind_label, bind_on_demand, bind_service, bind_training_set
+from featurestore.catalog.plan import MATERIALIZED, Plan, compare, means_the_same
+from featurestore.catalog.refs import Ref
+from featurestore.catalog.schemas import bare, schema_difference, schema_spec
+from featurestore.catalog.service import FeatureService
+from featurestore.catalog.snapshot import KIND_WORDS, CatalogSnapshot, Key, Record, split_id
+from featurestore.catalog.source import Source
+from featurestore.catalog.training_set import TrainingSet
+from featurestore.errors import DefinitionError, FeatureStoreError, SchemaError
+
+_ENTITY_COLUMNS: Final[tuple[tuple[str, str], ...]] = ()
+
+
+def make_plan(
+    base: CatalogSnapshot,
+    given: Mapping[Key, Definition],
+    removed: Iterable[Key],
+    read_schema: SchemaReader,
+) -> Plan:
+    """Plan the step from a snapshot to the same with `given` added and `removed` taken away.
+
+    Raises:
+        DefinitionError: a definition is wrong, or the references run in a circle.
+        NotFoundError: a reference leads nowhere.
+        SchemaError: a column is missing, of a wrong type, or drifted since the last apply.
+        LeakageError: something but a label could look ahead.
+    """
+    desired = Desired(base, given, frozenset(removed) - set(given))
+    schemas = {key[1]: bare(read_schema(d)) for key, d in given.items() if isinstance(d, Source)}
+    touched = {key for key, definition in given.items() if _differs(base, definition, schemas)}
+    affected = _with_downstream(base, touched | desired.removed) - desired.removed
+    order = topological_order(desired, affected)
+    _warm(desired, order, schemas)
+    entries = [e for key in order if (e := _bind(desired, key, schemas)) is not None]
+    entries += [Entry("remove", key, None) for key in sorted(desired.removed)]
+    changes = [compare(_current(base, e.key), e.record, e.action) for e in entries]
+    stale = [
+        e.record.id.partition("/")[2]
+        for e in entries
+        if e.record is not None and e.record.kind in MATERIALIZED and e.action == "change"
+    ]
+    return Plan(base.version, tuple(changes), tuple(stale), tuple(entries))
+
+
+def _current(base: CatalogSnapshot, key: Key) -> Record | None:
+    version = base.heads.get(key)
+    return None if version is None else base.records[(*key, version)]
+
+
+def _differs(base: CatalogSnapshot, definition: Definition, schemas: Mapping[str, pa.Schema]) -> bool:
+    record = _current(base, (definition.kind, definition.name))
+    if record is None or record.spec != definition.spec():
+        return True
+    if not isinstance(definition, Source):
+        return False
+    return bool(schema_difference(record.schema, schemas[definition.name]))
+
+
+def _with_downstream(base: CatalogSnapshot, touched: set[Key]) -> set[Key]:
+    """Return the touched definitions and all in force that read one of them, directly or not."""
+    if not touched:
+        return set()
+    readers: dict[Key, list[Key]] = {}
+    for key, version in base.heads.items():
+        for pin in base.records[(*key, version)].pins:
+            kind, name, _ = split_id(pin)
+            readers.setdefault((kind, name), []).append(key)
+    found = set(touched)
+    waiting = list(touched)
+    while waiting:
+        for reader in readers.get(waiting.pop(), ()):
+            if reader not in found:
+                found.add(reader)
+                waiting.append(reader)
+    return found
+
+
+def topological_order(desired: Desired, keys: set[Key]) -> list[Key]:
+    """Return definitions so that what is read comes before what reads it; equal ones by kind and name.
+
+    Raises:
+        DefinitionError: they run in a circle, which is named.
+        NotFoundError: a reference leads nowhere.
+    """
+    reads = {key: _reads(desired, key) & keys for key in keys}
+    order: list[Key] = []
+    done: set[Key] = set()
+    for start in sorted(keys):
+        stack = [(start, iter(sorted(reads[start])))] if start not in done else []
+        path = [start]
+        while stack:
+            key, rest = stack[-1]
+            following = next((k for k in rest if k not in done), None)
+            if following is None:
+                stack.pop()
+                path.pop()
+                done.add(key)
+                order.append(key)
+            elif following in path:
+                circle = [*path[path.index(following) :], following]
+                raise DefinitionError(
+                    "definitions run in a circle: " + " → ".join(f"{KIND_WORDS[k]} {n}" for k, n in circle),
+                    hint="one of them must read a source",
+                    circle=circle,
+                )
+            else:
+                stack.append((following, iter(sorted(reads[following]))))
+                path.append(following)
+    return order
+
+
+def _reads(desired: Desired, key: Key) -> set[Key]:
+    definition = desired.definition(key)
+    found = {desired.key_of(definition, d) for d in dependencies(definition)}
+    return {k for k in found if k is not None}
+
+
+def _warm(desired: Desired, order: Iterable[Key], schemas: Mapping[str, pa.Schema]) -> None:
+    """Parse and type the expressions of many views in few queries; errors are left to `_bind`."""
+    texts: dict[str, None] = {}
+    by_source: dict[str, dict[str, str]] = {}
+    for key in order:
+        definition = desired.definition(key)
+        if isinstance(definition, (FeatureView, OnDemandFeatureView)):
+            expressions = [f.expression for f in definition.features if f.expression is not None]
+            texts |= dict.fromkeys(expressions)
+            if isinstance(definition, FeatureView):
+                by_source.setdefault(definition.source.name, {}).update({e: e for e in expressions})
+    parse_many(texts)
+    for name, expressions in by_source.items():
+        schema = schemas.get(name)
+        if schema is None and (Source.kind, name) in desired.base.heads:
+            schema = desired.base.schema_of(Ref(name), Source.kind)
+        if schema is not None:
+            with suppress(FeatureStoreError):
+                check_expressions(expressions, schema)
+
+
+def _bind(desired: Desired, key: Key, schemas: Mapping[str, pa.Schema]) -> Entry | None:
+    """Bind one definition and remember its record; `None` where nothing changes."""
+    definition = desired.definition(key)
+    old = _current(desired.base, key)
+    pins = tuple(dict.fromkeys(desired.record(definition, d).id for d in dependencies(definition)))
+    schema = _schema(desired, definition, old, schemas)
+    columns = tuple((name, text) for name, text in schema_spec(schema))
+    spec = definition.spec()
+    last = desired.base.last.get(key, 0)
+    earlier = old or (desired.base.records.get((*key, last)) if last else None)
+    same = earlier is not None and means_the_same(earlier, spec, pins)
+    version = earlier.version if same and earlier is not None else last + 1
+    since = earlier.since if same and earlier is not None else desired.base.version + 1
+    record = Record(key[0], key[1], version, spec, columns, pins, since)
+    record.__dict__["definition"] = definition
+    if old is not None and same and old.spec == spec and old.columns == columns:
+        desired.bound[key] = old
+        return None
+    desired.bound[key] = record
+    action = "add" if old is None else "describe" if same else "change"
+    return Entry(action, key, record)
+
+
+def _schema(
+    desired: Desired, definition: Definition, old: Record | None, schemas: Mapping[str, pa.Schema]
+) -> pa.Schema:
+    match definition:
+        case Entity():
+            return pa.schema([])
+        case Source():
+            return _source_schema(desired, definition, old, schemas)
+        case FeatureView():
+            return bind_view(desired, definition)
+        case OnDemandFeatureView():
+            return bind_on_demand(desired, definition)
+        case FeatureService():
+            return bind_service(desired, definition)
+        case Label():
+            return bind_label(desired, definition)
+        case TrainingSet():
+            return bind_training_set(desired, definition)
+    raise DefinitionError(f"{described(definition)} is of a kind that the catalog does not know")
+
+
+def _source_schema(
+    desired: Desired, source: Source, old: Record | None, schemas: Mapping[str, pa.Schema]
+) -> pa.Schema:
+    found = schemas.get(source.name)
+    if found is None:
+        assert old is not None  # noqa: S101 -- not given, so it is in force
+        return bind_source(desired, source, old.schema)
+    try:
+        return bind_source(desired, source, found)
+    except SchemaError as error:
+        drift = schema_difference(old.schema, found) if old is not None else []
+        if not drift or old is None or old.spec.get("path") != source.path:
+            raise
+        raise SchemaError(
+            f"{error.message}; since the last apply its columns changed:\n    " + "\n    ".join(drift),
+            hint=error.hint,
+            **error.context,
+        ) from error
+
+
+def rollback_plan(base: CatalogSnapshot, target: CatalogSnapshot) -> Plan:
+    """Plan the step back to what was in force at an older version; versions made since stay readable."""
+    entries: list[Entry] = []
+    for key in sorted(target.heads):
+        wanted = target.records[(*key, target.heads[key])]
+        if wanted != _current(base, key):
+            entries.append(Entry("restore", key, replace(wanted)))
+    gone = sorted(set(base.heads) - set(target.heads))
+    entries += [Entry("remove", key, None) for key in gone]
+    changes = [compare(_current(base, e.key), e.record, e.action) for e in entries]
+    stale = [
+        e.record.id.partition("/")[2]
+        for e in entries
+        if e.record is not None
+        and e.record.kind in MATERIALIZED
+        and base.heads.get(e.key) != e.record.version
+    ]
+    return Plan(base.version, tuple(changes), tuple(stale), tuple(entries))
