@@ -1,0 +1,187 @@
+"""Compiled loops: row gathers over memory-mapped parts, window gathers and radix permutations.
+
+Imported by `gather` only, on first use, because numba takes most of a second to import. All loops release the GIL.
+Rows are reached by address: a column of a dataset lies in as many mappings as there are shards, and one loop must
+reach them all. `gather` keeps the mappings alive while a kernel runs and has checked every row number before.
+"""
+
+import importlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.core.time import Int64Array
+from featurestore.temporal.jit import kernel
+
+numba = importlib.import_module("numba")
+_extending = importlib.import_module("numba.extending")
+_cgutils = importlib.import_module("numba.core.cgutils")
+_ir = importlib.import_module("llvmlite.ir")
+
+AnyArray = npt.NDArray[Any]
+UInt8Array = npt.NDArray[np.uint8]
+
+# Rows asked for before they are copied: enough to hide a cache miss, few enough to stay in L1.
+_AHEAD = 12
+_LINE_BYTES = 64
+_RADIX_BITS = 11
+
+
+def _pointer(typingctx: Any, address: Any) -> Any:
+    del typingctx
+    types = numba.types
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        del context, signature
+        return builder.inttoptr(args[0], _cgutils.voidptr_t)
+
+    return types.voidptr(address), codegen
+
+
+def _prefetch(typingctx: Any, address: Any) -> Any:
+    del typingctx
+    types = numba.types
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        del signature
+        pointer = builder.inttoptr(args[0], _cgutils.voidptr_t)
+        int32 = _ir.IntType(32)
+        function_type = _ir.FunctionType(_ir.VoidType(), [_cgutils.voidptr_t, int32, int32, int32])
+        function = _cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(function, [pointer, int32(0), int32(3), int32(1)])
+        return context.get_dummy_value()
+
+    return types.void(address), codegen
+
+
+def _copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
+    del typingctx
+    types = numba.types
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        del signature
+        to, of = (builder.inttoptr(a, _cgutils.voidptr_t) for a in args[:2])
+        _cgutils.raw_memcpy(builder, to, of, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(target, source, count), codegen
+
+
+copy_bytes = _extending.intrinsic(_copy_bytes)
+pointer = _extending.intrinsic(_pointer)
+prefetch = _extending.intrinsic(_prefetch)
+carray = numba.carray
+
+
+@kernel
+def radix_order(keys: npt.NDArray[np.uint32]) -> Int64Array:
+    """Order `0 … n-1` by 32-bit keys, stable: three counting passes of 11 bits."""
+    n = keys.size
+    size = 1 << _RADIX_BITS
+    order = np.arange(n)
+    other = np.empty(n, np.int64)
+    counts = np.empty(size, np.int64)
+    for turn in range(3):
+        shift = np.uint32(turn * _RADIX_BITS)
+        counts[:] = 0
+        for i in range(n):
+            counts[(keys[i] >> shift) & np.uint32(size - 1)] += 1
+        total = 0
+        for b in range(size):
+            count = counts[b]
+            counts[b] = total
+            total += count
+        for i in range(n):
+            row = order[i]
+            bucket = (keys[row] >> shift) & np.uint32(size - 1)
+            other[counts[bucket]] = row
+            counts[bucket] += 1
+        order, other = other, order
+    return order
+
+
+@kernel
+def row_addresses(
+    addresses: Int64Array,
+    starts: Int64Array,
+    first_part: Int64Array,
+    shift: int,
+    rows: Int64Array,
+    stride: int,
+    out: Int64Array,
+) -> None:
+    """Give each row's address: its part's address plus `stride` times its place in the part; 0 where the part has none.
+
+    Args:
+        first_part: By `row >> shift`, the part of the first row with that prefix.
+    """
+    for i in range(rows.size):
+        row = rows[i]
+        part = first_part[row >> shift]
+        while row >= starts[part + 1]:
+            part += 1
+        base = addresses[part]
+        out[i] = base + (row - starts[part]) * stride if base != 0 else 0
+
+
+@kernel
+def copy_rows(like: AnyArray, sources: Int64Array, width: int, out: AnyArray, at: int) -> None:
+    """Copy whole rows of `width` values from their addresses into `out[:, at:at + width]`, cast to its type.
+
+    Args:
+        like: An empty array of the stored type.
+    """
+    n = sources.size
+    row_bytes = width * like.itemsize
+    for i in range(n):
+        if i + _AHEAD < n:
+            ahead = sources[i + _AHEAD]
+            for line in range(0, row_bytes, _LINE_BYTES):
+                prefetch(ahead + line)
+        values = carray(pointer(sources[i]), (width,), like.dtype)
+        for c in range(width):
+            out[i, at + c] = values[c]
+
+
+@kernel
+def copy_row_bytes(sources: Int64Array, row_bytes: int, target: int, target_stride: int) -> None:
+    """Copy whole rows of bytes from their addresses to `target + i * target_stride`."""
+    n = sources.size
+    for i in range(n):
+        if i + _AHEAD < n:
+            ahead = sources[i + _AHEAD]
+            for line in range(0, row_bytes, _LINE_BYTES):
+                prefetch(ahead + line)
+        copy_bytes(target + i * target_stride, sources[i], row_bytes)
+
+
+@kernel
+def copy_columns(like: AnyArray, sources: Int64Array, columns: Int64Array, out: AnyArray, at: int) -> None:
+    """Copy some columns of each row: `out[i, at + j] = row i's value columns[j]`."""
+    n = sources.size
+    size = like.itemsize
+    for i in range(n):
+        if i + _AHEAD < n:
+            for j in range(columns.size):
+                prefetch(sources[i + _AHEAD] + columns[j] * size)
+        for j in range(columns.size):
+            out[i, at + j] = carray(pointer(sources[i] + columns[j] * size), (1,), like.dtype)[0]
+
+
+@kernel
+def fill_rows(valid: Int64Array, columns: Int64Array, fills: AnyArray, out: AnyArray, at: int) -> None:
+    """Put `fills[j]` where the mask byte of (row i, column j) is 0; a row whose mask address is 0 has no nulls."""
+    for i in range(valid.size):
+        if valid[i] != 0:
+            for j in range(columns.size):
+                if carray(pointer(valid[i] + columns[j]), (1,), np.uint8)[0] == 0:
+                    out[i, at + j] = fills[j]
+
+
+@kernel
+def mask_rows(valid: Int64Array, columns: Int64Array, out: UInt8Array, at: int) -> None:
+    """Copy mask bytes; 1 where the row's mask address is 0."""
+    for i in range(valid.size):
+        for j in range(columns.size):
+            out[i, at + j] = 1 if valid[i] == 0 else carray(pointer(valid[i] + columns[j]), (1,), np.uint8)[0]

@@ -1,0 +1,328 @@
+"""The loader: an ordinary iterable of batches with a length, a position and a report."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from featurestore.errors import DefinitionError, LoaderStateError
+from featurestore.loaders.batch import Batch
+from featurestore.loaders.buffers import BufferPool
+from featurestore.loaders.host import HostGather
+from featurestore.loaders.prefetch import OrderedPrefetch
+from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
+from featurestore.loaders.state import position_in, state_of
+from featurestore.loaders.stats import Stats
+from featurestore.storage.shards import ShardSet
+
+
+class Feed(Protocol):
+    """The batches of one epoch, from one step on."""
+
+    @property
+    def depth(self) -> int:
+        """Batches that are ready and waiting."""
+        ...
+
+    def take(self) -> Batch | None:
+        """Return the next batch, None after the last."""
+        ...
+
+    def close(self) -> None:
+        """End threads and free what is pending."""
+        ...
+
+
+class Tier(Protocol):
+    """A way of making batches; every tier makes the same ones."""
+
+    def feed(self, epoch: int, step: int, stats: Stats) -> Feed:
+        """Begin an epoch at a step."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """Say what is used and why."""
+        ...
+
+    def close(self) -> None:
+        """Free buffers."""
+        ...
+
+
+class HostTier:
+    """The CPU tier: threads gather whole batches from the mapped shards."""
+
+    def __init__(self, prepared: Prepared, *, reason: str = "") -> None:
+        self.prepared = prepared
+        self.reason = reason
+        self.pool = BufferPool(idle=4 * (prepared.prefetch + 3))
+        self.gather = HostGather(
+            prepared.source,
+            prepared.fields,
+            vocabularies=prepared.vocabularies,
+            entities=prepared.entities,
+            windows=prepared.windows,
+            pool=self.pool,
+        )
+
+    def feed(self, epoch: int, step: int, stats: Stats) -> OrderedPrefetch[Batch]:
+        """Begin an epoch at a step."""
+        prepared = self.prepared
+        walk = prepared.step_rows()
+        padded = prepared.plan.drop_last == "pad"
+
+        def build(number: int) -> Batch:
+            rows, real = walk.rows(epoch, number)
+            return self.finish(self.gather.batch(rows, real if padded else None))
+
+        return OrderedPrefetch(
+            build,
+            step,
+            prepared.plan.steps,
+            threads=prepared.threads,
+            ahead=prepared.prefetch,
+            stats=stats,
+        )
+
+    def finish(self, batch: Batch) -> Batch:
+        """Turn a batch of NumPy arrays into what is delivered; runs on the loader's threads."""
+        return batch
+
+    def report(self) -> dict[str, Any]:
+        """Say what is used and why."""
+        return {
+            "tier": "cpu",
+            "reason": self.reason,
+            "path": "memory-mapped shards, one row gather per batch",
+        }
+
+    def close(self) -> None:
+        """Nothing is held between epochs."""
+
+
+class Loader:
+    """Batches of one immutable dataset version, in an order that depends on nothing else.
+
+    Iterating again gives the next epoch. One pass at a time: a new one ends the one before.
+
+    Attributes:
+        fingerprint: Of everything that decides which rows and values come when; equal on all ranks.
+    """
+
+    def __init__(self, prepared: Prepared, tier: Tier) -> None:
+        self.prepared = prepared
+        self.tier = tier
+        self.fingerprint = prepared.identity.fingerprint
+        self._stats = Stats()
+        self._epoch = 0
+        self._step = 0
+        self._begun = False
+        self._current: LoaderIterator | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank."""
+        return self.prepared.plan.steps
+
+    def __iter__(self) -> "LoaderIterator":
+        """Begin a pass: the rest of the epoch where a state was loaded or nothing was delivered yet, else the next."""
+        if self._closed:
+            raise LoaderStateError("the loader is closed", hint="open it again")
+        if self._current is not None:
+            self._current.close()
+        if self._begun or self._step >= len(self):
+            self._epoch += 1
+            self._step = 0
+        self._begun = True
+        self.before_pass()
+        self._current = LoaderIterator(self)
+        return self._current
+
+    def before_pass(self) -> None:
+        """Called before each pass; adapters compare ranks here."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the pass that runs, or of the next one."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass be epoch `epoch` from its start.
+
+        Raises:
+            DefinitionError: a negative epoch.
+        """
+        if epoch < 0:
+            raise DefinitionError(f"epoch {epoch}: it counts from 0")
+        self._epoch, self._step, self._begun = epoch, 0, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position after the last delivered batch: small JSON, equal on all ranks."""
+        prepared = self.prepared
+        return state_of(
+            prepared.identity,
+            seed=prepared.order.seed,
+            epoch=self._epoch,
+            step=self._step,
+            global_batch=prepared.plan.global_batch,
+            streams=prepared.order.streams,
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Let the next pass continue behind the batches that a state counts. Costs nothing but the check.
+
+        Raises:
+            LoaderStateError: the state is of another loader; see `position_in`.
+        """
+        plan = self.prepared.plan
+        epoch, step = position_in(
+            state, self.prepared.identity, global_batch=plan.global_batch, strict=strict
+        )
+        if self._current is not None:
+            self._current.close()
+        self._epoch, self._step, self._begun = epoch, step, False
+
+    # Grain's and Orbax's names for the same.
+    get_state = state_dict
+    set_state = load_state_dict
+
+    def io_report(self) -> dict[str, Any]:
+        """Say which tier feeds, by which path, and why; what is verified; how much is held in memory."""
+        prepared = self.prepared
+        source = prepared.source
+        selection = prepared.selection
+        return {
+            **self.tier.report(),
+            "threads": prepared.threads,
+            "prefetch": prepared.prefetch,
+            "rank": prepared.plan.rank,
+            "world_size": prepared.plan.world,
+            "verify": source.verify + (f" ({source.verify_reason})" if source.verify_reason else ""),
+            "index_bytes": 0 if selection.rows is None else selection.rows.nbytes,
+            "samples": selection.count,
+            "rows": source.rows,
+            "dataset": f"{source.manifest.name} version {source.manifest.version}",
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Return rows/s, share of time waited, queue depths since the loader was opened."""
+        return self._stats.as_dict()
+
+    def vocabulary(self, name: str) -> tuple[str, ...]:
+        """Return a string column's values in the order of their codes 1, 2, …"""
+        return self.prepared.vocabularies[name]
+
+    def close(self) -> None:
+        """End threads and free buffers; batches already delivered stay valid."""
+        self._closed = True
+        if self._current is not None:
+            self._current.close()
+        self.tier.close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        plan, manifest = self.prepared.plan, self.prepared.source.manifest
+        return (
+            f"{type(self).__name__}({manifest.name!r} version {manifest.version}, {len(self)} batches of "
+            f"{plan.batch} rows, rank {plan.rank} of {plan.world})"
+        )
+
+    def _delivered(self) -> None:
+        self._step += 1
+
+    def _finished(self) -> None:
+        self._epoch, self._step, self._begun = self._epoch + 1, 0, False
+        self._current = None
+
+
+class LoaderIterator(Iterator[Batch]):
+    """One pass over (the rest of) an epoch."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._feed = loader.tier.feed(loader._epoch, loader._step, loader._stats)
+        self._pid = os.getpid()
+        self._open = True
+        loader._stats.paused()
+
+    def __next__(self) -> Batch:
+        loader = self._loader
+        if not self._open:
+            if loader._current is not self and loader._current is not None:
+                raise LoaderStateError(
+                    "this pass ended when another began",
+                    hint="open a second loader to read two passes at once",
+                )
+            raise StopIteration
+        if os.getpid() != self._pid:
+            raise LoaderStateError(
+                "a running pass was carried into another process",
+                hint="begin the pass in the process that uses it: iter(loader) after the fork",
+            )
+        asked = loader._stats.asked()
+        try:
+            batch = self._feed.take()
+        except BaseException:
+            self.close()
+            raise
+        if batch is None:
+            self.close()
+            loader._finished()
+            raise StopIteration
+        loader._stats.delivered(
+            asked,
+            rows=loader.prepared.plan.rows_in(loader._step),
+            size=batch_bytes(batch),
+            depth=self._feed.depth,
+        )
+        loader._delivered()
+        return batch
+
+    def close(self) -> None:
+        """End the pass."""
+        if self._open:
+            self._open = False
+            if os.getpid() == self._pid:
+                self._feed.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_open", False):
+            self.close()
+
+
+def batch_bytes(batch: Batch) -> int:
+    """Bytes of all arrays of a batch."""
+    total = 0
+    for value in batch.values():
+        for array in value.values() if isinstance(value, Mapping) else (value,):
+            total += int(array.nbytes)
+    return total
+
+
+def open_loader(dataset: str | Path | ShardSet, version: int | None = None, **options: Any) -> Loader:
+    """Open a loader of NumPy batches.
+
+    Args:
+        dataset: A dataset's `ipc` folder, one version's folder, or its opened shards.
+        version: None takes the newest.
+        **options: See `LoaderOptions`.
+
+    Raises:
+        DefinitionError: options that cannot be right.
+        NotFoundError: no such dataset, version or column.
+        CorruptDataError: a damaged manifest, a truncated shard.
+    """
+    chosen: LoaderOptions = options_of(options)
+    if chosen.device not in {"auto", "cpu"}:
+        raise DefinitionError(
+            f"device is {chosen.device!r}, and NumPy batches live on the host",
+            hint="dataset.torch(…) and dataset.jax(…) deliver to devices",
+        )
+    rank, world = rank_of(chosen)
+    prepared = prepare(dataset, version, chosen, rank=rank, world=world)
+    return Loader(prepared, HostTier(prepared, reason="batches of NumPy arrays were asked for"))

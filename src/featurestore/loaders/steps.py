@@ -1,0 +1,171 @@
+"""From a step's number to its rows: batches as slices of the order, chunk by chunk."""
+
+import threading
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from featurestore.core.time import Int64Array
+from featurestore.errors import DefinitionError
+from featurestore.loaders.order import Order, chunk_of
+from featurestore.loaders.selection import Selection
+
+DropLast = bool | Literal["pad"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """How an epoch is cut into steps. Pure.
+
+    Attributes:
+        samples: Samples in an epoch.
+        batch: Rows of one rank's batch; a global batch is `batch * world` consecutive positions.
+        rank: Serves the positions `p ≡ rank (mod world)`.
+    """
+
+    samples: int
+    batch: int
+    rank: int
+    world: int
+    drop_last: DropLast
+
+    @property
+    def global_batch(self) -> int:
+        """Positions in one step of all ranks."""
+        return self.batch * self.world
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch, the same on every rank."""
+        if self.drop_last is True:
+            return self.samples // self.global_batch
+        return -(-self.samples // self.global_batch)
+
+    @property
+    def rank_rows(self) -> int:
+        """Real rows that this rank serves in an epoch without dropping."""
+        return max(0, (self.samples - self.rank + self.world - 1) // self.world)
+
+    def rows_in(self, step: int) -> int:
+        """Real rows of this rank in a step."""
+        return max(0, min(self.batch, self.rank_rows - step * self.batch))
+
+    def check(self, streams: int) -> None:
+        """Refuse what cannot give every rank the same number of batches.
+
+        Raises:
+            DefinitionError: a size out of range, a world that does not divide the streams, an empty epoch, or a last
+                step without rows for some rank.
+        """
+        if self.batch < 1 or self.world < 1 or not 0 <= self.rank < self.world:
+            raise DefinitionError(
+                f"batch size {self.batch}, rank {self.rank}, world size {self.world}",
+                hint="batch size and world size from 1, rank from 0 to world size - 1",
+            )
+        if streams % self.world:
+            raise DefinitionError(
+                f"world size {self.world} does not divide the {streams} streams",
+                hint=f"pass streams={self.world * max(1, streams // self.world)} (this is another order)",
+            )
+        if self.steps == 0:
+            raise DefinitionError(
+                f"{self.samples} samples make no global batch of {self.global_batch}",
+                hint='a smaller batch_size, or drop_last=False or "pad"',
+                samples=self.samples,
+            )
+        last = self.samples - (self.steps - 1) * self.global_batch
+        if self.drop_last is False and last < self.world:
+            raise DefinitionError(
+                f"the last step has {last} rows for {self.world} ranks",
+                hint='drop_last="pad" gives every rank a full batch with a mask; True drops the step',
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRows:
+    """One rank's rows of one chunk.
+
+    Attributes:
+        fetch: `(n,)` row numbers in the order that reads best.
+        places: `(n,)` where each delivered row stands in `fetch`; None: in the same order.
+        start: The first one's position in the rank's own sequence.
+    """
+
+    fetch: Int64Array
+    places: np.ndarray[tuple[int, ...], np.dtype[np.int32]] | None
+    start: int
+
+    def rows(self, start: int, stop: int) -> Int64Array:
+        """Row numbers of the rank's positions `[start, stop)`, counted from its first."""
+        window = slice(start - self.start, stop - self.start)
+        return self.fetch[window] if self.places is None else self.fetch[self.places[window]]
+
+
+class StepRows:
+    """Rows of any step of any epoch; keeps the chunks in use. Safe for threads.
+
+    Memory: `keep` chunks of 12 bytes per row, plus what the selection holds.
+    """
+
+    def __init__(self, order: Order, selection: Selection, plan: StepPlan, *, keep: int = 3) -> None:
+        self.order = order
+        self.selection = selection
+        self.plan = plan
+        self._keep = keep
+        self._chunks: dict[tuple[int, int], ChunkRows] = {}
+        self._lock = threading.Lock()
+        self._building: dict[tuple[int, int], threading.Lock] = {}
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of this rank in a whole chunk."""
+        return max(1, self.order.chunk_positions // self.plan.world)
+
+    def chunk(self, epoch: int, number: int) -> ChunkRows:
+        """Return this rank's rows of a chunk; computed once while it is in use."""
+        key = (epoch, number)
+        with self._lock:
+            found = self._chunks.get(key)
+            gate = self._building.setdefault(key, threading.Lock())
+        if found is not None:
+            return found
+        with gate:
+            with self._lock:
+                if key in self._chunks:
+                    return self._chunks[key]
+            plan = self.plan
+            made = chunk_of(self.order, epoch=epoch, chunk=number, rank=plan.rank, world=plan.world)
+            rows = ChunkRows(self.selection.rows_of(made.fetch), made.places, self._start(number))
+            with self._lock:
+                self._chunks[key] = rows
+                while len(self._chunks) > self._keep:
+                    oldest = next(iter(self._chunks))
+                    del self._chunks[oldest]
+                    self._building.pop(oldest, None)
+            return rows
+
+    def _start(self, number: int) -> int:
+        # Chunks begin at multiples of streams, and the world divides the streams.
+        return number * self.order.chunk_positions // self.plan.world
+
+    def rows(self, epoch: int, step: int) -> tuple[Int64Array, int]:
+        """Return the row numbers of a step and how many of them are real (the rest is padding).
+
+        Padding repeats the first sample's row, whatever the world size.
+        """
+        real = self.plan.rows_in(step)
+        start = step * self.plan.batch
+        pieces = []
+        at, stop = start, start + real
+        while at < stop:
+            chunk = self.chunk(epoch, at // self.chunk_rows)
+            until = min(stop, chunk.start + chunk.fetch.size)
+            pieces.append(chunk.rows(at, until))
+            at = until
+        if self.plan.drop_last == "pad" and real < self.plan.batch:
+            filler = self.selection.rows_of(np.zeros(1, np.int64))
+            pieces.append(np.repeat(filler, self.plan.batch - real))
+        if len(pieces) == 1:
+            return pieces[0], real
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.int64), real
