@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from rich.table import Table
 from featurestore.cli.session import AsJson, cell, leave, notes, out, print_json
 
 PROBE_SECONDS: Final = 60
+PROBES_AT_ONCE: Final = 4
 _VERSIONS: Final = """
 import importlib, importlib.metadata, json, sys
 found = {}
@@ -82,8 +84,9 @@ def doctor(
 ) -> None:
     """Say what is installed, which extras and accelerators are usable, and why not."""
     with notes().status("looking around"):
-        findings = [_machine(), _part("core", CORE), *(_part(name, parts) for name, parts in EXTRAS.items())]
-        findings.append(_gpu_driver())
+        with ThreadPoolExecutor(PROBES_AT_ONCE) as pool:
+            parts = list(pool.map(_part, ("core", *EXTRAS), (CORE, *EXTRAS.values())))
+        findings = [_machine(), *parts, _gpu_driver()]
     if warm:
         findings.append(_warm())
     if as_json:

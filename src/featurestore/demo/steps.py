@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from featurestore.catalog.discovery import load_definitions
 from featurestore.core.time import format_instant
 from featurestore.demo.audit import BOOK, Audit, audit_rows, raw_rows
 from featurestore.demo.folder import TickDays, deliver, write_store
@@ -62,14 +61,13 @@ def open_demo(screen: Screen, ticks: TickDays, root: Path) -> Demo:
 
 def define(demo: Demo) -> None:
     """Step 1: definitions in an ordinary file, a plan, version 1 of the catalog."""
-    definitions = load_definitions(demo.root)
-    plan = demo.store.plan(definitions)
+    plan = demo.store.plan()
     for line in str(plan).splitlines():
         demo.screen.say(line)
-    demo.store.apply(definitions, message="the demo's definitions")
+    demo.store.apply(plan, message="the demo's definitions")
     head = demo.store.catalog.head
     demo.screen.check("catalog", head == 1, f"version {head} after apply")
-    again = demo.store.plan(definitions)
+    again = demo.store.plan()
     demo.screen.check("apply is idempotent", again.is_empty, "planning the same definitions again is a no-op")
 
 
