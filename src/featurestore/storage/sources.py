@@ -147,16 +147,42 @@ class SourceTable:
             CorruptDataError: content that is not the snapshot's, or damaged.
             NotFoundError: a pinned file or version is gone.
         """
+        named = self.scan_named(
+            columns, snapshot=snapshot, time_range_ns=time_range_ns, files=files, batch_rows=batch_rows
+        )
+        return (batch for _, batch in named)
+
+    def scan_named(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        snapshot: Snapshot | None = None,
+        time_range_ns: TimeRange | None = None,
+        files: Sequence[str] | None = None,
+        batch_rows: int = BATCH_ROWS,
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Read rows as batches, each with the name of its file; empty where a query mixes files."""
         wanted = self._columns(columns)
         if self.spec.query is None:
             yield from self._scan_raw(wanted, snapshot, time_range_ns, files, batch_rows)
             return
         from featurestore.storage.duckdb_sql import run_query  # noqa: PLC0415 -- only queries pay
 
-        raw = list(self._scan_raw(self._raw_schema.names, snapshot, None, files, batch_rows))
-        whole = pa.Table.from_batches(raw, self._raw_schema)
+        raw = self._scan_raw(self._raw_schema.names, snapshot, None, files, batch_rows)
+        whole = pa.Table.from_batches([batch for _, batch in raw], self._raw_schema)
         result = run_query(self.spec.query, {"source": whole}).select(wanted)
-        yield from result.to_batches(max_chunksize=batch_rows)
+        for batch in result.to_batches(max_chunksize=batch_rows):
+            yield "", batch
+
+    def file_names(self, snapshot: Snapshot) -> list[str]:
+        """Return the names of the files that a snapshot consists of.
+
+        Raises:
+            NotFoundError: a Delta version that is gone.
+        """
+        if snapshot.kind == "delta":
+            return [f.name for f in delta_files(self._place, snapshot.version).files]
+        return [f.path for f in snapshot.files]
 
     def _columns(self, columns: Sequence[str] | None) -> list[str]:
         if columns is None:
@@ -206,7 +232,7 @@ class SourceTable:
                 time_range_ns=time_range_ns,
                 batch_rows=batch_rows,
             ):
-                yield _shaped(batch, target, hive, file)
+                yield file.name, _shaped(batch, target, hive, file)
         if snapshot is not None and found is None:
             self._pinned(snapshot, None)
 

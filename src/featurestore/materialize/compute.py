@@ -1,0 +1,173 @@
+"""Computing a chain of tasks: rows in, finished partitions out. Runs in a thread or in another process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array
+from featurestore.materialize.job import Job
+from featurestore.materialize.partition import Shape, Written, write_partition
+from featurestore.materialize.plan import Chain, Input, Task
+from featurestore.materialize.staging import EVERY_BUCKET, Part, Place, concat_parts
+from featurestore.resolve.program import ViewProgram
+from featurestore.resolve.retain import retained_rows
+from featurestore.resolve.training import resolve_features
+from featurestore.resolve.views import view_events
+from featurestore.temporal.times import times_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A chain and the rows it needs.
+
+    Attributes:
+        spine: The spine's parts, by place.
+        parts: Each source's parts, by place.
+        schemas: Each source's columns as staged.
+        threads: Threads for the kernels of one task.
+    """
+
+    job: Job
+    shape: Shape
+    chain: Chain
+    spine: Mapping[Place, Part]
+    spine_schema: pa.Schema
+    parts: Mapping[str, Mapping[Place, Part]]
+    schemas: Mapping[str, pa.Schema]
+    threads: int
+
+
+def compute_chain(work: Work) -> list[Written]:
+    """Compute and write the partitions of a chain.
+
+    Raises:
+        SchemaError: columns that do not fit together.
+        ExpressionError: an expression failed on the values it met.
+        StorageError: disk full or no permission.
+    """
+    carriers = {name: _Carrier(work, name) for name in work.job.rows}
+    written: list[Written] = []
+    for task in work.chain.tasks:
+        rows = {i.source: carriers[i.source].rows_for(task, i) for i in task.inputs}
+        result = _view_rows(work, task, rows) if work.job.view is not None else _joined(work, task, rows)
+        written += _write(work, task, result)
+    return written
+
+
+class _Carrier:
+    """Gives each task of a chain the rows of one source, carrying what earlier dates leave behind."""
+
+    def __init__(self, work: Work, source: str) -> None:
+        self._rows = work.job.rows[source]
+        self._parts = work.parts[source]
+        self._schema = work.schemas[source]
+        self._programs = _programs(work.job, source)
+        self._state = self._schema.empty_table()
+        self._done = min((day for day, _ in self._parts), default=0)
+
+    def rows_for(self, task: Task, need: Input) -> pa.Table:
+        if need.carried:
+            for day in sorted({d for d, b in self._parts if self._done <= d < need.first_day}):
+                self._carry(day, need)
+            self._done = need.first_day
+        own = concat_parts(self._between(need.bucket, task.days[0], task.days[-1]), self._schema)
+        before = [] if need.carried else self._between(need.bucket, need.first_day, task.days[0] - 1)
+        after = self._between(need.bucket, task.days[-1] + 1, need.last_day)
+        low = task.days[0] * DAY_NS - (0 if need.carried else self._rows.look_back_ns or 0)
+        high = (task.days[-1] + 1) * DAY_NS + self._rows.look_ahead_ns
+        near_before = self._cut(concat_parts(before, self._schema), low, high)
+        near_after = self._cut(concat_parts(after, self._schema), low, high)
+        return pa.concat_tables([self._state, near_before, own, near_after])
+
+    def _between(self, bucket: int, first: int, last: int) -> list[Part]:
+        chosen = sorted(p for p in self._parts if p[1] in {bucket, EVERY_BUCKET} and first <= p[0] <= last)
+        return [self._parts[p] for p in chosen]
+
+    def _cut(self, rows: pa.Table, low: int, high: int) -> pa.Table:
+        if rows.num_rows == 0:
+            return rows
+        event_ns, _ = times_ns(rows.column(self._rows.times.timestamp), self._rows.times.timestamp)
+        keep = (event_ns >= max(low, INT64_MIN)) & (event_ns <= min(high, INT64_MAX))
+        return rows.filter(pa.array(keep))
+
+    def _carry(self, day: int, need: Input) -> None:
+        """Take one more date in, and keep of everything what a reader after it could still use."""
+        rows = pa.concat_tables(
+            [self._state, concat_parts(self._between(need.bucket, day, day), self._schema)]
+        )
+        at_ns = (day + 1) * DAY_NS
+        kept = [retained_rows(program, rows, at_ns=at_ns) for program in self._programs]
+        positions: Int64Array = np.unique(np.concatenate(kept)) if kept else np.arange(rows.num_rows)
+        self._state = (
+            rows if len(positions) == rows.num_rows else rows.take(pa.array(positions)).combine_chunks()
+        )
+
+
+def _programs(job: Job, source: str) -> list[ViewProgram]:
+    if job.view is not None:
+        return [job.view]
+    if job.join is None:
+        return []
+    views = [j.program for j in job.join.views if j.program.source == source]
+    labels = [x.program.rows for x in job.join.labels if x.program.look_back_ns() != 0]
+    return views + [p for p in labels if p.source == source]
+
+
+def _joined(work: Work, task: Task, rows: Mapping[str, pa.Table]) -> pa.Table:
+    spine = concat_parts([work.spine[day, task.bucket] for day in task.days], work.spine_schema)
+    if work.job.join is None:
+        return spine
+    return resolve_features(work.job.join, spine, rows, threads=work.threads).table
+
+
+def _view_rows(work: Work, task: Task, rows: Mapping[str, pa.Table]) -> pa.Table:
+    """Evaluate a view at the time of each of its own rows; the rows in front are only looked back at."""
+    job = work.job
+    program = job.view
+    assert program is not None  # noqa: S101 -- the caller's branch
+    (table,) = rows.values()
+    events = view_events(program, table, threads=work.threads)
+    for name, stored in job.raw:
+        events = events.append_column(stored, table.column(name))
+    return events.slice(events.num_rows - task.rows)
+
+
+def _write(work: Work, task: Task, result: pa.Table) -> list[Written]:
+    logical = logical_columns(result, work.job.schema)
+    written = []
+    start = 0
+    for day in task.days:
+        rows = work.spine[day, task.bucket].rows
+        own = _from_start(work.job, day, logical.slice(start, rows))
+        start += rows
+        if own.num_rows:
+            written.append(write_partition(own, day=day, bucket=task.bucket, shape=work.shape))
+    return written
+
+
+def _from_start(job: Job, day: int, rows: pa.Table) -> pa.Table:
+    """Leave out what lies before the range on its first date; a spine was cut when it was read."""
+    first = job.range_ns[0]
+    if job.view is None or first is None or first <= day * DAY_NS:
+        return rows
+    event_ns, _ = times_ns(rows.column(job.spine.times.timestamp), job.spine.times.timestamp)
+    return rows.filter(pa.array(event_ns >= first))
+
+
+def logical_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Give columns their logical types: clocks as `timestamp[ns, UTC]`, dictionaries as their values."""
+    columns = []
+    for field in schema:
+        column = table.column(field.name)
+        if column.type != field.type:
+            column = _clock(column, field) if pa.types.is_timestamp(field.type) else column.cast(field.type)
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _clock(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    values, null = times_ns(column, field.name)
+    array = pa.array(values, mask=null) if null is not None else pa.array(values)
+    return pa.chunked_array([array.view(field.type)])

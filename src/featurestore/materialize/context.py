@@ -1,0 +1,102 @@
+"""What every path of this room is given: the root, the definitions as they stand, a clock and settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.refs import parse_ref
+from featurestore.catalog.snapshot import CatalogSnapshot
+from featurestore.catalog.source import Source
+from featurestore.catalog.training_set import TrainingSet
+from featurestore.core.clock import Clock
+from featurestore.core.config import StoreConfig
+from featurestore.core.names import near
+from featurestore.errors import NotFoundError, StorageError
+from featurestore.storage.sources import SourceSpec, SourceTable, open_source
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One store at one catalog version.
+
+    Attributes:
+        root: The store's folder or URL.
+        snapshot: The definitions.
+    """
+
+    root: str
+    snapshot: CatalogSnapshot
+    clock: Clock
+    config: StoreConfig
+
+    def open(self, source: Source) -> SourceTable:
+        """Open a source's table.
+
+        Raises:
+            NotFoundError: nothing is at its path.
+        """
+        return open_source(source_spec(source), self.root)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the versions of one training set or view live.
+
+    Attributes:
+        kind: `training_set` or `view`.
+        title: As users name it.
+        delta: Folder of the Delta table, the truth.
+        ipc: Folder of the published Arrow versions.
+        lock: File that a writer holds.
+    """
+
+    kind: str
+    title: str
+    delta: Path
+    ipc: Path
+    lock: Path
+
+    @property
+    def pins(self) -> Path:
+        """The folder of tags, one file each."""
+        return self.lock.parent / f"{self.lock.stem}.pins"
+
+
+def source_spec(source: Source) -> SourceSpec:
+    """Return a source as storage knows it: a path, a format, a query."""
+    return SourceSpec(
+        name=source.name,
+        path=source.path,
+        timestamp_field=source.timestamp_field,
+        format=source.format,
+        query=source.query,
+    )
+
+
+def home_of(context: Context, name: str) -> Home:
+    """Find where a training set or view is stored; `view@2` names a version of a view.
+
+    Raises:
+        NotFoundError: no such training set or view.
+        StorageError: the root is not a local folder.
+    """
+    if "://" in context.root and not context.root.startswith("file://"):
+        raise StorageError(
+            f"cannot materialize under {context.root!r}: versions are written to local folders in this release",
+            hint="use a local root; sources may be remote",
+        )
+    root = Path(context.root.removeprefix("file://"))
+    ref = parse_ref(name)
+    found = context.snapshot.get(ref.whole(), TrainingSet.kind, FeatureView.kind)
+    if isinstance(found, TrainingSet):
+        base = root / "datasets" / found.name
+        return Home("training_set", found.name, base / "delta", base / "ipc", base / "LOCK")
+    if isinstance(found, FeatureView):
+        version = ref.version or context.snapshot.version_of(found.name, FeatureView.kind)
+        folder = f"{found.name}_v{version}"
+        ipc = root / "ipc" / folder
+        return Home(
+            "view", f"{found.name}@{version}", root / "tables" / folder, ipc, root / "ipc" / f"{folder}.LOCK"
+        )
+    kinds = [d.name for d in context.snapshot.definitions() if isinstance(d, (TrainingSet, FeatureView))]
+    raise NotFoundError(f"{name!r} is a {found.kind}, which has no versions", hint=near(ref.name, kinds))

@@ -1,0 +1,122 @@
+"""Who runs the tasks of a plan: threads or processes; the answer never depends on it (PIT-6)."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor as Pool,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from multiprocessing import get_context
+from typing import Protocol, TypeVar
+
+from featurestore.core.config import EXECUTORS
+from featurestore.core.names import near
+from featurestore.errors import DefinitionError, MissingDependencyError, StorageError
+
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+
+
+class Executor(Protocol):
+    """Runs independent tasks.
+
+    Attributes:
+        workers: How many run at a time.
+        shares_memory: Whether tasks may hold tables; otherwise they hold paths of files.
+    """
+
+    workers: int
+    shares_memory: bool
+
+    def run(self, work: Callable[[Task], Answer], tasks: Sequence[Task]) -> Iterator[Answer]:
+        """Yield the answers as they come, in any order; the first error stops the rest and is raised."""
+        ...
+
+
+class Threads:
+    """Threads of this process: the default; kernels and codecs release the GIL."""
+
+    shares_memory = True
+
+    def __init__(self, workers: int = 0) -> None:
+        self.workers = workers or len(os.sched_getaffinity(0))
+
+    def run(self, work: Callable[[Task], Answer], tasks: Sequence[Task]) -> Iterator[Answer]:
+        """Yield the answers as they come, in any order; the first error stops the rest and is raised."""
+        if self.workers == 1 or len(tasks) == 1:
+            yield from map(work, tasks)
+            return
+        with ThreadPoolExecutor(self.workers, "materialize") as pool:
+            yield from _drain(pool, work, tasks, self.workers)
+
+
+class Processes:
+    """Processes of this machine, spawned: deltalake, DuckDB and Numba do not survive a fork."""
+
+    shares_memory = False
+
+    def __init__(self, workers: int = 0) -> None:
+        self.workers = workers or len(os.sched_getaffinity(0))
+
+    def run(self, work: Callable[[Task], Answer], tasks: Sequence[Task]) -> Iterator[Answer]:
+        """Yield the answers as they come, in any order; the first error stops the rest and is raised.
+
+        Raises:
+            StorageError: a worker process died.
+        """
+        from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415 -- with its pool
+
+        try:
+            with ProcessPoolExecutor(min(self.workers, len(tasks)), get_context("spawn")) as pool:
+                yield from _drain(pool, work, tasks, self.workers)
+        except BrokenProcessPool as error:
+            raise StorageError(
+                "a worker process died; nothing was published",
+                hint="most often memory: lower the memory budget or the number of workers",
+            ) from error
+
+
+def executor_of(choice: "Executor | str | None", *, default: str, workers: int) -> Executor:
+    """Return an executor by name, or the one given.
+
+    Raises:
+        DefinitionError: an unknown name.
+        MissingDependencyError: Ray is not installed, or its adapter not part of this release.
+    """
+    name = default if choice is None else choice
+    if not isinstance(name, str):
+        return name
+    if name == "threads":
+        return Threads(workers)
+    if name == "processes":
+        return Processes(workers)
+    if name == "ray":
+        raise MissingDependencyError(
+            "the Ray executor is not part of this release", hint="use executor='processes' or 'threads'"
+        )
+    raise DefinitionError(f"executor is {name!r}", hint=near(name, EXECUTORS))
+
+
+def _drain(
+    pool: Pool, work: Callable[[Task], Answer], tasks: Sequence[Task], workers: int
+) -> Iterator[Answer]:
+    """Keep at most two tasks per worker in flight, so that answers do not pile up."""
+    left = iter(tasks)
+    running: set[Future[Answer]] = set()
+    try:
+        for task in left:
+            running.add(pool.submit(work, task))
+            if len(running) < 2 * workers:
+                continue
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (f.result() for f in done)
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (f.result() for f in done)
+    finally:
+        for future in running:
+            future.cancel()

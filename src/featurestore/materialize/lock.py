@@ -1,0 +1,50 @@
+"""One writer at a time for each dataset: a lock that the kernel frees when its holder dies, however it dies."""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from featurestore.errors import CommitConflictError
+from featurestore.materialize.context import Home
+from featurestore.storage.files import make_folders, storage_errors
+
+_STEP_S = 0.05
+
+
+@contextmanager
+def writing(home: Home, *, wait_s: float = 30.0) -> Iterator[None]:
+    """Hold a dataset's writer lock while the block runs.
+
+    Raises:
+        CommitConflictError: another writer held it for all of `wait_s`.
+    """
+    make_folders(home.lock.parent)
+    with storage_errors("lock", home.lock):
+        descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _acquire(descriptor, home, wait_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, home: Home, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in {errno.EWOULDBLOCK, errno.EAGAIN}:
+                raise
+            if time.monotonic() > deadline:
+                raise CommitConflictError(
+                    f"another process is writing {home.title!r}",
+                    hint="wait for it, or run the same command again later",
+                    name=home.title,
+                ) from error
+            time.sleep(_STEP_S)
+        else:
+            return

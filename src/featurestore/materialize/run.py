@@ -1,0 +1,406 @@
+"""One run, from pinned sources to a published version. Every step is numbered by the files it announces."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore.core.fingerprint import PartitionDigest, combine_partitions
+from featurestore.core.time import DAY_NS, day_of_text
+from featurestore.errors import FeatureStoreError
+from featurestore.materialize.changes import Changes
+from featurestore.materialize.compute import Work, compute_chain
+from featurestore.materialize.context import Context, Home
+from featurestore.materialize.executors import Executor
+from featurestore.materialize.inputs import (
+    Pinned,
+    Slice,
+    merge_spans,
+    plain_inputs,
+    reach_of,
+    recorded,
+    stage_source,
+)
+from featurestore.materialize.job import ENGINE, Job
+from featurestore.materialize.partition import Shape, Written
+from featurestore.materialize.plan import MaterializationPlan, is_carried, plan_materialization
+from featurestore.materialize.progress import Progress
+from featurestore.materialize.publish import Opened, heal, open_table, publish, staging_folder
+from featurestore.materialize.result import MaterializeResult
+from featurestore.materialize.staging import EVERY_BUCKET, Budget, FileSpan, Part, Place, Staged, remove_spill
+from featurestore.storage.files import link_or_copy
+from featurestore.storage.manifest import Manifest, ManifestColumn, Pack, Shard, schema_text, version_folder
+from featurestore.storage.packing import plan_packs
+
+TASK_ROWS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the tasks of a run wrote.
+
+    Attributes:
+        places: Every partition that the spine has in the days looked at.
+        spans: Times of the files read, by source.
+    """
+
+    written: tuple[Written, ...]
+    places: frozenset[Place]
+    spans: Mapping[str, list[FileSpan]]
+    dropped: int
+
+
+def compute_version(
+    job: Job,
+    pinned: Mapping[str, Pinned],
+    shape: Shape,
+    *,
+    executor: Executor,
+    progress: Progress,
+    changes: Changes | None,
+    memory_bytes: int,
+    spill: Path,
+) -> Computed:
+    """Read the sources once and compute every partition that is wanted.
+
+    Args:
+        changes: Compute only what these can reach; `None`: everything.
+
+    Cost:
+        Sources are held split in memory up to half of `memory_bytes`, beyond that in spill files.
+    """
+    try:
+        spine, parts, spans = _stage(
+            job,
+            pinned,
+            executor=executor,
+            progress=progress,
+            changes=changes,
+            memory_bytes=memory_bytes,
+            spill=spill,
+        )
+        places = {p: part.rows for p, part in spine.parts.items()}
+        plan = plan_materialization(job, places, task_rows=_task_rows(job, memory_bytes))
+        written = _execute(job, shape, plan, spine, parts, executor, progress)
+        return Computed(tuple(written), frozenset(places), spans, spine.dropped)
+    finally:
+        remove_spill(spill)
+
+
+def run(
+    context: Context,
+    home: Home,
+    opened: Opened,
+    job: Job,
+    pinned: Mapping[str, Pinned],
+    *,
+    executor: Executor,
+    progress: Progress,
+    changes: Changes | None,
+) -> MaterializeResult:
+    """Compute and publish a version on top of the newest; the writer's lock is held.
+
+    Raises:
+        SchemaError: columns that do not fit together.
+        CommitConflictError: another writer committed first.
+        StorageError: the disk refused; the previous version is intact.
+    """
+    begin = time.monotonic()
+    log = open_table(context, home, job, opened.log)
+    staged = staging_folder(home)
+    shape = shape_of(job, home.delta, staged)
+    try:
+        computed = compute_version(
+            job,
+            pinned,
+            shape,
+            executor=executor,
+            progress=progress,
+            changes=changes,
+            memory_bytes=context.config.memory_bytes,
+            spill=staged.with_name(f"{staged.name}.spill"),
+        )
+        kept = _kept_shards(opened.current, computed, changes)
+        _link_kept(home, opened.current, staged, kept)
+        active = log.files_at(log.head)
+        fresh = {(f.data.date, f.data.bucket) for f in computed.written}
+        keep = {(s.date, s.bucket) for s in kept}
+        removed = [f for f in active.values() if (f.date, f.bucket) not in keep]
+        added = [w.data for w in computed.written if w.data.path not in active]
+        again = {w.data.path for w in computed.written if w.data.path in active}
+        spans = {
+            name: merge_spans(changes.spans_of.get(name, ()) if changes else (), computed.spans.get(name, ()))
+            for name in pinned
+        }
+        manifest = build_manifest(
+            job,
+            pinned,
+            spans,
+            shards=[*kept, *(w.shard for w in computed.written)],
+            version=log.head + 1,
+            created_ns=max(context.clock.now_ns(), log.commits[-1].time_ns + 1),
+        )
+        folder = publish(
+            home,
+            log,
+            staged,
+            manifest,
+            added=added,
+            removed=[f for f in removed if f.path not in again],
+            operation="WRITE",
+            previous=opened.current,
+            now_ns=manifest.created_ns,
+        )
+    except BaseException:
+        _give_up(home)
+        raise
+    return MaterializeResult(
+        name=job.name,
+        kind=job.kind,
+        version=manifest.version,
+        rows=manifest.rows,
+        fingerprint=manifest.fingerprint,
+        partitions=len(manifest.shards),
+        written=len(fresh),
+        written_bytes=sum(w.data.size + w.shard.bytes for w in computed.written),
+        seconds=time.monotonic() - begin,
+        created=True,
+        folder=folder,
+        dropped_rows=computed.dropped,
+    )
+
+
+def unchanged(home: Home, job: Job, current: Manifest) -> MaterializeResult:
+    """Return the newest version as the result of a run that found nothing to do."""
+    return MaterializeResult(
+        name=job.name,
+        kind=job.kind,
+        version=current.version,
+        rows=current.rows,
+        fingerprint=current.fingerprint,
+        partitions=len(current.shards),
+        written=0,
+        written_bytes=0,
+        seconds=0.0,
+        created=False,
+        folder=home.ipc / version_folder(current.version),
+    )
+
+
+def shape_of(job: Job, delta: Path, ipc: Path) -> Shape:
+    """Return the layout of a job's partitions."""
+    return Shape(
+        schema=job.schema,
+        keys=job.keys,
+        timestamp=job.spine.times.timestamp,
+        created=job.spine.times.created,
+        sequence=job.spine.times.sequence,
+        packs=plan_packs(job.schema, job.features) if job.kind == "training_set" else (),
+        delta=delta,
+        ipc=ipc,
+    )
+
+
+def fingerprint_of(schema: object, shards: Sequence[Shard]) -> str:
+    """Return the fingerprint of a version from its partitions."""
+    return combine_partitions(
+        schema, (PartitionDigest(day_of_text(s.date), s.bucket, s.rows, s.digest) for s in shards)
+    )
+
+
+def build_manifest(
+    job: Job,
+    pinned: Mapping[str, Pinned],
+    spans: Mapping[str, Sequence[FileSpan]],
+    *,
+    shards: Sequence[Shard],
+    version: int,
+    created_ns: int,
+) -> Manifest:
+    """Describe a version."""
+    ordered = tuple(sorted(shards, key=lambda s: (s.date, s.bucket)))
+    packs = plan_packs(job.schema, job.features) if job.kind == "training_set" else ()
+    return Manifest(
+        name=job.name,
+        kind=job.kind,
+        version=version,
+        fingerprint=fingerprint_of(job.schema, ordered),
+        rows=sum(s.rows for s in ordered),
+        catalog_version=job.catalog_version,
+        definition=job.definition,
+        definitions=dict(job.definitions),
+        inputs=recorded(pinned, spans),
+        engine=ENGINE,
+        timestamp=job.spine.times.timestamp,
+        entity_keys=job.keys,
+        columns=tuple(
+            ManifestColumn(
+                name=f.name, type=str(f.type), role=job.roles[f.name][0], view=job.roles[f.name][1]
+            )
+            for f in job.schema
+        ),
+        packs=tuple(_with_mask(p, ordered) for p in packs),
+        labels=job.labels,
+        horizons_ns=dict(job.horizons_ns),
+        windows_ns=dict(job.windows_ns),
+        shards=ordered,
+        created_ns=created_ns,
+        arrow_schema=schema_text(job.schema),
+        buckets=job.buckets,
+        range_ns=job.range_ns,
+        run=job.digest(plain_inputs(pinned)),
+    )
+
+
+def _with_mask(pack: Pack, shards: Sequence[Shard]) -> Pack:
+    missing = any(pack.column in s.nulls for s in shards)
+    return Pack(
+        column=pack.column, mask=pack.mask if missing else None, dtype=pack.dtype, features=pack.features
+    )
+
+
+def _stage(
+    job: Job,
+    pinned: Mapping[str, Pinned],
+    *,
+    executor: Executor,
+    progress: Progress,
+    changes: Changes | None,
+    memory_bytes: int,
+    spill: Path,
+) -> tuple[Staged, dict[str, Staged], dict[str, list[FileSpan]]]:
+    budget = Budget(memory_bytes // 2)
+    spans: dict[str, list[FileSpan]] = {}
+    progress.begin("read", len(job.sources()), 0)
+
+    def stage(name: str, rows_of: str, chosen: Slice) -> Staged:
+        rows = job.spine if rows_of == "spine" else job.rows[name]
+        is_spine = rows_of == "spine"
+        staged, found = stage_source(
+            rows,
+            pinned[name],
+            chosen,
+            buckets=job.buckets,
+            budget=budget,
+            spill=spill / rows_of / name,
+            in_memory=executor.shares_memory,
+            spine=is_spine and job.kind == "training_set",
+            range_ns=_range(job, spine=is_spine),
+            heard=progress.advance,
+        )
+        spans[name] = merge_spans(spans.get(name, ()), found)
+        return staged
+
+    carried = is_carried(job)
+    spine_name = job.spine.source.name
+    wanted = list(changes.spans) if changes else None
+    if job.view is not None:
+        everything = stage(spine_name, "spine", _slice(job, spine_name, wanted, carried))
+        progress.end()
+        own = {p: part for p, part in everything.parts.items() if _in_view(job, p, wanted)}
+        spine = Staged(everything.schema, own, everything.dropped, everything.max_ns)
+        return spine, {spine_name: everything}, spans
+    spine = stage(
+        spine_name, "spine", Slice(None if wanted is None else reach_of(job.spine, wanted, carried=False))
+    )
+    readers = sorted({(bucket, day, day) for day, bucket in spine.parts})
+    parts = {name: stage(name, "rows", _slice(job, name, readers, carried)) for name in job.rows}
+    progress.end()
+    return spine, parts, spans
+
+
+def _slice(
+    job: Job,
+    name: str,
+    readers: Sequence[tuple[int, int, int]] | None,
+    carried: bool,
+) -> Slice:
+    """Return what readers can reach of a source."""
+    if readers is None:
+        return Slice()
+    rows = job.rows[name]
+    wanted = reach_of(rows, readers, carried=carried and (rows.look_back_ns is None or rows.look_back_ns > 0))
+    return Slice(wanted)
+
+
+def _range(job: Job, *, spine: bool) -> tuple[int | None, int | None]:
+    """Return which rows of a source are of use; what precedes a view's range is still looked back at."""
+    if not spine:
+        return None, None
+    return (None, job.range_ns[1]) if job.kind == "view" else job.range_ns
+
+
+def _in_view(job: Job, place: Place, wanted: Sequence[tuple[int, int, int]] | None) -> bool:
+    first = job.range_ns[0]
+    if first is not None and place[0] < first // DAY_NS:
+        return False
+    if wanted is None:
+        return True
+    return any(b in {place[1], EVERY_BUCKET} and first <= place[0] <= last for b, first, last in wanted)
+
+
+def _execute(
+    job: Job,
+    shape: Shape,
+    plan: MaterializationPlan,
+    spine: Staged,
+    parts: Mapping[str, Staged],
+    executor: Executor,
+    progress: Progress,
+) -> list[Written]:
+    progress.begin("compute", plan.tasks, plan.rows)
+    threads = max(1, executor.workers // max(1, len(plan.chains)))
+    works = [
+        Work(
+            job=job,
+            shape=shape,
+            chain=chain,
+            spine=_own_parts(spine, chain.tasks[0].bucket),
+            spine_schema=spine.schema,
+            parts={name: _own_parts(staged, chain.tasks[0].bucket) for name, staged in parts.items()},
+            schemas={name: staged.schema for name, staged in parts.items()},
+            threads=threads,
+        )
+        for chain in plan.chains
+    ]
+    written: list[Written] = []
+    for answer in executor.run(compute_chain, works):
+        written += answer
+        progress.advance(sum(w.data.rows for w in answer))
+    progress.end()
+    return sorted(written, key=lambda w: (w.data.date, w.data.bucket))
+
+
+def _own_parts(staged: Staged, bucket: int) -> dict[Place, Part]:
+    return {p: part for p, part in staged.parts.items() if p[1] in {bucket, EVERY_BUCKET}}
+
+
+def _task_rows(job: Job, memory_bytes: int) -> int:
+    """Return how many spine rows a task may hold: an eighth of the budget, at 16 bytes a column."""
+    return max(1 << 14, min(TASK_ROWS, memory_bytes // (8 * 16 * max(1, len(job.schema)))))
+
+
+def _kept_shards(current: Manifest | None, computed: Computed, changes: Changes | None) -> list[Shard]:
+    if current is None or changes is None:
+        return []
+    return [s for s in current.shards if not changes.reaches(day_of_text(s.date), s.bucket)]
+
+
+def _link_kept(home: Home, current: Manifest | None, staged: Path, kept: Sequence[Shard]) -> None:
+    if current is None:
+        return
+    folder = home.ipc / version_folder(current.version)
+    for shard in kept:
+        link_or_copy(folder / shard.file, staged / shard.file)
+        link_or_copy(folder / shard.offsets, staged / shard.offsets)
+
+
+def _give_up(home: Home) -> None:
+    """Clear an unfinished run away at once where that is possible; otherwise the next one does.
+
+    A commit that landed is left alone: the next writer makes it visible.
+    """
+    try:
+        heal(home)
+    except (FeatureStoreError, OSError):
+        return
