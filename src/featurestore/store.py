@@ -81,7 +81,7 @@ class FeatureStore:
                 self.root,
                 storage_options=self.config.storage_options,
                 clock=self._clock,
-                schema_reader=self._source_schema,
+                read_schema=self._source_schema,
             )
         return self._catalog
 
@@ -113,14 +113,18 @@ class FeatureStore:
     ) -> "Commit":
         """Commit definitions as one catalog version; applying the same again changes nothing.
 
+        Returns:
+            The commit, or the newest one where there was nothing to change.
+
         Raises:
             CommitConflictError: someone else applied since `expected_head`.
             DefinitionError: as for `plan`, which is done first.
         """
         given = self._definitions() if objects is None else objects
-        return self.catalog.apply(
+        commit = self.catalog.apply(
             given, complete=complete, message=message, author=author, expected_head=expected_head
         )
+        return commit or self.catalog.history()[0]
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -354,10 +358,10 @@ class FeatureStore:
     def _context(self) -> "Context":
         from featurestore.materialize.context import Context
 
-        return Context(root=self.root, snapshot=self.catalog.at(None), clock=self._clock, config=self.config)
+        return Context(root=self.root, snapshot=self.catalog.snapshot(), clock=self._clock, config=self.config)
 
     def _snapshots(self) -> Callable[[], Any]:
-        return lambda: self.catalog.at(None)
+        return self.catalog.snapshot
 
     def _definitions(self) -> list[Definition]:
         from featurestore.catalog.discovery import load_definitions
@@ -375,7 +379,7 @@ class FeatureStore:
         return open_source(source_spec(source), self.root).schema
 
     def _write_online(self, name: str, end_ns: int | None) -> None:
-        snapshot = self.catalog.at(None)
+        snapshot = self.catalog.snapshot()
         found = snapshot.get(parse_ref(name))
         if isinstance(found, FeatureView) and found.online:
             from featurestore.materialize.newest import newest_rows

@@ -74,7 +74,9 @@ class Aggregation:
         if column != "*":
             check_feature_name(column, "column")
         plain = re.sub(r"[()]", "", function)
-        default = f"{'rows' if column == '*' else column}_{plain}_{format_duration(window_ns)}"
+        # As the user wrote it: "60s" stays 60s, though it is as long as "1m".
+        length = window.replace(" ", "") if isinstance(window, str) else format_duration(window_ns)
+        default = f"{plain}_{length}" if column == "*" else f"{column}_{plain}_{length}"
         put = object.__setattr__
         put(self, "column", column)
         put(self, "function", function)
