@@ -17,6 +17,8 @@ FeatureStoreError
 ├── OnlineStoreError                    the online store failed
 │   └── OnlineStoreTimeoutError (TimeoutError)  it did not answer in time [retryable]
 ├── ServerError (RuntimeError)          a server cannot start or a call to it failed
+├── LimitError (ValueError)             a request is over one of the server's limits
+├── AccessDeniedError (PermissionError) the caller is not known, or may not do this
 └── MissingDependencyError (ImportError)  an optional library is not installed
 """
 
@@ -122,6 +124,14 @@ class OnlineStoreTimeoutError(OnlineStoreError, TimeoutError):
 
 class ServerError(FeatureStoreError, RuntimeError):
     """A server cannot start, or a call to one failed."""
+
+
+class LimitError(FeatureStoreError, ValueError):
+    """A request is over one of the server's limits: size, rows, features, or calls at once."""
+
+
+class AccessDeniedError(FeatureStoreError, PermissionError):
+    """The caller is not known, or has no role that allows this."""
 
 
 class MissingDependencyError(FeatureStoreError, ImportError):

@@ -17,7 +17,9 @@ from featurestore.catalog.snapshot import CatalogSnapshot, Record
 from featurestore.catalog.source import Source
 from featurestore.core.clock import ManualClock
 from featurestore.serve.backend import OnlineBackend
+from featurestore.serve.config import ServerConfig
 from featurestore.serve.lmdb_store import LmdbStore
+from featurestore.serve.worker import clock_of
 
 F64 = pa.float64()
 QUOTE_ROWS = pa.schema(
@@ -112,3 +114,9 @@ def quotes(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         kind = pa.int64() if pa.types.is_timestamp(field.type) else field.type
         arrays[field.name] = pa.array(values, kind).cast(field.type)
     return pa.table(arrays)
+
+
+def open_for_worker(config: ServerConfig) -> OnlineBackend:
+    """Open the test catalog in a server's worker; `root` is the folder of the online store."""
+    found = snapshot_of()
+    return OnlineBackend(lambda: found, LmdbStore(config.root), clock=clock_of(config), history_ns=0)

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -130,12 +130,20 @@ class OneReader:
     Cost: a few microseconds, whatever the number of features.
     """
 
-    __slots__ = ("_cells", "_reader", "_valid", "event", "row")
+    __slots__ = ("_cells", "_reader", "_valid", "event", "raw", "row")
 
     def __init__(
-        self, reader: "OneReading", row: int, event: int, valid: int, cells: Sequence[object]
+        self,
+        reader: "OneReading",
+        row: int,
+        event: int,
+        valid: int,
+        cells: Sequence[object],
+        *,
+        raw: bytes | None = None,
     ) -> None:
-        """Hold what was read."""
+        """Hold what was read; `raw` is the stored value where it may be seen."""
+        self.raw = raw
         self._reader = reader
         self.row = row
         self.event = event
@@ -168,6 +176,10 @@ class OneReader:
     def status(self, name: str) -> StatusArray:
         """Return the status of a feature's cell."""
         return np.array([self.status_at(self._reader.schema.get_field_index(name))], np.int8)
+
+    def lacks(self, bits: int) -> bool:
+        """Whether one of the features in a set of bits has no value."""
+        return self._valid & bits != bits
 
     def status_at(self, at: int) -> int:
         """Return the status of the feature at a position of the view's schema."""
@@ -216,26 +228,26 @@ class OneReading:
             return OneReader(self, NOT_FOUND, INT64_MIN, 0, ())
         if self._unpack is None or len(value) < self._end:
             return None
-        cells: tuple[object, ...] = self._unpack.unpack_from(value)
+        cells: tuple[Any, ...] = self._unpack.unpack_from(value)
         if cells[0] != self.codec.tag:
             raise CorruptDataError("a stored row was written under another layout")
         if cells[1] != 1:
             return None
         event, known = cells[3], cells[4]
-        if not isinstance(event, int) or not isinstance(known, int) or not is_visible(event, known, now_ns):
+        if not is_visible(event, known, now_ns):
             return OneReader(self, NOT_FOUND, INT64_MIN, 0, ())
         if not is_fresh(event, now_ns, self.ttl_ns):
             return OneReader(self, EXPIRED, INT64_MIN, 0, ())
-        mask = cells[7]
+        valid = int.from_bytes(cells[7], "little")
         if self._texts:
             cells += self._strings(value, cells[8 : 8 + self._texts])
-        return OneReader(self, PRESENT, event, int.from_bytes(mask, "little"), cells)  # type: ignore[arg-type]
+        return OneReader(self, PRESENT, event, valid, cells, raw=value)
 
-    def _strings(self, value: bytes, lengths: Sequence[object]) -> tuple[object, ...]:
+    def _strings(self, value: bytes, lengths: Sequence[int]) -> tuple[object, ...]:
         out: list[object] = []
         at = self._end
         for length in lengths:
-            stop = at + length  # type: ignore[operator]
+            stop = at + length
             out.append(value[at:stop].decode())
             at = stop
         return tuple(out)

@@ -15,7 +15,7 @@ from featurestore.core.time import Instant, instant_ns
 from featurestore.errors import DefinitionError, NotFoundError
 from featurestore.serve.erasure import erase_keys, export_keys
 from featurestore.serve.reader import ReadPlan, check_now, plan_read, read_features
-from featurestore.serve.request import EntityRows, read_entity_rows
+from featurestore.serve.request import EntityRows, Readers, read_entity_rows
 from featurestore.serve.response import OnlineResponse
 from featurestore.serve.store import Delivery, Edit, OnlineStore
 from featurestore.serve.views import OnlineView, online_view
@@ -107,13 +107,20 @@ class OnlineBackend:
         """
         readers = read_entity_rows(entity_rows)
         plan = self.plan(features, tuple(readers.columns), full_feature_names=full_feature_names)
-        if now is not None:
-            now_ns = instant_ns(now, what="now")
-            check_now(self.store, plan, now_ns)
-        else:
+        return self.read(plan, readers, None if now is None else instant_ns(now, what="now"))
+
+    def read(self, plan: ReadPlan, readers: Readers, now_ns: int | None) -> OnlineResponse:
+        """Answer readers by a plan that was made before; see `get_online_features`.
+
+        Raises:
+            DefinitionError: `now_ns` lies further back than what the store keeps.
+        """
+        if now_ns is None:
             now_ns = self.clock.now_ns()
             if self._replayed:
                 check_now(self.store, plan, now_ns)
+        else:
+            check_now(self.store, plan, now_ns)
         return read_features(self.store, plan, readers, now_ns)
 
     def plan(

@@ -130,7 +130,7 @@ class RowCodec:
         records["mask"] = np.packbits(valid, axis=1, bitorder="little")
         for pack in self.packs:
             for cell, at in enumerate(pack.columns):
-                records[pack.field][:, cell] = _fixed_values(columns[at], pack.dtype)
+                records[pack.field][:, cell] = fixed_values(columns[at], pack.dtype)
         if not self.variable:
             return Block(records, None)
         heap, lengths = _heap([columns[at] for at in self.variable], rows)
@@ -208,7 +208,7 @@ class RowCodec:
         valid = mask.astype(np.bool_)
         if at in self.places:
             pack, cell = self.places[at]
-            return _fixed_array(field.type, block.records[pack.field][:, cell], valid)
+            return fixed_array(field.type, block.records[pack.field][:, cell], valid)
         return _variable_array(field.type, cells[self.variable.index(at)], valid)
 
     def _cells(self, block: Block) -> list[pa.Array]:
@@ -263,20 +263,20 @@ def _layout(schema: pa.Schema) -> tuple[tuple[Pack, ...], tuple[int, ...]]:
     groups: dict[str, list[int]] = {}
     variable: list[int] = []
     for at, field in enumerate(schema):
-        if _fixed_dtype(field.type) is None:
+        if fixed_dtype(field.type) is None:
             variable.append(at)
         else:
             groups.setdefault(str(field.type), []).append(at)
     packs = []
     for number, columns in enumerate(groups.values()):
         kind = schema.field(columns[0]).type
-        dtype = _fixed_dtype(kind)
+        dtype = fixed_dtype(kind)
         if dtype is not None:
             packs.append(Pack(f"p{number}", kind, dtype, tuple(columns)))
     return tuple(packs), tuple(variable)
 
 
-def _fixed_dtype(kind: pa.DataType) -> np.dtype[np.generic] | None:
+def fixed_dtype(kind: pa.DataType) -> np.dtype[np.generic] | None:
     """Return the NumPy type of a cell, or `None` for a type of no fixed width."""
     if pa.types.is_null(kind) or pa.types.is_boolean(kind):
         return np.dtype("u1")
@@ -294,7 +294,7 @@ def _fixed_dtype(kind: pa.DataType) -> np.dtype[np.generic] | None:
     return np.dtype(f"V{bits // 8}") if bits and bits % 8 == 0 else None
 
 
-def _fixed_values(column: pa.Array, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+def fixed_values(column: pa.Array, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
     """Return the cells as NumPy values, zero under a null so that equal rows are equal bytes."""
     if pa.types.is_null(column.type):
         return np.zeros(len(column), dtype)
@@ -310,7 +310,7 @@ def _fixed_values(column: pa.Array, dtype: np.dtype[np.generic]) -> npt.NDArray[
     return values
 
 
-def _fixed_array(kind: pa.DataType, cells: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_]) -> pa.Array:
+def fixed_array(kind: pa.DataType, cells: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_]) -> pa.Array:
     if pa.types.is_null(kind):
         return pa.nulls(len(cells))
     if pa.types.is_boolean(kind):

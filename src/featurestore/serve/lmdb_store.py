@@ -187,7 +187,8 @@ class LmdbStore:
         try:
             return self._env.begin(write=write)
         except lmdb.Error as error:
-            raise _translated(error, self.path) from error
+            failure = _translated(error, self.path)
+            raise failure from error
 
     def _begin_write(self) -> Any:
         return self._env.begin(write=True)
@@ -270,7 +271,8 @@ def _acquire(path: str, map_bytes: int) -> lmdb.Environment:
                 env = lmdb.open(path, map_size=map_bytes, max_readers=1024, max_dbs=0, readahead=False)
                 env.reader_check()
             except (lmdb.Error, OSError) as error:
-                raise _translated(error, path) from error
+                failure = _translated(error, path)
+                raise failure from error
             shared = _open[path] = _Shared(env, 0)
         shared.users += 1
         return shared.env

@@ -102,7 +102,7 @@ def online_view(snapshot: CatalogSnapshot, ref: Ref) -> OnlineView:
 
 
 def _rows_schema(snapshot: CatalogSnapshot, program: ViewProgram) -> pa.Schema:
-    """Return the types of the rows a program reads: keys and times from the source, the rest from upstream."""
+    """Return the types of the rows a program reads: keys and times from the source, else from upstream."""
     base = snapshot.schema_of(Ref(program.source))
     if program.upstream is None:
         return base

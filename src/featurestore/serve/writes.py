@@ -103,7 +103,7 @@ def merge_rows(
         kept = np.flatnonzero(alive)
         block, codes = block.take(kept), codes[kept]
     clocks = [block.clock(name) for name in ("arrival", "sequence", "known", "event")]
-    order = np.lexsort([*clocks, codes])
+    order = np.lexsort(np.vstack([*clocks, codes]))
     block, codes = block.take(order), codes[order]
     unique = _without_repeats(block, codes, first_new)
     if unique is not None:

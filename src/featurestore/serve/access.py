@@ -1,0 +1,118 @@
+"""Who calls and what they may do: bearer tokens, roles, default deny."""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from featurestore.core.clock import Clock
+from featurestore.errors import AccessDeniedError
+from featurestore.serve.config import ServerConfig, Token
+from featurestore.serve.jwt import check_jwt
+
+Metadata = Callable[[], Sequence[tuple[str, Any]]]
+_SCHEME: Final = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Someone who calls.
+
+    Attributes:
+        roles: What they may do.
+        views: The views they may touch; empty: all.
+    """
+
+    principal: str
+    roles: frozenset[str]
+    views: frozenset[str] = frozenset()
+
+    def check(self, role: str, views: Iterable[str] = ()) -> None:
+        """Check that the caller may act on views (by name, without version).
+
+        Raises:
+            AccessDeniedError: not with these roles, or not on one of these views.
+        """
+        if role not in self.roles and "admin" not in self.roles:
+            raise AccessDeniedError(f"{self.principal} may not {role}", hint=f"needs role {role!r}")
+        if self.views:
+            for view in views:
+                if view not in self.views:
+                    raise AccessDeniedError(f"{self.principal} may not {role} {view}")
+
+
+ANYONE: Final = Caller("anyone", frozenset({"read", "push", "admin"}))
+
+
+class Access:
+    """Knows callers by their bearer token; without tokens configured, everyone may do everything.
+
+    Checked before any work; tokens are compared by hash in constant time, and JSON web tokens are verified
+    once and remembered until they expire.
+    """
+
+    def __init__(self, config: ServerConfig, clock: Clock) -> None:
+        """Take the configured tokens."""
+        self._tokens = config.tokens
+        self._jwt = config.jwt
+        self._clock = clock
+        self._verified: dict[str, tuple[int, Caller]] = {}
+        self.is_open = not config.tokens and config.jwt is None
+
+    def caller(self, metadata: Metadata) -> Caller:
+        """Return who calls.
+
+        Raises:
+            AccessDeniedError: no token, or not one that is known.
+        """
+        if self.is_open:
+            return ANYONE
+        for name, value in metadata():
+            if name == "authorization" and isinstance(value, str):
+                return self.known(value)
+        raise AccessDeniedError(
+            "the call has no bearer token", hint="send authorization: Bearer …", unknown=1
+        )
+
+    def known(self, authorization: str) -> Caller:
+        """Return who an `Authorization` header stands for.
+
+        Raises:
+            AccessDeniedError: it is not a known bearer token.
+        """
+        if authorization[: len(_SCHEME)].lower() != _SCHEME:
+            raise AccessDeniedError("the authorization is not a bearer token", unknown=1)
+        text = authorization[len(_SCHEME) :].strip()
+        found = self._token(text)
+        if found is not None:
+            return Caller(found.principal, frozenset(found.roles), frozenset(found.views))
+        if self._jwt is not None and text.count(".") == 2:
+            return self._of_jwt(text)
+        raise AccessDeniedError("the bearer token is not known", unknown=1)
+
+    def _token(self, text: str) -> Token | None:
+        digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
+        found = None
+        for token in self._tokens:
+            if hmac.compare_digest(token.sha256, digest):
+                found = token
+        return found
+
+    def _of_jwt(self, text: str) -> Caller:
+        now_s = self._clock.now_ns() // 1_000_000_000
+        remembered = self._verified.get(text)
+        if remembered is not None and now_s < remembered[0]:
+            return remembered[1]
+        claims = check_jwt(text, self._jwt or {}, now_s)
+        roles = claims.get("roles", [])
+        views = claims.get("views", [])
+        caller = Caller(
+            str(claims.get("sub", "")),
+            frozenset(r for r in roles if isinstance(r, str)) if isinstance(roles, list) else frozenset(),
+            frozenset(v for v in views if isinstance(v, str)) if isinstance(views, list) else frozenset(),
+        )
+        if len(self._verified) > 10_000:
+            self._verified.clear()
+        self._verified[text] = (int(claims["exp"]), caller)
+        return caller

@@ -1,0 +1,141 @@
+"""What a server is told: one frozen value that crosses to its workers as JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from featurestore.errors import DefinitionError
+
+ROLES: Final = ("read", "push", "admin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what one caller may ask of a server.
+
+    Attributes:
+        message_bytes: The largest request; a larger one is refused before it is read whole.
+        rows: Entity rows per request.
+        cells: Entity rows times features per request.
+        key_bytes: The longest entity key.
+        concurrent: Calls at once per worker; further ones get RESOURCE_EXHAUSTED at once.
+        deadline_s: How long a call may take where its caller set no deadline.
+        streams: Calls at once per connection.
+    """
+
+    message_bytes: int = 4 << 20
+    rows: int = 10_000
+    cells: int = 1_000_000
+    key_bytes: int = 4096
+    concurrent: int = 1024
+    deadline_s: float = 30.0
+    streams: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files in PEM; they are read again when they change.
+
+    Attributes:
+        client_ca: Where given, callers must show a certificate of this authority.
+    """
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A bearer token, kept as its SHA-256 in hex, and what its holder may do.
+
+    Attributes:
+        roles: Of `ROLES`; admin may do everything.
+        views: The views it may read and push to; empty: all.
+    """
+
+    sha256: str
+    principal: str
+    roles: tuple[str, ...]
+    views: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """A server.
+
+    Attributes:
+        root: The feature store's folder.
+        online: The online store: a folder, or `redis://…`; by default `root/online`.
+        host: Where to listen; anything but loopback needs TLS or `allow_insecure`.
+        port: 0 takes a free one.
+        http_port: For the HTTP JSON front; `None`: no such front.
+        workers: How many processes share the port.
+        now_ns: A fixed clock, for replays; `None`: the wall clock.
+        history_ns: See `open_backend`.
+        reload_s: How often the catalog is looked at for a newer version.
+        drain_s: How long calls under way may take after SIGTERM.
+        linger_s: How long health says NOT_SERVING before new calls are refused.
+        serve_expired: Whether the Feast wire carries values that are outside their ttl.
+        opener: `module:function` that makes the backend from this configuration, in each worker.
+    """
+
+    root: str
+    online: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    http_port: int | None = None
+    workers: int = 1
+    now_ns: int | None = None
+    history_ns: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    tls: Tls | None = None
+    tokens: tuple[Token, ...] = ()
+    jwt: Mapping[str, str] | None = None
+    allow_insecure: bool = False
+    reload_s: float = 1.0
+    drain_s: float = 10.0
+    linger_s: float = 0.0
+    serve_expired: bool = False
+    opener: str = "featurestore.serve.worker:open_root"
+
+    def to_json(self) -> str:
+        """Write as JSON."""
+        return json.dumps(asdict(self))
+
+
+def config_from_json(text: str) -> ServerConfig:
+    """Read back what `ServerConfig.to_json` wrote."""
+    fields: dict[str, Any] = json.loads(text)
+    fields["limits"] = Limits(**fields["limits"])
+    fields["tls"] = Tls(**fields["tls"]) if fields["tls"] else None
+    fields["tokens"] = tuple(
+        Token(**{**t, "roles": tuple(t["roles"]), "views": tuple(t["views"])}) for t in fields["tokens"]
+    )
+    return ServerConfig(**fields)
+
+
+def check_config(config: ServerConfig) -> ServerConfig:
+    """Return a configuration that is safe to serve.
+
+    Raises:
+        DefinitionError: it would listen beyond loopback without TLS, or names an unknown role.
+    """
+    loopback = config.host in {"127.0.0.1", "localhost", "::1"}
+    if not loopback and config.tls is None and not config.allow_insecure:
+        raise DefinitionError(
+            f"the server would listen on {config.host} without TLS",
+            hint="give tls=…, listen on 127.0.0.1, or say allow_insecure=True",
+            host=config.host,
+        )
+    if config.workers < 1:
+        raise DefinitionError(f"workers is {config.workers}", hint="at least 1")
+    for token in config.tokens:
+        unknown = [role for role in token.roles if role not in ROLES]
+        if unknown or not token.roles:
+            raise DefinitionError(
+                f"the token of {token.principal!r} has roles {list(token.roles)}",
+                hint=f"of {', '.join(ROLES)}",
+            )
+    return config

@@ -1,0 +1,99 @@
+"""OnlineService: what every front calls. Bytes and callers in, bytes out; access is checked before work."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from featurestore.errors import DefinitionError
+from featurestore.serve.access import Caller
+from featurestore.serve.backend import OnlineBackend
+from featurestore.serve.config import Limits
+from featurestore.serve.metrics import Metrics
+from featurestore.serve.reader import ReadPlan
+from featurestore.serve.response import STATUS, OnlineResponse
+from featurestore.serve.wire import (
+    check_cells,
+    encode_response,
+    list_features,
+    parse_push,
+    parse_request,
+    readers_of,
+)
+from featurestore.serve.wire import push_rows as push_request
+
+Method = Callable[[bytes, Caller], bytes]
+
+
+class OnlineService:
+    """The verbs of serving, for one worker.
+
+    Attributes:
+        backend: Store and catalog.
+    """
+
+    def __init__(
+        self, backend: OnlineBackend, limits: Limits, metrics: Metrics, *, serve_expired: bool = False
+    ) -> None:
+        """Serve a backend."""
+        self.backend = backend
+        self.limits = limits
+        self.metrics = metrics
+        self.serve_expired = serve_expired
+
+    def get_online_features(self, data: bytes, caller: Caller) -> bytes:
+        """Answer a GetOnlineFeaturesRequest.
+
+        Raises:
+            DefinitionError: the request contradicts itself.
+        """
+        request = parse_request(data)
+        readers = readers_of(request.entities, self.limits)
+        if bool(request.feature_service) == bool(request.features):
+            raise DefinitionError("give either features or a feature_service")
+        features = request.feature_service or tuple(request.features)
+        plan = self.backend.plan(
+            features, tuple(readers.columns), full_feature_names=request.full_feature_names
+        )
+        self.check_read(plan, readers.rows, caller)
+        now_ns = request.now_ns if request.HasField("now_ns") else None
+        response = self.backend.read(plan, readers, now_ns)
+        self.note(response)
+        return encode_response(request, response)
+
+    def check_read(self, plan: ReadPlan, rows: int, caller: Caller) -> None:
+        """Check a read's size and the caller's right to it, before it is done.
+
+        Raises:
+            LimitError: too many rows or cells.
+            AccessDeniedError: not this caller, or not these views.
+        """
+        caller.check("read", (read.program.name for read in plan.reads))
+        check_cells(rows, len(plan.names), self.limits)
+
+    def note(self, response: OnlineResponse) -> None:
+        """Count an answer's rows by view and status."""
+        for read, answer in zip(response.plan.reads, response.answers.values(), strict=True):
+            row = getattr(answer, "row", None)
+            if row is not None:
+                self.metrics.cells(read.program.ref, STATUS[row], 1)
+                continue
+            for code, count in enumerate(np.bincount(answer.row_status, minlength=len(STATUS)).tolist()):
+                if count:
+                    self.metrics.cells(read.program.ref, STATUS[code], count)
+
+    def push(self, data: bytes, caller: Caller) -> bytes:
+        """Apply a PushRequest; the rows are durable when this returns."""
+        source = parse_push(data).source
+        views = self.backend.views_over(source)
+        caller.check("push", (view.program.name for view in views))
+        return push_request(self.backend, data, self.limits)
+
+    def list_features(self, data: bytes, caller: Caller) -> bytes:
+        """Answer a ListFeaturesRequest."""
+        del data
+        caller.check("read")
+        return list_features(self.backend)
+
+    def foreign(self) -> Mapping[str, Mapping[str, tuple[Method, bool]]]:
+        """Return other protocols' methods by service path and name, and whether each waits for a commit."""
+        return {}
