@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from featurestore.catalog.training_set import TrainingSet
     from featurestore.dataset import Dataset
     from featurestore.errors import (
+        AccessDeniedError,
         AlreadyExistsError,
         CommitConflictError,
         CorruptDataError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         FeatureStoreError,
         LateDataError,
         LeakageError,
+        LimitError,
         LoaderStateError,
         MissingDependencyError,
         NotFoundError,
@@ -69,6 +71,8 @@ _HOME = {
     "asof_join": "temporal.join",
     "StreamingJoin": "temporal.streaming",
     "Window": "temporal.windows",
+    "AccessDeniedError": "errors",
+    "LimitError": "errors",
     "AlreadyExistsError": "errors",
     "CommitConflictError": "errors",
     "CorruptDataError": "errors",
@@ -90,6 +94,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AccessDeniedError",
     "Aggregation",
     "AlreadyExistsError",
     "AsOf",
@@ -107,6 +112,7 @@ __all__ = [
     "Label",
     "LateDataError",
     "LeakageError",
+    "LimitError",
     "LoaderStateError",
     "MissingDependencyError",
     "NotFoundError",

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from featurestore.materialize.result import MaterializeResult
     from featurestore.materialize.retrieval import RetrievalJob
     from featurestore.materialize.versions import VersionDiff, VersionInfo
-    from featurestore.serve.backend import OnlineBackend, OnlineResponse, WriteResult
+    from featurestore.serve.backend import OnlineBackend, WriteResult
+    from featurestore.serve.response import OnlineResponse
     from featurestore.serve.server import ServerHandle
 
 CONFIG_FILE: Final = "feature_store.yaml"
@@ -124,6 +125,8 @@ class FeatureStore:
         commit = self.catalog.apply(
             given, complete=complete, message=message, author=author, expected_head=expected_head
         )
+        if self._online is not None:
+            self._online.reload()
         return commit or self.catalog.history()[0]
 
     # -- writing -------------------------------------------------------------------------------------
@@ -348,17 +351,20 @@ class FeatureStore:
         )
 
     def serve(self, **options: Any) -> "ServerHandle":
-        """Start a gRPC server over this store, in processes of its own; see `featurestore.serve.server`."""
+        """Start a server over this store, in processes of its own; see `featurestore.serve.server.serve`."""
         from featurestore.serve.server import serve
 
-        return serve(self.root, **options)
+        history_ns = self.config.online.history_ns
+        return serve(self.root, online=self.online_location, history_ns=history_ns, **options)
 
     # -- inside --------------------------------------------------------------------------------------
 
     def _context(self) -> "Context":
         from featurestore.materialize.context import Context
 
-        return Context(root=self.root, snapshot=self.catalog.snapshot(), clock=self._clock, config=self.config)
+        return Context(
+            root=self.root, snapshot=self.catalog.snapshot(), clock=self._clock, config=self.config
+        )
 
     def _snapshots(self) -> Callable[[], Any]:
         return self.catalog.snapshot
