@@ -6,7 +6,7 @@ from typing import Final
 import pyarrow as pa
 
 from featurestore.catalog.aggregation import Aggregation
-from featurestore.catalog.desired import ROWS, Dependency, Desired, dependencies, described
+from featurestore.catalog.desired import ROWS, Dependency, Desired, described
 from featurestore.catalog.entity import Entity
 from featurestore.catalog.expressions import check_expressions, parse_expression
 from featurestore.catalog.feature_view import Feature, FeatureView
@@ -21,11 +21,6 @@ SchemaReader = Callable[[Source], pa.Schema]
 
 _COUNTS: Final = frozenset({"count", "n_distinct"})
 _MOMENTS: Final = frozenset({"mean", "std", "var"})
-
-
-def pins_of(desired: Desired, holder: Source | FeatureView) -> tuple[str, ...]:
-    """Return what a definition's references mean now, as record ids, each once."""
-    return tuple(dict.fromkeys(desired.record(holder, d).id for d in dependencies(holder)))
 
 
 def bind_source(desired: Desired, source: Source, found: pa.Schema) -> pa.Schema:
@@ -75,7 +70,11 @@ def _check_keys(keys: Iterable[str], schema: pa.Schema, what: str) -> None:
 
 
 def base_source(desired: Desired, holder: FeatureView, rows: Record) -> Source:
-    """Return the source at the end of a chain of views."""
+    """Return the source at the end of a chain of views.
+
+    Raises:
+        DefinitionError: it ends in something else.
+    """
     record = rows
     while record.kind == FeatureView.kind:
         pinned = record.pinned(_read_name(record), *ROWS)
@@ -131,9 +130,8 @@ def _check_feature_names(view: FeatureView, taken: set[str]) -> None:
     clash = next((n for n in view.feature_names if n in taken), None)
     if clash is not None:
         raise DefinitionError(
-            f"{described(view)} has a feature {clash!r}, the name of one of its keys or of its event timestamp",
-            hint=f'the column is in the output already; a copy takes another name: features={{"{clash}_copy": '
-            f"'\"{clash}\"'}}",
+            f"{described(view)} has a feature {clash!r}, the name of one of its keys or its event timestamp",
+            hint=f'the column is in the output already; a copy takes another name, such as "{clash}_copy"',
             feature=clash,
         )
 
@@ -151,8 +149,6 @@ def feature_fields(what: str, features: Iterable[Feature], schema: pa.Schema) ->
         check_no_start(what, expression, schema)
     try:
         types = check_expressions(expressions, schema)
-    except LeakageError:
-        raise
     except DefinitionError as error:
         raise DefinitionError(f"{what}: {error.message}", hint=error.hint, **error.context) from error
     return [

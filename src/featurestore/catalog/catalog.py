@@ -10,6 +10,7 @@ from typing import Any, Final
 from featurestore.catalog.binding import SchemaReader
 from featurestore.catalog.collect import collect
 from featurestore.catalog.commit import (
+    NO_COMMIT,
     Commit,
     Entry,
     apply_commit,
@@ -23,11 +24,13 @@ from featurestore.catalog.commit import (
     version_of_name,
 )
 from featurestore.catalog.definition import Definition
+from featurestore.catalog.lineage import Lineage, trace
 from featurestore.catalog.plan import Change, Plan, compare
 from featurestore.catalog.planner import make_plan, rollback_plan
 from featurestore.catalog.refs import parse_ref
-from featurestore.catalog.snapshot import PRECEDENCE, AnyRef, CatalogSnapshot, Key
+from featurestore.catalog.snapshot import AnyRef, CatalogSnapshot, Key
 from featurestore.catalog.source import Source
+from featurestore.catalog.specs import KINDS
 from featurestore.catalog.store import CatalogStore, FsspecCatalogStore, open_catalog_store, probe
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.time import Instant, format_instant, instant_ns
@@ -38,6 +41,8 @@ from featurestore.errors import (
     NotFoundError,
     StorageError,
 )
+
+__all__ = ["Catalog", "Commit", "Plan", "open_catalog"]
 
 _SNAPSHOT_EVERY: Final = 32
 _REMOTE_REFRESH_NS: Final = 1_000_000_000
@@ -76,7 +81,7 @@ class Catalog:
         self._head: _Head | None = None
         self._saved = 0
         self._checked_ns = 0
-        self._commits: dict[int, Commit] = {}
+        self._commits: dict[int, Commit] = {0: NO_COMMIT}
         self._snapshots: dict[int, CatalogSnapshot] = {0: CatalogSnapshot()}
 
     # -- reading ---------------------------------------------------------------------------------------
@@ -159,11 +164,13 @@ class Catalog:
                 changes.append(compare(before, after, _action(before is None, after is None)))
         return changes
 
-    def lineage(self, ref: AnyRef, *kinds: str) -> Any:
-        """Return what a definition or feature is made from, and what is made from it."""
-        from featurestore.catalog.lineage import lineage  # noqa: PLC0415 -- seldom used
+    def lineage(self, ref: AnyRef, *kinds: str) -> Lineage:
+        """Return what a definition, or one feature (`quote:mid`), is made from, and what is made from it.
 
-        return lineage(self.snapshot(), ref, *kinds)
+        Raises:
+            NotFoundError: no such definition or feature.
+        """
+        return trace(self.snapshot(), ref, *kinds)
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -191,7 +198,7 @@ class Catalog:
         removed = {_key_of(base, ref) for ref in remove}
         both = removed & set(given)
         if both:
-            raise DefinitionError(f"{sorted(both)[0]} is both given and removed")
+            raise DefinitionError(f"{'/'.join(min(both))} is both given and removed")
         if complete:
             removed |= set(base.heads) - set(given)
         return make_plan(base, given, removed, self._read_schema)
@@ -205,8 +212,8 @@ class Catalog:
         author: str = "",
         complete: bool = False,
         remove: Iterable[AnyRef] = (),
-    ) -> Commit | None:
-        """Commit definitions, or a plan, as the next catalog version; `None` where nothing changes.
+    ) -> Commit:
+        """Commit definitions, or a plan, as the next catalog version; the newest commit if nothing changes.
 
         Raises:
             CommitConflictError: someone else committed since the plan (or since `expected_head`); the message
@@ -220,11 +227,11 @@ class Catalog:
             error = self._conflict(min(wanted, plan.base), head.snapshot)
             raise error
         if plan.is_empty:
-            return None
+            return self._commit(head.snapshot.version)
         return self._commit_entries(head, plan.entries, message=message, author=author)
 
-    def rollback(self, version: int | Instant, *, message: str = "", author: str = "") -> Commit | None:
-        """Bring back what was in force at an older version, as a new commit; `None` where that is now.
+    def rollback(self, version: int | Instant, *, message: str = "", author: str = "") -> Commit:
+        """Bring back what was in force at an older version, as a new commit; the newest if that is now.
 
         Nothing is forgotten: what was in force in between stays readable by its version.
 
@@ -236,7 +243,7 @@ class Catalog:
         head = self._refresh(look=True)
         plan = rollback_plan(head.snapshot, target)
         if plan.is_empty:
-            return None
+            return self._commit(head.snapshot.version)
         said = message or f"rollback to version {target.version}"
         return self._commit_entries(head, plan.entries, message=said, author=author)
 
@@ -262,7 +269,11 @@ class Catalog:
         return commit
 
     def _put(self, commit: Commit) -> bool:
-        """Write a commit; an ambiguous failure is settled by looking at what is there."""
+        """Write a commit; an ambiguous failure is settled by looking at what is there.
+
+        Raises:
+            StorageError: the store refused, and the commit is not there.
+        """
         name, data = commit_name(commit.version), encode_commit(commit)
         try:
             return self._store.put_if_absent(name, data) or self._store.read(name) == data
@@ -365,7 +376,7 @@ def open_catalog(
     read_schema: SchemaReader | None = None,
     author: str = "",
 ) -> Catalog:
-    """Open the catalog of a feature store's root folder or URL; an empty one is created by its first apply."""
+    """Open the catalog of a feature store's root folder or URL; the first apply creates an empty one."""
     store = open_catalog_store(f"{str(root).rstrip('/')}/catalog", storage_options)
     return Catalog(store, read_schema=read_schema, clock=clock, author=author)
 
@@ -384,7 +395,7 @@ def _key_of(base: CatalogSnapshot, ref: AnyRef) -> Key:
 
 
 def _reading_order(key: Key) -> tuple[int, str]:
-    return -PRECEDENCE.index(key[0]), key[1]
+    return KINDS.index(key[0]), key[1]
 
 
 def _action(new: bool, gone: bool) -> str:

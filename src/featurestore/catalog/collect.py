@@ -62,6 +62,8 @@ def held(item: Definition) -> Iterator[Definition]:
                 yield item.source_object
         case TrainingSet():
             yield from item.objects
+        case _:
+            return
 
 
 def difference(old: Definition, new: Definition) -> list[str]:

@@ -58,6 +58,9 @@ class Commit:
         return [f"{e.action} {e.record.id if e.record else '/'.join(e.key)}" for e in self.entries]
 
 
+NO_COMMIT: Final = Commit(0, "", 0, "", "nothing was applied yet", "", (), "")
+
+
 def commit_name(version: int) -> str:
     """Return the file name of a commit."""
     return f"{version:0{_DIGITS}d}.json"

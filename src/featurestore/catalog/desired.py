@@ -53,7 +53,8 @@ def dependencies(definition: Definition) -> list[Dependency]:
                 *(Dependency(ref.whole(), (Label.kind,)) for ref in definition.labels),
                 *_entities(definition.entities),
             ]
-    return []
+        case _:
+            return []
 
 
 def _entities(names: Iterable[str]) -> list[Dependency]:

@@ -5,24 +5,21 @@ else. What could see other rows, files, settings, the clock or chance is refused
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import pyarrow as pa
 
+from featurestore.catalog.functions import PLAIN_NODES, ROW_HINT, Node, check_function, child_nodes
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, ExpressionError
 from featurestore.storage.duckdb_sql import quoted, sandbox
 
-Node = dict[str, Any]
 T = TypeVar("T")
 
 _BATCH: Final = 200
-_PLAIN: Final = frozenset(
-    {"CONSTANT", "OPERATOR", "COMPARISON", "CONJUNCTION", "CASE", "CAST", "BETWEEN", "COLLATE", "TYPE"}
-)
 _REFUSED_CLASS: Final = {
     "SUBQUERY": "a subquery",
     "WINDOW": "a window function",
@@ -31,13 +28,9 @@ _REFUSED_CLASS: Final = {
     "POSITIONAL_REFERENCE": "a positional reference",
     "LAMBDA": "a lambda with an arrow (write lambda x: …)",
 }
-# DuckDB calls these consistent, yet they read the clock, the build or its internals.
-_IMPURE: Final = frozenset(
-    {"current_localtime", "current_localtimestamp", "version", "hash", "invoke", "remap_struct"}
-)
-_UNTYPED_HINT: Final = (
-    "an expression reads the columns of one row: operators, CASE, casts and scalar functions"
-)
+_OPERAND: Final = r"[\s(]*(?:[A-Za-z_]\w*|\d+(?:\.\d+)?)[\s)]*"
+# Column names and numbers with + - * / between: nothing in it to refuse, so DuckDB need not be loaded for it.
+_ARITHMETIC: Final = re.compile(rf"{_OPERAND}(?:[-+*/]{_OPERAND})*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +84,23 @@ def parse_expression(sql: str) -> Expression:
     return known
 
 
+def check_scalar(sql: str) -> None:
+    """Refuse, where it is defined, what is not a function of one row; plain arithmetic is left to `plan`.
+
+    Raises:
+        DefinitionError: as `parse_expression`.
+    """
+    if _ARITHMETIC.fullmatch(_text(sql)) is None:
+        parse_expression(sql)
+
+
 def expression_node(sql: str) -> Node:
     """Return the syntax tree of one expression, its functions not yet looked at.
 
     Raises:
         DefinitionError: a syntax error, or anything more than one expression.
     """
-    node = _NODES.get(sql) if isinstance(sql, str) else None
+    node = _NODES.get(_text(sql))
     return _parse_nodes([sql])[0] if node is None else node
 
 
@@ -107,15 +110,18 @@ def parse_many(expressions: Iterable[str]) -> None:
     Raises:
         DefinitionError: one of them is not one expression.
     """
-    new = [sql for sql in dict.fromkeys(expressions) if sql not in _NODES]
+    new = [sql for sql in dict.fromkeys(expressions) if _text(sql) not in _NODES]
     for start in range(0, len(new), _BATCH):
         _parse_nodes(new[start : start + _BATCH])
 
 
+def _text(sql: object) -> str:
+    if not isinstance(sql, str) or not sql.strip():
+        raise DefinitionError(f"{sql!r} is not an SQL expression", hint=ROW_HINT)
+    return sql
+
+
 def _parse_nodes(expressions: Sequence[str]) -> list[Node]:
-    for sql in expressions:
-        if not isinstance(sql, str) or not sql.strip():
-            raise DefinitionError(f"{sql!r} is not an SQL expression", hint=_UNTYPED_HINT)
     # Alone it shows what it is; in brackets, that it stays so where it is put into a query.
     texts = sandbox().rows(
         "SELECT json_serialize_sql('SELECT ' || x), json_serialize_sql('SELECT (\n' || x || '\n)') "
@@ -146,7 +152,7 @@ def _only_expression(parsed: Node, sql: str) -> Node:
     if parsed["error"]:
         raise DefinitionError(
             f"expression {sql!r} cannot be parsed: {parsed.get('error_message', 'not a SELECT')}",
-            hint=_UNTYPED_HINT,
+            hint=ROW_HINT,
             sql=sql,
         )
     select: Node = parsed["statements"][0]["node"] if len(parsed["statements"]) == 1 else {}
@@ -198,122 +204,17 @@ def walk_checked(node: Node, sql: str, bound: frozenset[str] = frozenset()) -> I
         return
     if kind == "FUNCTION":
         check_function(node, sql)
-    elif kind not in _PLAIN:
+    elif kind not in PLAIN_NODES:
         what = _REFUSED_CLASS.get(kind, f"{kind.lower().replace('_', ' ')}")
-        raise DefinitionError(f"expression {sql!r} holds {what}", hint=_UNTYPED_HINT, sql=sql)
+        raise DefinitionError(f"expression {sql!r} holds {what}", hint=ROW_HINT, sql=sql)
     for child in child_nodes(node):
         yield from walk_checked(child, sql, bound)
-
-
-def child_nodes(node: Node) -> Iterator[Node]:
-    """Yield the nodes directly below one."""
-    stack: list[Any] = list(reversed([v for v in node.values() if isinstance(v, (dict, list))]))
-    while stack:
-        value = stack.pop()
-        if isinstance(value, list):
-            stack.extend(reversed(value))
-        elif isinstance(value, dict):
-            if "class" in value:
-                yield value
-            else:
-                stack.extend(reversed([v for v in value.values() if isinstance(v, (dict, list))]))
 
 
 def _lambda_names(lhs: Node) -> frozenset[str]:
     if lhs["class"] == "COLUMN_REF":
         return frozenset(lhs["column_names"])
     return frozenset(n["column_names"][0] for n in child_nodes(lhs) if n["class"] == "COLUMN_REF")
-
-
-def check_function(node: Node, sql: str) -> None:
-    """Refuse a call that is not a pure scalar function.
-
-    Raises:
-        DefinitionError: an aggregate, a table function, a volatile function, or an unknown one.
-    """
-    name = node["function_name"].lower()
-    known = _functions()
-    refuse = _reason(name, node, known)
-    if refuse is None:
-        return
-    hint = near(name, known) if name not in known else _UNTYPED_HINT
-    raise DefinitionError(f"expression {sql!r} calls {name}(): {refuse}", hint=hint, sql=sql, function=name)
-
-
-def _reason(name: str, node: Node, known: "Mapping[str, _Function]") -> str | None:
-    function = known.get(name)
-    if node.get("schema") or node.get("catalog"):
-        return "a function is named without a schema"
-    if function is None:
-        return "there is no such scalar function"
-    if function.aggregate:
-        return "it is an aggregate: it would read other rows"
-    if function.other:
-        return "it is not a scalar function of one row"
-    if name in _IMPURE or name.startswith("__internal") or not function.consistent:
-        return "its result depends on more than its arguments"
-    if name == "age" and len(node["arguments"]) == 1:
-        return "with one argument it reads the clock"
-    if node.get("filter") or node.get("distinct") or node["order_bys"].get("orders"):
-        return "DISTINCT, FILTER and ORDER BY belong to aggregates"
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Function:
-    aggregate: bool
-    other: bool
-    consistent: bool
-
-
-@lru_cache(maxsize=1)
-def _functions() -> dict[str, _Function]:
-    found = sandbox().rows(
-        "SELECT lower(function_name), list_distinct(list(function_type)), "
-        "bool_and(coalesce(stability, 'CONSISTENT') = 'CONSISTENT'), list(macro_definition) "
-        "FROM duckdb_functions() WHERE function_type NOT IN ('pragma', 'table_macro') GROUP BY ALL"
-    )
-    out: dict[str, _Function] = {}
-    macros: dict[str, list[str]] = {}
-    for name, kinds, consistent, bodies in found:
-        out[name] = _Function(
-            aggregate="aggregate" in kinds or "window" in kinds,
-            other=not {"scalar", "macro"} & set(kinds),
-            consistent=bool(consistent) and "macro" not in kinds,
-        )
-        if "macro" in kinds:
-            macros[name] = [b for b in bodies if b]
-    _allow_pure_macros(out, macros)
-    return out
-
-
-def _allow_pure_macros(known: dict[str, _Function], macros: Mapping[str, Sequence[str]]) -> None:
-    """Let a macro be called where its own body is a pure expression."""
-    pure = _Function(aggregate=False, other=False, consistent=True)
-    bodies = [(name, body) for name, texts in macros.items() for body in texts]
-    trees = sandbox().rows(
-        "SELECT json_serialize_sql('SELECT ' || x) FROM unnest(?) AS t(x)", [[body for _, body in bodies]]
-    )
-    nodes: dict[str, list[Node]] = {}
-    for (name, _), (text,) in zip(bodies, trees, strict=True):
-        parsed = json.loads(text)
-        item = {"class": "SUBQUERY"} if parsed["error"] else parsed["statements"][0]["node"]["select_list"][0]
-        nodes.setdefault(name, []).append(item)
-    for _ in range(4):  # macros call macros; the deepest chain is three
-        for name, trees_of in nodes.items():
-            if all(_is_pure(tree, known) for tree in trees_of):
-                known[name] = pure
-
-
-def _is_pure(node: Node, known: Mapping[str, _Function]) -> bool:
-    if node["class"] == "FUNCTION":
-        if _reason(node["function_name"].lower(), node, known) is not None:
-            return False
-    elif node["class"] == "COLUMN_REF":
-        return not node["column_names"][-1].startswith("current_")
-    elif node["class"] not in _PLAIN:
-        return False
-    return all(_is_pure(child, known) for child in child_nodes(node))
 
 
 def check_expression(sql: str, schema: pa.Schema) -> pa.DataType:
@@ -385,14 +286,14 @@ def _bound_types(expressions: Sequence[str], schema: pa.Schema) -> list[pa.DataT
 
 def _said(message: str) -> str:
     """Keep DuckDB's sentence and leave out its excerpt and its list of candidates."""
-    told = message.split(" is not valid here: ")[-1].split("\n\nLINE")[0].split("\n\tCandidate")[0]
+    told = message.rpartition(" is not valid here: ")[2].split("\n\nLINE")[0].split("\n\tCandidate")[0]
     return " ".join(told.removeprefix("Binder Error: ").split())
 
 
 def _check_result(sql: str, kind: pa.DataType) -> None:
     if pa.types.is_null(kind):
         raise DefinitionError(
-            f"expression {sql!r} is always null and has no type",
+            f"expression {sql!r} is always null, of no type",
             hint="cast it, such as NULL::DOUBLE",
             sql=sql,
         )
@@ -425,7 +326,7 @@ def _read_schema(expression: Expression, schema: pa.Schema) -> pa.Schema:
         other = lowered.setdefault(field.name.lower(), field.name)
         if other != field.name:
             raise DefinitionError(
-                f"expression {expression.sql!r} reads {other!r} and {field.name!r}: SQL cannot tell them apart",
+                f"expression {expression.sql!r} reads {other!r} and {field.name!r}, one name in SQL",
                 hint="rename one in the source's query",
             )
     return pa.schema(dict.fromkeys(fields))
@@ -435,7 +336,7 @@ def _check_readable(sql: str, field: pa.Field) -> None:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if pa.types.is_duration(kind) or pa.types.is_decimal256(kind) or pa.types.is_float16(kind):
         raise DefinitionError(
-            f"expression {sql!r} reads column {field.name!r} of type {field.type}, which SQL cannot hold exactly",
+            f"expression {sql!r} reads {field.name!r} of type {field.type}, which SQL cannot hold exactly",
             hint="list the column as a plain feature, or convert it in the source",
             column=field.name,
         )
@@ -480,7 +381,7 @@ def evaluate(expressions: Mapping[str, str], table: pa.Table) -> dict[str, pa.Ar
         DefinitionError: an expression does not fit the table.
         ExpressionError: an expression failed on a value, such as an integer overflow; it is named.
 
-    Cost: about half a millisecond for a small table (the query is bound once per schema), then DuckDB's speed.
+    Cost: half a millisecond for a small table (the query is bound once per schema), then DuckDB's speed.
     """
     parsed = {name: parse_expression(sql) for name, sql in expressions.items()}
     out: dict[str, pa.Array] = {}

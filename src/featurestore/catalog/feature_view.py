@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, Union
 from featurestore.catalog.aggregation import Aggregation
 from featurestore.catalog.definition import Definition, metadata_spec
 from featurestore.catalog.entity import Entity, entity_name
+from featurestore.catalog.expressions import check_scalar
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.catalog.source import Source
 from featurestore.core.names import check_feature_name, check_name
@@ -78,8 +79,8 @@ class FeatureView(Definition):
         """Validate and freeze.
 
         Raises:
-            DefinitionError: no features, a repeated name, no entity, an unknown `nulls`, or a ttl that
-                is not positive.
+            DefinitionError: no features, a repeated name, no entity, an unknown `nulls`, a ttl that is not
+                positive, or an expression that is not a function of one row (of Feature objects: at `plan`).
         """
         put = object.__setattr__
         put(self, "name", check_name(name, "feature view"))
@@ -141,6 +142,8 @@ def _features(name: str, features: Sequence[str | Feature] | Mapping[str, str]) 
             f"feature view {name!r} has features={features!r}", hint="give a list or a mapping"
         )
     if isinstance(features, Mapping):
+        for expression in features.values():
+            check_scalar(expression)
         return tuple(Feature(key, expression) for key, expression in features.items())
     return tuple(f if isinstance(f, Feature) else Feature(f) for f in features)
 

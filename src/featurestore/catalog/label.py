@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from featurestore.catalog.definition import Definition, metadata_spec
 from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.label_terms import parse_label
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.catalog.source import Source
 from featurestore.core.names import check_name
@@ -53,7 +54,8 @@ class Label(Definition):
         """Validate and freeze.
 
         Raises:
-            DefinitionError: a bad name, an empty expression, or a horizon that is not positive.
+            DefinitionError: a bad name, a horizon that is not positive, or an expression that is empty or no
+                scalar one over plain columns, `start.column` and the aggregates above.
         """
         horizon_ns = duration_ns(horizon, what=f"horizon of label {name!r}")
         if horizon_ns == 0 or not expression.strip():
@@ -61,6 +63,7 @@ class Label(Definition):
                 f"label {name!r} has horizon={horizon!r}, expression={expression!r}",
                 hint="the horizon is positive and the expression not empty",
             )
+        parse_label(expression)
         put = object.__setattr__
         put(self, "name", check_name(name, "label"))
         put(self, "source", parse_ref(source) if isinstance(source, str) else Ref(source.name))

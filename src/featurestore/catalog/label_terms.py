@@ -6,13 +6,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from featurestore.catalog.expressions import (
-    Node,
-    check_function,
-    child_nodes,
-    expression_node,
-    parse_expression,
-)
+from featurestore.catalog.expressions import expression_node, parse_expression
+from featurestore.catalog.functions import Node, check_function, child_nodes
 from featurestore.errors import DefinitionError
 from featurestore.storage.duckdb_sql import sandbox
 
@@ -130,7 +125,7 @@ def _term_column(node: Node, found: _Found) -> Node:
     ordered = node["order_bys"].get("orders") or node.get("filter")
     if not fits or ordered or (node.get("distinct") and called != "count"):
         raise DefinitionError(
-            f"label {found.sql!r}: {called.replace('_star', '')}() reads one plain column over (t, t + horizon]",
+            f"label {found.sql!r}: {called.replace('_star', '')}() reads one column over (t, t + horizon]",
             hint="make a feature view with the inner expression as a feature and the label's source, "
             "then aggregate that feature",
             function=called,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.expressions import check_scalar
 from featurestore.catalog.feature_view import Feature, FeatureView
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.core.names import check_feature_name, check_name
@@ -39,7 +40,7 @@ class OnDemandFeatureView(Definition):
         *,
         inputs: Sequence[FeatureView | str] = (),
         request: Mapping[str, str] | None = None,
-        features: Mapping[str, str],
+        features: Mapping[str, str] | Sequence[Feature],
         owner: str = "",
         description: str = "",
         tags: Mapping[str, str] | None = None,
@@ -47,7 +48,8 @@ class OnDemandFeatureView(Definition):
         """Validate and freeze.
 
         Raises:
-            DefinitionError: no features, or a request type that is not one of `REQUEST_TYPES`.
+            DefinitionError: no features, a request type that is not one of `REQUEST_TYPES`, or an
+                expression that is not a function of one row (of Feature objects: at `plan`).
         """
         for column, kind in (request or {}).items():
             check_feature_name(column, "request field")
@@ -58,8 +60,15 @@ class OnDemandFeatureView(Definition):
                 )
         if not features:
             raise DefinitionError(f"on-demand view {name!r} has no features")
-        for feature in features:
-            check_feature_name(feature, "feature")
+        if isinstance(features, Mapping):
+            for expression in features.values():
+                check_scalar(expression)
+            features = [Feature(key, expression) for key, expression in features.items()]
+        names = [check_feature_name(feature.name, "feature") for feature in features]
+        if len(set(names)) != len(names) or any(f.expression is None for f in features):
+            raise DefinitionError(
+                f"on-demand view {name!r} has features {names}", hint="each once, each with its expression"
+            )
         put = object.__setattr__
         put(self, "name", check_name(name, "on-demand view"))
         put(
@@ -68,7 +77,7 @@ class OnDemandFeatureView(Definition):
             tuple(parse_ref(i) if isinstance(i, str) else Ref(i.name) for i in inputs),
         )
         put(self, "request", dict(request or {}))
-        put(self, "features", tuple(Feature(k, v) for k, v in features.items()))
+        put(self, "features", tuple(features))
         put(self, "owner", owner)
         put(self, "description", description)
         put(self, "tags", dict(tags or {}))

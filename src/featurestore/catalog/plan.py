@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from featurestore.catalog.definition import METADATA_FIELDS
 from featurestore.catalog.commit import Entry
+from featurestore.catalog.definition import METADATA_FIELDS
 from featurestore.catalog.entity import Entity
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.on_demand import OnDemandFeatureView

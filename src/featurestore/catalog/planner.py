@@ -3,30 +3,28 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
 
 import pyarrow as pa
 
-from featurestore.catalog.binding import SchemaReader, bind_source, bind_view
+from featurestore.catalog.binding import SchemaReader, bind_source, bind_view, time_columns
 from featurestore.catalog.commit import Entry
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.desired import Desired, dependencies, described
-from featurestore.catalog.entity import Entity
 from featurestore.catalog.expressions import check_expressions, parse_many
 from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.graph import topological_order
 from featurestore.catalog.label import Label
 from featurestore.catalog.on_demand import OnDemandFeatureView
 from featurestore.catalog.outputs import bind_label, bind_on_demand, bind_service, bind_training_set
 from featurestore.catalog.plan import MATERIALIZED, Plan, compare, means_the_same
+from featurestore.catalog.reads import columns_read
 from featurestore.catalog.refs import Ref
-from featurestore.catalog.schemas import bare, schema_difference, schema_spec
+from featurestore.catalog.schemas import bare, check_schema, schema_difference, schema_spec
 from featurestore.catalog.service import FeatureService
-from featurestore.catalog.snapshot import KIND_WORDS, CatalogSnapshot, Key, Record, split_id
+from featurestore.catalog.snapshot import CatalogSnapshot, Key, Record, split_id
 from featurestore.catalog.source import Source
 from featurestore.catalog.training_set import TrainingSet
-from featurestore.errors import DefinitionError, FeatureStoreError, SchemaError
-
-_ENTITY_COLUMNS: Final[tuple[tuple[str, str], ...]] = ()
+from featurestore.errors import FeatureStoreError
 
 
 def make_plan(
@@ -47,7 +45,7 @@ def make_plan(
     schemas = {key[1]: bare(read_schema(d)) for key, d in given.items() if isinstance(d, Source)}
     touched = {key for key, definition in given.items() if _differs(base, definition, schemas)}
     affected = _with_downstream(base, touched | desired.removed) - desired.removed
-    order = topological_order(desired, affected)
+    order = materialization_order(desired, affected)
     _warm(desired, order, schemas)
     entries = [e for key in order if (e := _bind(desired, key, schemas)) is not None]
     entries += [Entry("remove", key, None) for key in sorted(desired.removed)]
@@ -93,38 +91,14 @@ def _with_downstream(base: CatalogSnapshot, touched: set[Key]) -> set[Key]:
     return found
 
 
-def topological_order(desired: Desired, keys: set[Key]) -> list[Key]:
-    """Return definitions so that what is read comes before what reads it; equal ones by kind and name.
+def materialization_order(desired: Desired, keys: set[Key]) -> list[Key]:
+    """Return definitions so that what is read comes before what reads it.
 
     Raises:
         DefinitionError: they run in a circle, which is named.
         NotFoundError: a reference leads nowhere.
     """
-    reads = {key: _reads(desired, key) & keys for key in keys}
-    order: list[Key] = []
-    done: set[Key] = set()
-    for start in sorted(keys):
-        stack = [(start, iter(sorted(reads[start])))] if start not in done else []
-        path = [start]
-        while stack:
-            key, rest = stack[-1]
-            following = next((k for k in rest if k not in done), None)
-            if following is None:
-                stack.pop()
-                path.pop()
-                done.add(key)
-                order.append(key)
-            elif following in path:
-                circle = [*path[path.index(following) :], following]
-                raise DefinitionError(
-                    "definitions run in a circle: " + " → ".join(f"{KIND_WORDS[k]} {n}" for k, n in circle),
-                    hint="one of them must read a source",
-                    circle=circle,
-                )
-            else:
-                stack.append((following, iter(sorted(reads[following]))))
-                path.append(following)
-    return order
+    return topological_order({key: _reads(desired, key) & keys for key in keys})
 
 
 def _reads(desired: Desired, key: Key) -> set[Key]:
@@ -140,10 +114,10 @@ def _warm(desired: Desired, order: Iterable[Key], schemas: Mapping[str, pa.Schem
     for key in order:
         definition = desired.definition(key)
         if isinstance(definition, (FeatureView, OnDemandFeatureView)):
-            expressions = [f.expression for f in definition.features if f.expression is not None]
-            texts |= dict.fromkeys(expressions)
+            own = {f.expression: f.expression for f in definition.features if f.expression is not None}
+            texts |= dict.fromkeys(own)
             if isinstance(definition, FeatureView):
-                by_source.setdefault(definition.source.name, {}).update({e: e for e in expressions})
+                by_source.setdefault(definition.source.name, {}).update(own)
     parse_many(texts)
     for name, expressions in by_source.items():
         schema = schemas.get(name)
@@ -181,21 +155,21 @@ def _schema(
     desired: Desired, definition: Definition, old: Record | None, schemas: Mapping[str, pa.Schema]
 ) -> pa.Schema:
     match definition:
-        case Entity():
-            return pa.schema([])
         case Source():
-            return _source_schema(desired, definition, old, schemas)
+            schema = _source_schema(desired, definition, old, schemas)
         case FeatureView():
-            return bind_view(desired, definition)
+            schema = bind_view(desired, definition)
         case OnDemandFeatureView():
-            return bind_on_demand(desired, definition)
+            schema = bind_on_demand(desired, definition)
         case FeatureService():
-            return bind_service(desired, definition)
+            schema = bind_service(desired, definition)
         case Label():
-            return bind_label(desired, definition)
+            schema = bind_label(desired, definition)
         case TrainingSet():
-            return bind_training_set(desired, definition)
-    raise DefinitionError(f"{described(definition)} is of a kind that the catalog does not know")
+            schema = bind_training_set(desired, definition)
+        case _:
+            schema = pa.schema([])
+    return schema
 
 
 def _source_schema(
@@ -205,17 +179,26 @@ def _source_schema(
     if found is None:
         assert old is not None  # noqa: S101 -- not given, so it is in force
         return bind_source(desired, source, old.schema)
-    try:
-        return bind_source(desired, source, found)
-    except SchemaError as error:
-        drift = schema_difference(old.schema, found) if old is not None else []
-        if not drift or old is None or old.spec.get("path") != source.path:
-            raise
-        raise SchemaError(
-            f"{error.message}; since the last apply its columns changed:\n    " + "\n    ".join(drift),
-            hint=error.hint,
-            **error.context,
-        ) from error
+    if old is not None and means_the_same(old, source.spec(), old.pins):
+        check_schema(described(source), old.schema, found, _used_columns(desired.base, source, old))
+    return bind_source(desired, source, found)
+
+
+def _used_columns(base: CatalogSnapshot, source: Source, record: Record) -> list[str]:
+    """Return the columns of a source that something in force reads, in their order."""
+    used = {*time_columns(source)}
+    for reader in base.live():
+        if record.id not in reader.pins:
+            continue
+        definition = reader.definition
+        used |= columns_read(definition)
+        if isinstance(definition, FeatureView):
+            used |= set(reader.schema.names) - set(definition.feature_names)
+        elif isinstance(definition, TrainingSet):
+            used |= set(record.schema.names)
+    for name in source.entities:
+        used |= set(base.entity(name).join_keys)
+    return [name for name in record.schema.names if name in used]
 
 
 def rollback_plan(base: CatalogSnapshot, target: CatalogSnapshot) -> Plan:

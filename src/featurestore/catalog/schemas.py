@@ -65,7 +65,7 @@ def schema_difference(recorded: pa.Schema, found: pa.Schema) -> list[str]:
     """
     old = {field.name: field.type for field in recorded}
     new = {field.name: field.type for field in found}
-    gone = [f"{name}: {old[name]} is gone" for name in old if name not in new]
+    gone = [f"{name}: {kind} is gone" for name, kind in old.items() if name not in new]
     changed = [f"{n}: {old[n]} became {new[n]}" for n in old if n in new and old[n] != new[n]]
     added = [f"{name}: {new[name]} is new" for name in new if name not in old]
     return [*gone, *changed, *added]
@@ -83,8 +83,8 @@ def check_schema(what: str, recorded: pa.Schema, found: pa.Schema, columns: Iter
     if broken:
         lines = schema_difference(recorded, found)
         raise SchemaError(
-            f"the schema of {what} is not the one recorded at its last apply:\n    " + "\n    ".join(lines),
-            hint=f"{broken[0]!r} is in use; restore it, or change the definitions that read it and apply them",
+            f"{what} has other columns than at its last apply:\n    " + "\n    ".join(lines),
+            hint=f"{broken[0]!r} is in use: restore it, or make a new source for the new table",
             columns=broken,
         )
 
@@ -113,7 +113,7 @@ def bare(schema: pa.Schema) -> pa.Schema:
 
 def is_time(kind: pa.DataType) -> bool:
     """Tell whether a column can be an event or created timestamp: timestamp, date, or int64 ns."""
-    return pa.types.is_timestamp(kind) or pa.types.is_date(kind) or kind == pa.int64()
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind) or kind == pa.int64())
 
 
 def key_kind(kind: pa.DataType) -> str | None:

@@ -81,7 +81,7 @@ def _on_demand(spec: Spec) -> OnDemandFeatureView:
         spec["name"],
         inputs=spec["inputs"],
         request=spec["request"],
-        features={f["name"]: f["expression"] for f in spec["features"]},
+        features=[Feature(f["name"], f["expression"]) for f in spec["features"]],
         **_about(spec),
     )
 

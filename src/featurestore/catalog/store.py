@@ -90,7 +90,7 @@ class LocalCatalogStore:
 
 
 class FsspecCatalogStore:
-    """A folder behind an fsspec URL: S3 by `If-None-Match: *`, Azure by `overwrite=False`, memory for tests."""
+    """A folder behind an fsspec URL: S3 by `If-None-Match: *`, Azure by `overwrite=False`."""
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
         import fsspec  # noqa: PLC0415 -- only remote catalogs need it
@@ -176,8 +176,8 @@ def probe(store: CatalogStore) -> None:
     if not first or second or kept != b"first":
         raise StorageError(
             f"{store!r} does not honour put-if-absent: it took a second file of one name",
-            hint="use a store with conditional writes (AWS S3, Azure Blob, Google Cloud Storage, a recent MinIO "
-            "or Ceph), or a local disk",
+            hint="use a store with conditional writes (AWS S3, Azure Blob, Google Cloud Storage, a recent "
+            "MinIO or Ceph), or a local disk",
         )
 
 

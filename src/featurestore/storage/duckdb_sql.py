@@ -74,7 +74,8 @@ class Sandbox:
                 for name in tables:
                     connection.unregister(name)
         except duckdb.Error as error:
-            raise _translated(error, sql) from error
+            failure = _translated(error, sql)
+            raise failure from error
 
     def rows(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows as Python values.
@@ -87,7 +88,8 @@ class Sandbox:
         try:
             return list(self.connection.execute(sql, parameters or []).fetchall())
         except duckdb.Error as error:
-            raise _translated(error, sql) from error
+            failure = _translated(error, sql)
+            raise failure from error
 
     def select(self, projection: str, table: pa.Table) -> pa.Table:
         """Run `SELECT projection` over one table's rows, in their order.
@@ -107,7 +109,8 @@ class Sandbox:
             return prepared.run(table)
         except duckdb.Error as error:
             self._forget(key)
-            raise _translated(error, projection) from error
+            failure = _translated(error, projection)
+            raise failure from error
 
     def _prepare(self, key: tuple[str, pa.Schema]) -> "_Prepared":
         projection, schema = key
