@@ -50,6 +50,19 @@ class Change:
     because: tuple[str, ...]
     breaking: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the change as JSON values."""
+        return {
+            "action": self.action,
+            "kind": self.kind,
+            "name": self.name,
+            "version": self.version,
+            "before": self.before,
+            "fields": [{"field": f.field, "before": f.before, "after": f.after} for f in self.fields],
+            "because": list(self.because),
+            "breaking": list(self.breaking),
+        }
+
     def __str__(self) -> str:
         return f"{self.action} {KIND_WORDS[self.kind]} {self.name}@{self.version}"
 
@@ -85,19 +98,7 @@ class Plan:
         return {
             "base": self.base,
             "breaking": self.is_breaking,
-            "changes": [
-                {
-                    "action": c.action,
-                    "kind": c.kind,
-                    "name": c.name,
-                    "version": c.version,
-                    "before": c.before,
-                    "fields": [{"field": f.field, "before": f.before, "after": f.after} for f in c.fields],
-                    "because": list(c.because),
-                    "breaking": list(c.breaking),
-                }
-                for c in self.changes
-            ],
+            "changes": [change.to_json() for change in self.changes],
             "rematerialize": list(self.rematerialize),
         }
 
