@@ -9,6 +9,7 @@ import numpy as np
 from featurestore.core.time import BoolArray, Int64Array
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.temporal.jit import lazy_module
+from featurestore.temporal.merge import is_mergeable, merge_indices
 from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, partition_rows
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows, check_choice, check_rows
 from featurestore.temporal.threads import run_parallel, split, thread_count
@@ -53,6 +54,16 @@ def asof_indices(
     costs the logarithm of how far it jumps.
     """
     _check(spine, rows, direction, tolerance_ns, boundary)
+    if is_mergeable(spine, rows):
+        return merge_indices(
+            spine,
+            rows,
+            entities=entities,
+            direction=direction,
+            tolerance_ns=tolerance_ns,
+            boundary=boundary,
+            threads=threads,
+        )
     partition = partition_rows(rows, entities=entities, threads=threads)
     return _search(spine, rows, partition, direction, tolerance_ns, boundary, threads)
 

@@ -1,9 +1,24 @@
 """Values at positions: the last step of every join."""
 
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.time import Int64Array
+from featurestore.errors import SchemaError
+from featurestore.temporal.jit import lazy_module
+from featurestore.temporal.threads import run_parallel, split, thread_count
 from featurestore.temporal.times import one_array
+
+_kernels: Any = lazy_module("featurestore.temporal.gather_kernels")
+
+_NO_BITMAP: Final = np.empty(0, np.uint8)
+_WORDS: Final = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+# Fewer rows than this are taken by Arrow: calling a compiled loop costs more.
+_FEW_ROWS: Final = 512
 
 
 def gather(
@@ -14,9 +29,56 @@ def gather(
     Args:
         column: any Arrow type, `(m,)`.
         indices: `(n,)` positions in `[-1, m)`.
+        threads: `None` for one per core.
 
-    Cost: O(n) for fixed-width types; several chunks are joined first.
+    Raises:
+        SchemaError: a type whose values Arrow cannot take.
+
+    Cost: O(n), fixed-width types in threads; several chunks are joined first.
     """
-    del threads
-    positions = pa.array(indices, mask=indices < 0)
-    return one_array(column).take(positions)
+    array = one_array(column)
+    kind = array.type
+    if isinstance(array, pa.ExtensionArray):
+        return pa.ExtensionArray.from_storage(kind, gather(array.storage, indices, threads=threads))
+    if len(array) == 0:
+        return pa.nulls(len(indices), kind)
+    if len(indices) >= _FEW_ROWS:
+        if pa.types.is_dictionary(kind):
+            places = gather(array.indices, indices, threads=threads)
+            return pa.DictionaryArray.from_arrays(places, array.dictionary, ordered=kind.ordered)
+        if _is_word(kind):
+            return _gather_words(array, indices, threads)
+    try:
+        return array.take(pa.array(indices, mask=indices < 0))
+    except pa.ArrowNotImplementedError as error:
+        raise SchemaError(f"values of type {kind} cannot be taken by position: {error}") from error
+
+
+def _is_word(kind: pa.DataType) -> bool:
+    """Whether values of a type are 1, 2, 4 or 8 bytes wide and nothing else."""
+    return (pa.types.is_primitive(kind) and not pa.types.is_boolean(kind)) and kind.bit_width in _WORDS
+
+
+def _gather_words(array: pa.Array, indices: Int64Array, threads: int | None) -> pa.Array:
+    bitmap, data = array.buffers()
+    word = np.dtype(_WORDS[array.type.bit_width])
+    values = np.frombuffer(data, word, len(array), array.offset * word.itemsize)
+    valid_in = _NO_BITMAP if array.null_count == 0 else np.frombuffer(bitmap, np.uint8)
+    count = len(indices)
+    data_out, out = allocate(count, word)
+    valid_out, valid = allocate((count + 7) // 8, np.dtype(np.uint8))
+    complete: list[bool] = []
+
+    def part(lo: int, hi: int) -> None:
+        complete.append(_kernels.gather_fixed(values, valid_in, array.offset, indices, lo, hi, out, valid))
+
+    parts = split((count + 7) // 8, thread_count(threads, count))
+    run_parallel([partial(part, 8 * lo, min(count, 8 * hi)) for lo, hi in parts])
+    buffers = [None if all(complete) else valid_out, data_out]
+    return pa.Array.from_buffers(array.type, count, buffers)
+
+
+def allocate(count: int, kind: np.dtype[Any]) -> tuple[pa.Buffer, npt.NDArray[Any]]:
+    """Return an uninitialized Arrow buffer and a writable array over it."""
+    buffer = pa.allocate_buffer(count * kind.itemsize)
+    return buffer, np.frombuffer(buffer, kind)

@@ -18,11 +18,20 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a small step of a kernel, always as part of the loop that calls it."""
+    numba = importlib.import_module("numba")
+    jit = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+    return cast("Callable[P, R]", jit(function))
+
+
 class _LazyModule(ModuleType):
     """Stands for a module until one of its names is used."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(importlib.import_module(self.__name__), name)
+        value = getattr(importlib.import_module(self.__name__), name)
+        setattr(self, name, value)
+        return value
 
 
 def lazy_module(name: str) -> Any:

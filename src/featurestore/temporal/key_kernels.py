@@ -1,9 +1,11 @@
 """Compiled loops that number keys: a direct table for narrow integers, hashing for the rest.
 
-A hash only finds a candidate; equality is always decided on the key itself.
+A hash only finds a candidate; equality is always decided on the key itself. Places are uint64 in the hot
+loops: numba checks signed ones for a wrap-around to the array's end.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,68 +14,182 @@ from numba import types
 from numba.extending import intrinsic
 
 from featurestore.core.time import Int64Array
-from featurestore.temporal.jit import kernel
+from featurestore.temporal.jit import inlined, kernel
 from featurestore.temporal.rows import Int32Array
 
 UInt8Array = npt.NDArray[np.uint8]
 UInt64Array = npt.NDArray[np.uint64]
+OffsetArray = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT = np.uint64(32)
-_FIRST_SLOTS = 2048
+U64 = np.uint64
+_MIX = U64(0x9E3779B97F4A7C15)
+_ONE, _EIGHT, _HALF = U64(1), U64(8), U64(32)
+_SHORT_SIZE_BIT, _LONG_FLAG = U64(56), U64(1) << U64(63)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def load_word(typing_context: Any, data: Any, place: Any) -> Any:  # noqa: ARG001 -- numba's signature
-    """Read 8 bytes at any address, least significant first, as one machine load."""
-
+@intrinsic
+def _load_word(typing_context: Any, data: Any, place: Any) -> Any:  # noqa: ARG001 -- numba's signature
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        word = ir.IntType(64)
         address = builder.gep(array.data, [arguments[1]])
-        return builder.load(builder.bitcast(address, word.as_pointer()), align=1)
+        return builder.load(builder.bitcast(address, ir.IntType(64).as_pointer()), align=1)
 
-    return types.uint64(data, types.int64), generate
+    return types.uint64(data, types.uint64), generate
 
 
-@kernel
+# Reads the 8 bytes that begin at a place as one number, least significant first, in one machine load.
+load_word = cast("Callable[[UInt8Array, np.uint64], np.uint64]", _load_word)
+
+
+@inlined
 def is_valid(bitmap: UInt8Array, place: int) -> bool:
     """Whether bit `place` of an Arrow validity bitmap is set; an empty bitmap means all are."""
     return len(bitmap) == 0 or (bitmap[place >> 3] >> (place & 7)) & 1 == 1
 
 
+@inlined
+def mixed(word: np.uint64) -> np.uint64:
+    """Spread the bits of a word over all others, one to one."""
+    word = (word ^ (word >> _HALF)) * _MIX
+    return word ^ (word >> _HALF)
+
+
 @kernel
-def word_at(data: UInt8Array, begin: int, count: int) -> np.uint64:
-    """Up to 8 bytes from `begin` as one word, the missing ones zero."""
-    if begin + 8 <= len(data):
-        word = load_word(data, begin)
-        if count < 8:
-            word &= (np.uint64(1) << np.uint64(8 * count)) - np.uint64(1)
-        return word
-    word = np.uint64(0)
-    for k in range(count):
-        word |= np.uint64(data[begin + k]) << np.uint64(8 * k)
+def tail_word(data: UInt8Array, begin: np.uint64, size: np.uint64) -> np.uint64:
+    """Read a word byte by byte: near the end of the data, where 8 bytes cannot be read at once."""
+    word = U64(0)
+    for k in range(size):
+        word |= U64(data[begin + U64(k)]) << U64(8 * k)
     return word
 
 
 @kernel
-def mixed(word: np.uint64) -> np.uint64:
-    """Spread the bits of a word over all others, one to one."""
-    word = (word ^ (word >> _SHIFT)) * _MIX
-    return word ^ (word >> _SHIFT)
+def short_tag(data: UInt8Array, begin: np.uint64, size: np.uint64) -> np.uint64:
+    """Write up to 7 bytes and their number as one word, one to one; the top byte is below 8."""
+    if begin + _EIGHT <= U64(len(data)):
+        word = load_word(data, begin) & ((_ONE << (_EIGHT * size)) - _ONE)
+        return word | (size << _SHORT_SIZE_BIT)
+    return tail_word(data, begin, size) | (size << _SHORT_SIZE_BIT)
 
 
 @kernel
-def grown(slots: Int32Array, hashes: UInt64Array, count: int) -> Int32Array:
-    """Return a table four times as large that holds the same codes."""
-    wider = np.full(len(slots) * 4, -1, np.int32)
-    mask = np.uint64(len(wider) - 1)
-    for code in range(count):
-        slot = hashes[code] & mask
-        while wider[slot] >= 0:
-            slot = (slot + np.uint64(1)) & mask
-        wider[slot] = code
+def long_tag(data: UInt8Array, begin: np.uint64, size: np.uint64) -> np.uint64:
+    """Hash 8 bytes or more; the top bit is set, so that no short tag is equal."""
+    last = begin + size - _EIGHT
+    hashed = size * _MIX
+    place = begin
+    while place < last:
+        hashed = mixed(hashed ^ load_word(data, place))
+        place += _EIGHT
+    # The last word overlaps the one before it: no byte beyond the value is read.
+    hashed = (hashed ^ load_word(data, last)) * _MIX
+    return (hashed >> _EIGHT) | _LONG_FLAG
+
+
+@kernel
+def same_bytes(data: UInt8Array, a: np.uint64, b: np.uint64, size: np.uint64) -> bool:
+    """Whether the `size` bytes, 8 or more, at `a` and at `b` are equal."""
+    last = size - _EIGHT
+    place = U64(0)
+    while place < last:
+        if load_word(data, a + place) != load_word(data, b + place):
+            return False
+        place += _EIGHT
+    return load_word(data, a + last) == load_word(data, b + last)
+
+
+@kernel
+def is_same(
+    data: UInt8Array,
+    begins: UInt64Array,
+    sizes: UInt64Array,
+    key: np.uint64,
+    begin: np.uint64,
+    size: np.uint64,
+) -> bool:
+    """Whether a numbered key of 8 bytes or more is the one at `begin`."""
+    return sizes[key] == size and same_bytes(data, begins[key], begin, size)
+
+
+@kernel
+def new_table(rows: int) -> UInt64Array:
+    """Make an empty hash table: pairs of (hash, code + 1), where 0 means free."""
+    return np.zeros(2 * 256 if rows < 256 else 2 * 8192, np.uint64)
+
+
+@kernel
+def grown_table(table: UInt64Array) -> UInt64Array:
+    """Return a larger table of the same content; sparse (and in the cache) while small."""
+    old = len(table) >> 1
+    slots = old * 4 if old <= 1 << 16 else old * 2
+    wider = np.zeros(2 * slots, np.uint64)
+    mask = U64(slots - 1)
+    for k in range(old):
+        code = table[2 * k + 1]
+        if code == U64(0):
+            continue
+        slot = table[2 * k] & mask
+        while wider[slot + slot + _ONE] != U64(0):
+            slot = (slot + _ONE) & mask
+        wider[slot + slot] = table[2 * k]
+        wider[slot + slot + _ONE] = code
     return wider
+
+
+@kernel
+def room_of(table: UInt64Array) -> int:
+    """How many keys a table takes before it grows: a quarter of its slots, half once it is large."""
+    slots = len(table) >> 1
+    return slots >> 2 if slots <= 1 << 16 else slots >> 1
+
+
+@kernel
+def extended(values: UInt64Array, size: int) -> UInt64Array:
+    """Return a copy with room for `size` values."""
+    longer = np.empty(size, np.uint64)
+    longer[: len(values)] = values
+    return longer
+
+
+@kernel
+def code_words_until_full(
+    values: Int64Array,
+    bitmap: UInt8Array,
+    offset: int,
+    negative_is_null: bool,
+    row: int,
+    table: UInt64Array,
+    first: UInt64Array,
+    count: int,
+    out: Int32Array,
+) -> tuple[int, int]:
+    """Go on numbering from `row` until the end or until `first` is full; returns the row and the count."""
+    mask = U64((len(table) >> 1) - 1)
+    i, keys, room = U64(row), U64(count), U64(len(first))
+    while i < U64(len(out)):
+        value = values[i]
+        if not is_valid(bitmap, offset + np.int64(i)) or (negative_is_null and value < 0):
+            out[i] = -1
+            i += _ONE
+            continue
+        # One to one: equal hashes are equal integers.
+        hashed = mixed(U64(value))
+        slot = hashed & mask
+        code = table[slot + slot + _ONE]
+        while code != U64(0) and table[slot + slot] != hashed:
+            slot = (slot + _ONE) & mask
+            code = table[slot + slot + _ONE]
+        if code == U64(0):
+            if keys == room:
+                break
+            first[keys] = i
+            keys += _ONE
+            code = keys
+            table[slot + slot] = hashed
+            table[slot + slot + _ONE] = code
+        out[i] = np.int32(code - _ONE)
+        i += _ONE
+    return np.int64(i), np.int64(keys)
 
 
 @kernel
@@ -87,58 +203,77 @@ def code_words(
         negative_is_null: a negative value is a null (codes of parts that were numbered before).
         out: `(n,)` gets the codes, -1 for null.
     """
-    slots = np.full(_FIRST_SLOTS, -1, np.int32)
-    hashes = np.empty(_FIRST_SLOTS // 2, np.uint64)
-    first = np.empty(_FIRST_SLOTS // 2, np.int64)
-    count = 0
-    mask = np.uint64(len(slots) - 1)
-    for i in range(len(values)):
-        value = values[i]
-        if not is_valid(bitmap, offset + i) or (negative_is_null and value < 0):
+    table = new_table(len(out))
+    first = np.empty(room_of(table), np.uint64)
+    row, count = code_words_until_full(values, bitmap, offset, negative_is_null, 0, table, first, 0, out)
+    while row < len(out):
+        table = grown_table(table)
+        first = extended(first, room_of(table))
+        row, count = code_words_until_full(
+            values, bitmap, offset, negative_is_null, row, table, first, count, out
+        )
+    return first[:count].astype(np.int64)
+
+
+@kernel
+def code_bytes_until_full(
+    offsets: OffsetArray,
+    width: int,
+    data: UInt8Array,
+    bitmap: UInt8Array,
+    offset: int,
+    row: int,
+    table: UInt64Array,
+    first: UInt64Array,
+    begins: UInt64Array,
+    sizes: UInt64Array,
+    count: int,
+    out: Int32Array,
+) -> tuple[int, int]:
+    """Go on numbering from `row` until the end or until `first` is full; returns the row and the count."""
+    mask = U64((len(table) >> 1) - 1)
+    i, keys, room = U64(row), U64(count), U64(len(first))
+    while i < U64(len(out)):
+        if not is_valid(bitmap, offset + np.int64(i)):
             out[i] = -1
+            i += _ONE
             continue
-        hashed = mixed(np.uint64(value))
+        begin, size = (U64(offset) + i) * U64(width), U64(width)
+        if len(offsets) > 0:
+            begin = U64(offsets[i])
+            size = U64(offsets[i + _ONE]) - begin
+        is_short = size < _EIGHT
+        if is_short:
+            hashed = mixed(short_tag(data, begin, size))
+        else:
+            hashed = mixed(long_tag(data, begin, size))
         slot = hashed & mask
-        # `mixed` is one to one, so equal hashes are equal integers.
-        while slots[slot] >= 0 and hashes[slots[slot]] != hashed:
-            slot = (slot + np.uint64(1)) & mask
-        code = slots[slot]
-        if code < 0:
-            code = np.int32(count)
-            slots[slot] = code
-            hashes[count] = hashed
-            first[count] = i
-            count += 1
-            if count == len(hashes):
-                slots = grown(slots, hashes, count)
-                mask = np.uint64(len(slots) - 1)
-                hashes = np.concatenate((hashes, np.empty(3 * count, np.uint64)))
-                first = np.concatenate((first, np.empty(3 * count, np.int64)))
-        out[i] = code
-    return first[:count].copy()
-
-
-@kernel
-def same_bytes(data: UInt8Array, a: int, b: int, count: int) -> bool:
-    """Whether the `count` bytes at `a` and at `b` are equal."""
-    for k in range(0, count, 8):
-        if word_at(data, a + k, min(8, count - k)) != word_at(data, b + k, min(8, count - k)):
-            return False
-    return True
-
-
-@kernel
-def hash_bytes(data: UInt8Array, begin: int, count: int) -> np.uint64:
-    """Hash bytes and their number, 8 at a time."""
-    hashed = np.uint64(count) * _MIX
-    for k in range(0, count, 8):
-        hashed = mixed(hashed ^ word_at(data, begin + k, min(8, count - k)))
-    return hashed
+        code = table[slot + slot + _ONE]
+        while code != U64(0) and (
+            table[slot + slot] != hashed
+            # A short tag is the key itself; a long one only says where to compare.
+            or not (is_short or is_same(data, begins, sizes, code - _ONE, begin, size))
+        ):
+            slot = (slot + _ONE) & mask
+            code = table[slot + slot + _ONE]
+        if code == U64(0):
+            if keys == room:
+                break
+            first[keys] = i
+            begins[keys] = begin
+            sizes[keys] = size
+            keys += _ONE
+            code = keys
+            table[slot + slot] = hashed
+            table[slot + slot + _ONE] = code
+        out[i] = np.int32(code - _ONE)
+        i += _ONE
+    return np.int64(i), np.int64(keys)
 
 
 @kernel
 def code_bytes(
-    offsets: npt.NDArray[np.signedinteger[Any]],
+    offsets: OffsetArray,
     width: int,
     data: UInt8Array,
     bitmap: UInt8Array,
@@ -155,48 +290,21 @@ def code_bytes(
         offset: Arrow's offset of the array.
         out: `(n,)` gets the codes, -1 for null.
     """
-    slots = np.full(_FIRST_SLOTS, -1, np.int32)
-    hashes = np.empty(_FIRST_SLOTS // 2, np.uint64)
-    begins = np.empty(_FIRST_SLOTS // 2, np.int64)
-    sizes = np.empty(_FIRST_SLOTS // 2, np.int64)
-    first = np.empty(_FIRST_SLOTS // 2, np.int64)
-    total = 0
-    mask = np.uint64(len(slots) - 1)
-    for i in range(len(out)):
-        if not is_valid(bitmap, offset + i):
-            out[i] = -1
-            continue
-        begin, size = (offset + i) * width, width
-        if len(offsets) > 0:
-            begin = np.int64(offsets[i])
-            size = np.int64(offsets[i + 1]) - begin
-        hashed = hash_bytes(data, begin, size)
-        slot = hashed & mask
-        code = slots[slot]
-        while code >= 0:
-            if hashes[code] == hashed and sizes[code] == size:
-                # Up to 8 bytes the hash is one to one for a given size.
-                if size <= 8 or same_bytes(data, begins[code], begin, size):
-                    break
-            slot = (slot + np.uint64(1)) & mask
-            code = slots[slot]
-        if code < 0:
-            code = np.int32(total)
-            slots[slot] = code
-            hashes[total] = hashed
-            begins[total] = begin
-            sizes[total] = size
-            first[total] = i
-            total += 1
-            if total == len(hashes):
-                slots = grown(slots, hashes, total)
-                mask = np.uint64(len(slots) - 1)
-                hashes = np.concatenate((hashes, np.empty(3 * total, np.uint64)))
-                begins = np.concatenate((begins, np.empty(3 * total, np.int64)))
-                sizes = np.concatenate((sizes, np.empty(3 * total, np.int64)))
-                first = np.concatenate((first, np.empty(3 * total, np.int64)))
-        out[i] = code
-    return first[:total].copy()
+    table = new_table(len(out))
+    room = room_of(table)
+    first = np.empty(room, np.uint64)
+    begins, sizes = np.empty(room, np.uint64), np.empty(room, np.uint64)
+    row, count = code_bytes_until_full(
+        offsets, width, data, bitmap, offset, 0, table, first, begins, sizes, 0, out
+    )
+    while row < len(out):
+        table = grown_table(table)
+        room = room_of(table)
+        first, begins, sizes = extended(first, room), extended(begins, room), extended(sizes, room)
+        row, count = code_bytes_until_full(
+            offsets, width, data, bitmap, offset, row, table, first, begins, sizes, count, out
+        )
+    return first[:count].astype(np.int64)
 
 
 @kernel
@@ -225,7 +333,10 @@ def mark_present(
     """Mark which of the values `least`, `least + 1`, … occur. Several threads may mark the same table."""
     for i in range(len(values)):
         if is_valid(bitmap, offset + i):
-            present[values[i] - least] = 1
+            place = values[i] - least
+            # Reading first keeps the threads from fighting over the table's cache lines.
+            if present[place] == 0:
+                present[place] = 1
 
 
 @kernel

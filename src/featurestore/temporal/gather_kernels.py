@@ -1,0 +1,83 @@
+"""Compiled loops that copy fixed-width values and build the validity bitmap in the same pass."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.core.time import Int64Array
+from featurestore.temporal.jit import inlined, kernel
+
+UInt8Array = npt.NDArray[np.uint8]
+U64 = np.uint64
+
+
+@inlined
+def bit_of(bitmap: UInt8Array, place: np.uint64) -> np.uint64:
+    """One bit of an Arrow bitmap."""
+    return U64(bitmap[place >> U64(3)] >> (place & U64(7))) & U64(1)
+
+
+@inlined
+def gather_block(
+    values: npt.NDArray[np.unsignedinteger[Any]],
+    bitmap: UInt8Array,
+    offset: int,
+    indices: Int64Array,
+    begin: np.uint64,
+    count: int,
+    out: npt.NDArray[np.unsignedinteger[Any]],
+) -> np.uint64:
+    """Copy up to 8 values; returns their validity bits."""
+    bits = U64(0)
+    for k in range(count):
+        row = indices[begin + U64(k)]
+        # Without a branch: -1 reads value 0 and is masked out. The output's null slots hold zeros, so
+        # that no value of another row lingers in them.
+        there = ~(row >> 63)
+        place = U64(row & there)
+        bit = U64(there) & U64(1)
+        if len(bitmap) > 0:
+            bit &= bit_of(bitmap, U64(offset) + place)
+        out[begin + U64(k)] = values[place] & (U64(0) - bit)
+        bits |= bit << U64(k)
+    return bits
+
+
+@kernel
+def gather_fixed(
+    values: npt.NDArray[np.unsignedinteger[Any]],
+    bitmap: UInt8Array,
+    offset: int,
+    indices: Int64Array,
+    lo: int,
+    hi: int,
+    out: npt.NDArray[np.unsignedinteger[Any]],
+    valid: UInt8Array,
+) -> bool:
+    """Copy `values[indices[lo:hi]]`; returns whether every value is there.
+
+    Args:
+        values: as unsigned integers of their width: bits are copied, never converted.
+        bitmap: bit `offset + k` says whether value k is there; empty where all are.
+        lo: a multiple of 8, so that no two threads share a byte of `valid`.
+        valid: gets the output's bitmap.
+    """
+    every = U64(255)
+    whole = hi >> 3
+    if len(bitmap) == 0:
+        for block in range(lo >> 3, whole):
+            bits = gather_block(values, bitmap[:0], 0, indices, U64(block) * U64(8), 8, out)
+            valid[block] = bits
+            every &= bits
+    else:
+        for block in range(lo >> 3, whole):
+            bits = gather_block(values, bitmap, offset, indices, U64(block) * U64(8), 8, out)
+            valid[block] = bits
+            every &= bits
+    rest = hi & 7
+    if rest > 0:
+        bits = gather_block(values, bitmap, offset, indices, U64(whole) * U64(8), rest, out)
+        valid[whole] = bits
+        every &= bits | ~((U64(1) << U64(rest)) - U64(1))
+    return every == U64(255)

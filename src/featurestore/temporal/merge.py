@@ -1,0 +1,121 @@
+"""The plain merge: what the as-of join is where both sides are in time order, as feeds and files usually are."""
+
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from featurestore.core.time import INT64_MAX, Int64Array
+from featurestore.temporal.jit import lazy_module
+from featurestore.temporal.order import NO_INT64
+from featurestore.temporal.rows import Int32Array, Rows
+from featurestore.temporal.threads import run_parallel, split, thread_count
+
+_kernels: Any = lazy_module("featurestore.temporal.merge_kernels")
+
+# Up to this many entities two states fit the second-level cache, and two stretches run side by side.
+_FEW_ENTITIES: Final = 1 << 16
+
+
+def is_mergeable(spine: Rows, rows: Rows) -> bool:
+    """Whether `merge_indices` can answer: no knowledge condition, both sides in time order.
+
+    Cost: one read of the times, less where an early row is out of order.
+    """
+    if spine.known_ns is not None or rows.known_ns is not None or len(spine) == 0 or len(rows) == 0:
+        return False
+    ends = [int(t) for side in (spine, rows) for t in (side.event_ns[0], side.event_ns[-1])]
+    # Differences of times must not wrap in the branchless steps.
+    if max(ends) - min(ends) >= INT64_MAX:
+        return False
+    ties = NO_INT64 if rows.sequence is None else rows.sequence
+    return bool(
+        _kernels.is_ascending(rows.event_ns, ties) and _kernels.is_ascending(spine.event_ns, NO_INT64)
+    )
+
+
+def merge_indices(
+    spine: Rows,
+    rows: Rows,
+    *,
+    entities: int,
+    direction: str,
+    tolerance_ns: int | None,
+    boundary: str,
+    threads: int | None,
+) -> Int64Array:
+    """Do what `asof_indices` does where `is_mergeable` holds.
+
+    Cost: one read of both sides; 4 bytes per entity and stretch (two per thread while entities are few,
+    at most 16 bytes per entity when they are many).
+    """
+    wide = thread_count(threads, len(spine) + len(rows))
+    before, after = None, None
+    if direction != "forward":
+        before = _merge(spine, rows, entities, tolerance_ns, boundary == "inclusive", wide, -1)
+    if direction != "backward":
+        after = _merge(spine, rows, entities, tolerance_ns, boundary == "inclusive", wide, 1)
+    if before is None or after is None:
+        return before if after is None else after  # type: ignore[return-value]
+    run_parallel(
+        [
+            partial(_kernels.take_nearer, spine.event_ns, rows.event_ns, after, lo, hi, before)
+            for lo, hi in split(len(spine), wide)
+        ]
+    )
+    return before
+
+
+def _merge(
+    spine: Rows,
+    rows: Rows,
+    entities: int,
+    tolerance_ns: int | None,
+    inclusive: bool,
+    wide: int,
+    step: int,
+) -> Int64Array:
+    pairs = step < 0 and entities <= _FEW_ENTITIES
+    parts = _stretches(len(spine), entities, 2 * wide if pairs else wide)
+    # Forward excludes from "before" exactly what backward includes in it.
+    slack = int(inclusive) if step < 0 else int(not inclusive)
+    sides = (spine.event_ns, spine.codes, rows.event_ns, rows.codes, slack)
+    cuts = np.zeros((parts + 1, 2), np.int64)
+    _kernels.cut_merge(spine.event_ns, rows.event_ns, slack, cuts)
+    states: Int32Array = np.full((parts, entities + 1), -1, np.int32)
+    out = np.empty(len(spine), np.int64)
+    if pairs:
+        run_parallel(
+            [partial(_kernels.merge_two, *sides, cuts, states, part, out) for part in range(0, parts, 2)]
+        )
+    elif step < 0:
+        bounds = [
+            (int(a), int(b), int(c), int(d)) for (a, c), (b, d) in zip(cuts[:-1], cuts[1:], strict=True)
+        ]
+        run_parallel(
+            [
+                partial(_kernels.merge_one, *sides, *bound, state, out)
+                for bound, state in zip(bounds, states, strict=True)
+            ]
+        )
+    else:
+        run_parallel(
+            [partial(_kernels.merge_back, *sides, cuts, part, states[part], out) for part in range(parts)]
+        )
+    tolerance = -1 if tolerance_ns is None else tolerance_ns
+    shared = (spine.event_ns, spine.codes, rows.event_ns, states, cuts)
+    first = 0 if step < 0 else parts - 1
+    run_parallel(
+        [
+            partial(_kernels.finish_merge, *shared, part, step, tolerance, out)
+            for part in range(parts)
+            if part != first or tolerance_ns is not None
+        ]
+    )
+    return out
+
+
+def _stretches(rows: int, entities: int, wanted: int) -> int:
+    """How many stretches the memory for states allows: 16 bytes per entity, or a byte per row."""
+    allowed = max(4, rows // (4 * (entities + 1)))
+    return min(wanted, allowed) if entities > _FEW_ENTITIES else wanted

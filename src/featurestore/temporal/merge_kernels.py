@@ -1,0 +1,226 @@
+"""Compiled loops of the plain merge: both sides in time order, the newest row per entity as the state.
+
+A merge of two random sides mispredicts a branch per row and waits for each comparison before the next one.
+`merge_two` therefore computes its steps without branches and runs two independent stretches of the data side
+by side, so that one fills the other's waiting time. States hold row positions, entity e in slot e + 1; slot 0
+stands for a null key and stays -1.
+"""
+
+import numpy as np
+
+from featurestore.core.time import Int64Array
+from featurestore.temporal.jit import inlined, kernel
+from featurestore.temporal.rows import Int32Array
+
+U64 = np.uint64
+I32 = np.int32
+
+
+@kernel
+def is_ascending(times: Int64Array, ties: Int64Array) -> bool:
+    """Whether (time, tie) never goes back; an empty `ties` is no key."""
+    block = 4096
+    for start in range(0, len(times), block):
+        part = times[start : start + block + 1]
+        falls = 0
+        for i in range(1, len(part)):
+            falls += part[i] < part[i - 1]
+        if falls > 0:
+            return False
+    for i in range(1, len(ties)):
+        if times[i] == times[i - 1] and ties[i] < ties[i - 1]:
+            return False
+    return True
+
+
+@kernel
+def rows_before(event: Int64Array, time: int, slack: int) -> int:
+    """How many rows of an ascending side a reader at `time` sees; slack 1 includes the same instant."""
+    lo, hi = 0, len(event)
+    while lo < hi:
+        middle = (lo + hi) >> 1
+        if event[middle] - time - slack < 0:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo
+
+
+@kernel
+def cut_merge(time: Int64Array, event: Int64Array, slack: int, cuts: Int64Array) -> None:
+    """Cut the merge of both sides into stretches of nearly equal work.
+
+    Args:
+        cuts: `(k + 1, 2)`; stretch s covers spine rows `[cuts[s, 0], cuts[s + 1, 0])` and the rows between
+            `cuts[s, 1]` and `cuts[s + 1, 1]`, all of which every later stretch may see.
+    """
+    parts = len(cuts) - 1
+    total = len(time) + len(event)
+    for part in range(parts + 1):
+        goal = total * part // parts
+        lo, hi = 0, len(time)
+        while lo < hi:
+            middle = (lo + hi + 1) >> 1
+            if middle + rows_before(event, time[middle - 1], slack) <= goal:
+                lo = middle
+            else:
+                hi = middle - 1
+        cuts[part, 0] = len(time) if part == parts else lo
+        cuts[part, 1] = rows_before(event, time[lo - 1], slack) if lo > 0 else 0
+    cuts[0, 0] = 0
+    cuts[0, 1] = 0
+    cuts[parts, 1] = len(event)
+
+
+@kernel
+def merge_one(
+    time: Int64Array,
+    codes: Int32Array,
+    event: Int64Array,
+    row_codes: Int32Array,
+    slack: int,
+    i: int,
+    i_end: int,
+    j: int,
+    j_end: int,
+    state: Int32Array,
+    out: Int64Array,
+) -> None:
+    """Merge one stretch, and leave the state as it is after all its rows."""
+    spine, spine_end, row, row_end = U64(i), U64(i_end), U64(j), U64(j_end)
+    while spine < spine_end:
+        now = time[spine]
+        while row < row_end and event[row] - now - slack < 0:
+            state[U64(row_codes[row] + I32(1))] = I32(row) | (row_codes[row] >> I32(31))
+            row += U64(1)
+        out[spine] = state[U64(codes[spine] + I32(1))]
+        spine += U64(1)
+    while row < row_end:
+        state[U64(row_codes[row] + I32(1))] = I32(row) | (row_codes[row] >> I32(31))
+        row += U64(1)
+
+
+@inlined
+def merge_step(
+    time: Int64Array,
+    codes: Int32Array,
+    event: Int64Array,
+    row_codes: Int32Array,
+    slack: int,
+    spine: np.uint64,
+    row: np.uint64,
+    state: Int32Array,
+    out: Int64Array,
+) -> tuple[np.uint64, np.uint64]:
+    """Take the next row or answer the next spine row, whichever is due, without a branch.
+
+    `due` is all ones where the row comes first. Either way the state's entry is read and written back, and
+    the answer is written: where it was not due yet, the next step at this spine row writes it again.
+    """
+    due = (event[row] - time[spine] - slack) >> 63
+    due_32 = I32(due)
+    mine, theirs = codes[spine], row_codes[row]
+    slot = U64(np.uint32((mine ^ ((mine ^ theirs) & due_32)) + I32(1)))
+    value = state[slot]
+    newer = I32(row) | (theirs >> I32(31))
+    state[slot] = value ^ ((value ^ newer) & due_32)
+    out[spine] = value
+    return spine + (U64(1) + U64(due)), row - U64(due)
+
+
+@kernel
+def merge_two(
+    time: Int64Array,
+    codes: Int32Array,
+    event: Int64Array,
+    row_codes: Int32Array,
+    slack: int,
+    cuts: Int64Array,
+    states: Int32Array,
+    first: int,
+    out: Int64Array,
+) -> None:
+    """Merge the stretches `first` and `first + 1` side by side."""
+    i, j = U64(cuts[first, 0]), U64(cuts[first, 1])
+    k, m = U64(cuts[first + 1, 0]), U64(cuts[first + 1, 1])
+    i_end, j_end = U64(cuts[first + 1, 0]), U64(cuts[first + 1, 1])
+    k_end, m_end = U64(cuts[first + 2, 0]), U64(cuts[first + 2, 1])
+    one, two = states[first], states[first + 1]
+    # A step moves each stretch by one row of either side, so this many steps cannot leave any of them.
+    steps = min(min(i_end - i, j_end - j), min(k_end - k, m_end - m))
+    while steps > U64(16):
+        for _ in range(steps):
+            i, j = merge_step(time, codes, event, row_codes, slack, i, j, one, out)
+            k, m = merge_step(time, codes, event, row_codes, slack, k, m, two, out)
+        steps = min(min(i_end - i, j_end - j), min(k_end - k, m_end - m))
+    merge_one(time, codes, event, row_codes, slack, i, i_end, j, j_end, one, out)
+    merge_one(time, codes, event, row_codes, slack, k, k_end, m, m_end, two, out)
+
+
+@kernel
+def merge_back(
+    time: Int64Array,
+    codes: Int32Array,
+    event: Int64Array,
+    row_codes: Int32Array,
+    slack: int,
+    cuts: Int64Array,
+    part: int,
+    state: Int32Array,
+    out: Int64Array,
+) -> None:
+    """Merge one stretch from its end to its beginning: the next row per entity instead of the last.
+
+    Here `cuts` come from a merge whose slack excludes what this one includes, so that the rows from
+    `cuts[part, 1]` on are those that are not before the stretch's first spine row.
+    """
+    spine, row = cuts[part + 1, 0] - 1, cuts[part + 1, 1] - 1
+    while spine >= cuts[part, 0]:
+        now = time[spine]
+        while row >= cuts[part, 1] and not event[row] - now - slack < 0:
+            state[row_codes[row] + 1] = I32(row) | (row_codes[row] >> I32(31))
+            row -= 1
+        out[spine] = state[codes[spine] + 1]
+        spine -= 1
+    while row >= cuts[part, 1]:
+        state[row_codes[row] + 1] = I32(row) | (row_codes[row] >> I32(31))
+        row -= 1
+
+
+@kernel
+def finish_merge(
+    time: Int64Array,
+    codes: Int32Array,
+    event: Int64Array,
+    states: Int32Array,
+    cuts: Int64Array,
+    part: int,
+    step: int,
+    tolerance: int,
+    out: Int64Array,
+) -> None:
+    """Answer from the stretches before this one (after it, with step 1), then apply the tolerance."""
+    limit = U64(tolerance)
+    parts = len(states)
+    for i in range(cuts[part, 0], cuts[part + 1, 0]):
+        row = out[i]
+        other = part + step
+        while row < 0 and 0 <= other < parts:
+            row = np.int64(states[other, codes[i] + 1])
+            other += step
+        if row >= 0 and tolerance >= 0:
+            distance = time[i] - event[row] if step < 0 else event[row] - time[i]
+            if U64(distance) > limit:
+                row = -1
+        out[i] = row
+
+
+@kernel
+def take_nearer(
+    time: Int64Array, event: Int64Array, after: Int64Array, lo: int, hi: int, out: Int64Array
+) -> None:
+    """Replace the backward choice by the forward one where that is strictly nearer, or the only one."""
+    for i in range(lo, hi):
+        row = after[i]
+        if row >= 0 and (out[i] < 0 or event[row] - time[i] < time[i] - event[out[i]]):
+            out[i] = row
