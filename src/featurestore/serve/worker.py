@@ -39,7 +39,7 @@ def open_root(config: ServerConfig) -> OnlineBackend:
     catalog = open_catalog(config.root)
 
     def newest() -> CatalogSnapshot:
-        return catalog.snapshot
+        return catalog.snapshot()
 
     online = config.online or f"{config.root.rstrip('/')}/online"
     return open_backend(newest, online, clock=clock_of(config), history_ns=config.history_ns)

@@ -1,0 +1,148 @@
+"""The promise of serving: what is read online at t is what training sees at t."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.catalog.refs import Ref
+from featurestore.core.clock import ManualClock
+from featurestore.core.time import INT64_MIN
+from featurestore.resolve.events import Events
+from featurestore.resolve.program import compile_view
+from featurestore.resolve.views import Resolved, resolve_view
+from featurestore.serve.backend import OnlineBackend
+from featurestore.serve.memory_store import MemoryStore
+from featurestore.serve.response import STATUS
+from tests.serve.house import quotes, snapshot_of
+
+SNAPSHOT = snapshot_of()
+SYMBOLS = ["A", "B", "Ä" * 300]
+VIEWS = ("quote", "last", "flow")
+SOAK = bool(os.environ.get("FEATURESTORE_SOAK"))
+
+values = st.one_of(st.none(), st.sampled_from([0.0, -0.0, 0.1, 1e300, float("inf")]))
+rows = st.fixed_dictionaries(
+    {
+        "symbol": st.one_of(st.sampled_from(SYMBOLS), st.none()),
+        "ts": st.one_of(st.integers(0, 120), st.none()),
+        "late": st.one_of(st.integers(0, 30), st.none()),
+        "bid": values,
+        "ask": values,
+        "venue": st.one_of(st.none(), st.sampled_from(["", "N", "Québec"])),
+        "size": st.one_of(st.none(), st.integers(-(2**31), 2**31 - 1)),
+    }
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Mapping[str, Any]], list[list[int]]]:
+    """Rows in source order, and deliveries: each row in one or more, in any order."""
+    history = draw(st.lists(rows, min_size=1, max_size=25))
+    made = [_row(row, number) for number, row in enumerate(history)]
+    order = draw(st.permutations(range(len(made))))
+    again = draw(st.lists(st.integers(0, len(made) - 1), max_size=8))
+    flat = list(order) + again
+    cuts = sorted(draw(st.lists(st.integers(0, len(flat)), max_size=5)))
+    edges = [0, *cuts, len(flat)]
+    return made, [sorted(set(flat[a:b])) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+
+
+def _row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    late, ts = row["late"], row["ts"]
+    created = None if late is None or ts is None else ts + late
+    # The number makes versions unique: the position in the source is no business of a delivery's order.
+    return {**{k: v for k, v in row.items() if k != "late"}, "created": created, "seq": number}
+
+
+def offline(view: str, history: pa.Table, symbols: Sequence[str], now_ns: int) -> Resolved:
+    """Training's answer: the whole history, one spine row per symbol at now."""
+    spine = pa.table({"symbol": pa.array(symbols, pa.string())})
+    events = Events(spine, np.full(len(symbols), now_ns, np.int64), None)
+    return resolve_view(compile_view(SNAPSHOT, Ref(view)), events, ["symbol"], history, threads=1)
+
+
+def check_parity(backend: OnlineBackend, history: pa.Table, now_ns: int) -> None:
+    """Compare every view at an instant, value by value, status by status, time by time."""
+    for symbols in (["A", "B", SYMBOLS[2], "unknown"], ["A"]):
+        for view in VIEWS:
+            found = backend.get_online_features([view], {"symbol": symbols}, now=now_ns)
+            wanted = offline(view, history, symbols, now_ns)
+            batch = found.features()
+            codes = found.status_codes()
+            for at, (name, column) in enumerate(wanted.columns.items()):
+                assert _exact(batch.column(name)) == _exact(column), (view, name, now_ns)
+                assert codes[at].tolist() == wanted.cell_status(name).tolist(), (view, name, now_ns)
+                times = [None if t == INT64_MIN else t for t in wanted.event_ns.tolist()]
+                assert found.event_timestamps()[name] == times, (view, name, now_ns)
+            as_dict = found.to_dict()
+            assert [repr(as_dict[n]) for n in batch.schema.names] == [
+                repr(batch.column(n).to_pylist()) for n in batch.schema.names
+            ]
+            assert found.statuses()[batch.schema.names[0]] == [STATUS[c] for c in codes[0]]
+
+
+def _exact(column: pa.Array) -> list[str]:
+    # repr tells -0.0 from 0.0 and NaN from null.
+    return [repr(value) for value in column.to_pylist()]
+
+
+def backend_with(history: pa.Table, deliveries: Sequence[Sequence[int]], history_ns: int) -> OnlineBackend:
+    """Push deliveries into an empty store."""
+    backend = OnlineBackend(lambda: SNAPSHOT, MemoryStore(), clock=ManualClock(10**6), history_ns=history_ns)
+    for delivery in deliveries:
+        backend.push("quotes", history.take(pa.array(delivery, pa.int64())))
+    return backend
+
+
+def check_history(
+    made: Sequence[Mapping[str, Any]], deliveries: Sequence[Sequence[int]], behind: int
+) -> None:
+    """Push a history and compare from the floor on, row edges included."""
+    history = quotes(made)
+    backend = backend_with(history, deliveries, behind)
+    newest = max(
+        (row["ts"] for row in made if row["ts"] is not None and row["created"] is not None), default=0
+    )
+    for now_ns in {newest - behind, newest, newest + 1, newest + 20, newest + 50, newest + 51, newest + 500}:
+        check_parity(backend, history, now_ns)
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories(), st.sampled_from([0, 15]))
+def test_online_equals_training_for_any_order_and_repetition_of_deliveries(
+    made: tuple[list[Mapping[str, Any]], list[list[int]]], behind: int
+) -> None:
+    check_history(*made, behind)
+
+
+@pytest.mark.soak
+@settings(max_examples=20_000, deadline=None)
+@given(histories(), st.sampled_from([0, 15]))
+def test_online_equals_training_for_twenty_thousand_histories(
+    made: tuple[list[Mapping[str, Any]], list[list[int]]], behind: int
+) -> None:
+    check_history(*made, behind)
+
+
+def test_rows_dated_ahead_of_the_clock_become_visible_in_time() -> None:
+    history = quotes(
+        [
+            {"symbol": "A", "ts": 10, "bid": 1.0},
+            {"symbol": "A", "ts": 40, "bid": 2.0, "seq": 1},
+            {"symbol": "A", "ts": 30, "created": 60, "bid": 3.0, "seq": 2},
+        ]
+    )
+    backend = OnlineBackend(lambda: SNAPSHOT, MemoryStore(), clock=ManualClock(20), history_ns=0)
+    backend.push("quotes", history)
+    seen = [
+        backend.get_online_features(["quote:bid"], {"symbol": ["A"]}, now=t).to_dict()["bid"]
+        for t in (20, 39, 40, 60)
+    ]
+    assert seen == [[1.0], [1.0], [2.0], [2.0]]
+    check_parity(backend, history, 60)

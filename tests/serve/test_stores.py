@@ -1,0 +1,169 @@
+"""Every online store keeps the same rules."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from featurestore.errors import CorruptDataError, OnlineStoreError
+from featurestore.serve.lmdb_store import LmdbStore
+from featurestore.serve.memory_store import MemoryStore
+from featurestore.serve.redis_store import RedisStore
+from featurestore.testing.online_conformance import (
+    FINGERPRINT,
+    TABLE,
+    OnlineStoreConformance,
+    append,
+    put,
+)
+
+
+class TestMemoryStore(OnlineStoreConformance):
+    @pytest.fixture
+    def store(self) -> Iterator[MemoryStore]:
+        with closing(MemoryStore()) as store:
+            yield store
+
+
+class TestLmdbStore(OnlineStoreConformance):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[LmdbStore]:
+        with closing(LmdbStore(tmp_path)) as store:
+            yield store
+
+    def test_a_store_opened_again_holds_what_was_written(self, store: LmdbStore) -> None:
+        store.open_table(TABLE, FINGERPRINT)
+        store.update([put(TABLE, {b"a": b"1"}, floor=7)])
+        store.close()
+        with closing(LmdbStore(store.path)) as again:
+            assert again.read([(TABLE, [b"a"])]) == [[b"1"]]
+            assert again.floor_ns(TABLE) == 7
+            assert again.tables() == {TABLE: FINGERPRINT}
+
+    def test_two_stores_of_one_process_share_the_folder(self, store: LmdbStore) -> None:
+        store.open_table(TABLE, FINGERPRINT)
+        with closing(LmdbStore(store.path)) as other:
+            other.update([append(TABLE, b"a", b"1")])
+            assert store.read_one(TABLE, b"a") == b"1"
+        assert store.read_one(TABLE, b"a") == b"1"
+
+    def test_another_process_sees_a_commit_at_once(self, store: LmdbStore) -> None:
+        store.open_table(TABLE, FINGERPRINT)
+        program = (
+            "import sys; from featurestore.serve.lmdb_store import LmdbStore as S; s = S(sys.argv[1]);"
+            "from featurestore.testing.online_conformance import append, TABLE;"
+            "s.update([append(TABLE, b'a', b'child')]); s.close()"
+        )
+        subprocess.run([sys.executable, "-c", program, store.path], check=True)
+        assert store.read_one(TABLE, b"a") == b"child"
+
+    def test_a_store_does_not_cross_a_fork(self, store: LmdbStore) -> None:
+        store.open_table(TABLE, FINGERPRINT)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                store.read([(TABLE, [b"a"])])
+                os.write(writing, b"read")
+            except OnlineStoreError:
+                os.write(writing, b"refused")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            assert pipe.read() == b"refused"
+
+    def test_the_folder_is_closed_to_others(self, tmp_path: Path) -> None:
+        with closing(LmdbStore(tmp_path / "online")):
+            assert (tmp_path / "online").stat().st_mode & 0o077 == 0
+
+    def test_a_folder_that_cannot_be_made_is_a_typed_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OnlineStoreError, match="failed"):
+            LmdbStore(tmp_path / "file" / "online")
+
+    def test_a_full_map_is_a_typed_error_and_what_was_there_stays(self, tmp_path: Path) -> None:
+        with closing(LmdbStore(tmp_path, map_bytes=1 << 20)) as store:
+            store.open_table(TABLE, FINGERPRINT)
+            store.update([put(TABLE, {b"a": b"1"})])
+            with pytest.raises(OnlineStoreError, match="map"):
+                store.update([put(TABLE, {b"b": bytes(1 << 21)})])
+            assert store.read([(TABLE, [b"a", b"b"])]) == [[b"1", None]]
+            store.update([put(TABLE, {b"b": b"2"})])
+
+    def test_two_long_keys_of_one_hash_are_told_apart(
+        self, store: LmdbStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import featurestore.serve.lmdb_store as module  # noqa: PLC0415 -- to make hashes collide
+
+        monkeypatch.setattr(module.xxhash, "xxh3_128_digest", lambda key: bytes(16))
+        store.open_table(TABLE, FINGERPRINT)
+        store.update([put(TABLE, {b"x" * 600: b"1"})])
+        with pytest.raises(CorruptDataError, match="same hash"):
+            store.read([(TABLE, [b"y" * 600])])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    if binary is None:
+        pytest.skip(
+            "neither redis-server nor valkey-server is installed (Debian: apt-get install redis-server)"
+        )
+    folder, port = tmp_path_factory.mktemp("redis"), free_port()
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+
+
+class TestRedisStore(OnlineStoreConformance):
+    @pytest.fixture
+    def store(self, redis_url: str, request: pytest.FixtureRequest) -> Iterator[RedisStore]:
+        with closing(RedisStore(redis_url, project=request.node.name)) as store:
+            yield store
+
+    def test_a_script_the_server_forgot_is_sent_again(self, store: RedisStore, redis_url: str) -> None:
+        import redis  # noqa: PLC0415 -- to make the server forget
+
+        store.open_table(TABLE, FINGERPRINT)
+        store.update([append(TABLE, b"a", b"1")])
+        with closing(redis.Redis.from_url(redis_url)) as client:
+            client.script_flush()
+        store.update([append(TABLE, b"a", b"2")])
+        assert store.read([(TABLE, [b"a"])]) == [[b"12"]]
+
+    def test_more_keys_than_one_script_takes_are_put_in_parts(self, store: RedisStore) -> None:
+        store.open_table(TABLE, FINGERPRINT)
+        rows: dict[bytes, bytes | None] = {str(n).encode(): b"v" for n in range(5_001)}
+        store.update([put(TABLE, rows)])
+        assert store.read([(TABLE, list(rows))]) == [[b"v"] * 5_001]
+        assert len(dict(store.scan(TABLE))) == 5_001
+
+    def test_a_server_that_is_not_there_is_a_typed_error_without_the_password(self) -> None:
+        with pytest.raises(OnlineStoreError) as caught:
+            RedisStore(f"redis://user:secret@127.0.0.1:{free_port()}/0")
+        assert "secret" not in str(caught.value)
