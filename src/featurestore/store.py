@@ -83,6 +83,7 @@ class FeatureStore:
                 storage_options=self.config.storage_options,
                 clock=self._clock,
                 read_schema=self._source_schema,
+                author=_user(),
             )
         return self._catalog
 
@@ -403,6 +404,16 @@ class FeatureStore:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        # A container may run under a number that no account has.
+        return ""
 
 
 def _settings(root: str, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
