@@ -26,10 +26,10 @@ from featurestore.temporal.windows_columns import (
     take_rows,
 )
 
-_ranges: Any = lazy_module("featurestore.temporal.windows_ranges")
-_sums: Any = lazy_module("featurestore.temporal.windows_sums")
-_extremes: Any = lazy_module("featurestore.temporal.windows_extremes")
-_picks: Any = lazy_module("featurestore.temporal.windows_picks")
+_ranges: Any = lazy_module("featurestore.temporal.windows_range_kernels")
+_sums: Any = lazy_module("featurestore.temporal.windows_sum_kernels")
+_extremes: Any = lazy_module("featurestore.temporal.windows_extreme_kernels")
+_picks: Any = lazy_module("featurestore.temporal.windows_pick_kernels")
 
 SUM_NEEDS: Final = {"count": 0, "sum": 4, "mean": 8, "var": 16, "std": 32}
 FUNCTIONS: Final = (*SUM_NEEDS, "min", "max", "first", "last", "n_distinct", "last_n")

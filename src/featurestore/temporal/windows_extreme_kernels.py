@@ -1,0 +1,179 @@
+"""Smallest key in a range of rows: block minima in order, a tree where rows are known out of order.
+
+Keys are int64 whose order is the values' order; greatest values are the smallest of `~key`.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.core.time import INT64_MAX, INT64_MIN, BoolArray, Int64Array
+from featurestore.temporal.jit import kernel
+from featurestore.temporal.windows_range_kernels import INSERT, READ, REBUILD, moves
+
+Int32Matrix = npt.NDArray[np.int32]
+
+BLOCK_BITS = 4
+FLOAT_KIND = 0
+_SIGN_KEPT = INT64_MAX
+
+
+@kernel
+def order_key(bits: int, kind: int, greatest: bool) -> int:
+    """Map a value to a key: a double's bits (kind 0, NaN before all), an int64 (1) or a uint64 (2)."""
+    key = bits
+    if kind == 0:
+        if bits & INT64_MAX > 0x7FF0000000000000:
+            return INT64_MIN
+        if bits < 0:
+            key = bits ^ _SIGN_KEPT
+    elif kind == 2:
+        key = bits ^ INT64_MIN
+    return ~key if greatest else key
+
+
+@kernel
+def fill_keys(
+    values: tuple[Int64Array, BoolArray, int], lo: int, hi: int, greatest: bool, out: Int64Array
+) -> None:
+    """Write the keys of rows `[lo, hi)`; nulls come after all."""
+    bits, valid, kind = values
+    for i in range(lo, hi):
+        out[i - lo] = INT64_MAX
+        if len(valid) == 0 or valid[i]:
+            out[i - lo] = order_key(bits[i], kind, greatest)
+
+
+@kernel
+def fill_blocks(
+    keys: Int64Array, count: int, before: Int64Array, after: Int64Array, table: npt.NDArray[np.int64]
+) -> None:
+    """Write minima: from the block's start to a row, from a row to the block's end, over runs of blocks."""
+    mask = (1 << BLOCK_BITS) - 1
+    for i in range(count):
+        before[i] = keys[i] if i & mask == 0 else min(before[i - 1], keys[i])
+    for i in range(count - 1, -1, -1):
+        after[i] = keys[i] if i & mask == mask or i == count - 1 else min(after[i + 1], keys[i])
+    blocks = (count + mask) >> BLOCK_BITS
+    for b in range(blocks):
+        table[0, b] = after[b << BLOCK_BITS]
+    level = 1
+    while (1 << level) <= blocks:
+        half = 1 << (level - 1)
+        for b in range(blocks - 2 * half + 1):
+            table[level, b] = min(table[level - 1, b], table[level - 1, b + half])
+        level += 1
+
+
+@kernel
+def range_minimum(
+    keys: Int64Array,
+    before: Int64Array,
+    after: Int64Array,
+    table: npt.NDArray[np.int64],
+    levels: Int64Array,
+    a: int,
+    b: int,
+) -> int:
+    """Return the smallest of `keys[a:b]`, `a < b`."""
+    last = b - 1
+    first_block, last_block = a >> BLOCK_BITS, last >> BLOCK_BITS
+    if first_block == last_block:
+        least = keys[a]
+        for i in range(a + 1, b):
+            least = min(least, keys[i])
+        return least
+    least = min(after[a], before[last])
+    inner = last_block - first_block - 1
+    if inner > 0:
+        level = levels[inner]
+        least = min(least, table[level, first_block + 1], table[level, last_block - (1 << level)])
+    return least
+
+
+@kernel
+def extremes_by_blocks(
+    tasks: Int64Array,
+    values: tuple[Int64Array, BoolArray, int],
+    greatest: bool,
+    low: Int32Matrix,
+    high: npt.NDArray[np.int32],
+    windows: Int64Array,
+    places: npt.NDArray[np.int32],
+    out: npt.NDArray[np.int64],
+) -> None:
+    """Write the smallest key per window and reader; readers of empty windows are left alone."""
+    size = 1
+    for k in range(len(tasks)):
+        size = max(size, tasks[k, 3] - tasks[k, 2])
+    blocks = (size >> BLOCK_BITS) + 2
+    levels = np.zeros(blocks + 1, np.int64)
+    for n in range(2, blocks + 1):
+        levels[n] = levels[n >> 1] + 1
+    keys, before, after = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
+    table = np.empty((levels[blocks] + 1, blocks), np.int64)
+    for k in range(len(tasks)):
+        lo, hi = tasks[k, 2], tasks[k, 3]
+        fill_keys(values, lo, hi, greatest, keys)
+        fill_blocks(keys, hi - lo, before, after, table)
+        for w in range(len(windows)):
+            for q in range(tasks[k, 0], tasks[k, 1]):
+                a, b = low[windows[w], q] - lo, high[q] - lo
+                if b > a:
+                    place = np.int64(places[q]) if len(places) else q
+                    out[w, place] = range_minimum(keys, before, after, table, levels, a, b)
+
+
+@kernel
+def tree_put(tree: Int64Array, leaf: int, key: int) -> None:
+    """Set a leaf of a tree of minima and everything above it that changes."""
+    node = (len(tree) >> 1) + leaf
+    tree[node] = key
+    while node > 1:
+        node >>= 1
+        least = min(tree[2 * node], tree[2 * node + 1])
+        if tree[node] == least:
+            break
+        tree[node] = least
+
+
+@kernel
+def extremes_by_moves(
+    tasks: Int64Array,
+    values: tuple[Int64Array, BoolArray, int],
+    greatest: bool,
+    low: Int32Matrix,
+    high: npt.NDArray[np.int32],
+    known: Int64Array,
+    cutoffs: Int64Array,
+    windows: Int64Array,
+    places: npt.NDArray[np.int32],
+    out: npt.NDArray[np.int64],
+) -> None:
+    """Answer what `extremes_by_blocks` does for rows known out of order: O(log rows) per change."""
+    for k in range(len(tasks)):
+        task = tasks[k]
+        lo, hi = task[2], task[3]
+        size = 1
+        while size < hi - lo:
+            size *= 2
+        keys = np.empty(hi - lo, np.int64)
+        fill_keys(values, lo, hi, greatest, keys)
+        tree = np.empty(2 * size, np.int64)
+        by_known = lo + np.argsort(known[lo:hi], kind="mergesort")
+        live = np.zeros(hi - lo, np.bool_)
+        operations = np.empty(4 * (hi - lo) + 2 * (task[1] - task[0]) + 2, np.int64)
+        for w in range(len(windows)):
+            tree[:] = INT64_MAX
+            low_w = low[windows[w]]
+            made = moves(task, low_w, high, known, cutoffs, True, by_known, live, operations)
+            for m in range(made):
+                code, at = operations[m] & 3, operations[m] >> 2
+                if code == READ:
+                    out[w, np.int64(places[at]) if len(places) else at] = tree[1]
+                elif code == REBUILD:
+                    tree[:] = INT64_MAX
+                    for i in range(low_w[at], high[at]):
+                        if known[i] <= cutoffs[at]:
+                            tree_put(tree, i - lo, keys[i - lo])
+                else:
+                    tree_put(tree, at - lo, keys[at - lo] if code == INSERT else INT64_MAX)
