@@ -196,7 +196,7 @@ def check_time_column(table: pa.Table, name: str, what: str) -> None:
 
 
 def _plan(name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...]) -> _Stream:
-    """Check one stream against the spine, before any work."""
+    # Checks one stream against the spine, before any work.
     if not isinstance(rule, AsOf):
         raise DefinitionError(
             f"stream {name!r} is a {type(rule).__name__}", hint="wrap its table in AsOf(...)"
@@ -333,7 +333,7 @@ def _columns(plan: _Stream, left: Rows, right: Rows, entities: int, threads: int
 
 
 def _ages(plan: _Stream, left: Rows, right: Rows, chosen: Int64Array) -> pa.Array:
-    """Spine's time minus the matched row's, null where there is none."""
+    # The spine's time minus the matched row's, null where there is none.
     if len(right) == 0:
         return pa.nulls(len(chosen), pa.duration("ns"))
     missing = chosen < 0

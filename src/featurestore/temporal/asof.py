@@ -125,12 +125,10 @@ def _check(spine: Rows, rows: Rows, direction: str, tolerance_ns: int | None, bo
 
 def _valid_rows(partition: Partition, valid: BoolArray) -> Partition:
     order = NO_INT32 if partition.order is None else partition.order
-    counts = np.empty(len(partition.starts), np.int64)
-    total = _kernels.count_valid(valid, order, partition.starts, partition.ends, counts)
-    kept = np.empty(total, np.int32)
+    kept = np.empty(np.count_nonzero(valid), np.int32)
     starts, ends = np.empty_like(partition.starts), np.empty_like(partition.ends)
-    _kernels.keep_valid(valid, order, partition.starts, partition.ends, counts, kept, starts, ends)
-    return Partition(kept, starts, ends)
+    total = _kernels.keep_valid(valid, order, partition.starts, partition.ends, kept, starts, ends)
+    return Partition(kept[:total], starts, ends)
 
 
 def _search(

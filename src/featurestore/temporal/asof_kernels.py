@@ -147,7 +147,7 @@ def search(
         now = time[i]
         before, after = -1, -1
         if backward:
-            edge = count_before(event, lo, hi, np.int64(cursor[code]), now, inclusive)
+            edge = count_before(event, lo, hi, int(cursor[code]), now, inclusive)
             cursor[code] = edge
             before = edge - 1 if edge > lo else -1
             if before >= 0 and len(cutoff) > 0:
@@ -155,7 +155,7 @@ def search(
             if before >= 0 and tolerance >= 0 and np.uint64(now - event[before]) > limit:
                 before = -1
         if forward:
-            edge = count_before(event, lo, hi, np.int64(cursor[code]), now, not inclusive)
+            edge = count_before(event, lo, hi, int(cursor[code]), now, not inclusive)
             cursor[code] = edge
             after = edge if edge < hi else -1
             if after >= 0 and len(cutoff) > 0:
@@ -170,32 +170,16 @@ def search(
 
 
 @kernel
-def count_valid(
-    valid: BoolArray, order: Int32Array, starts: Int64Array, ends: Int64Array, entity: Int64Array
-) -> int:
-    """Count, per entity, the grouped rows whose value is there."""
-    total = 0
-    for c in range(len(starts)):
-        count = 0
-        for k in range(starts[c], ends[c]):
-            count += valid[k if len(order) == 0 else order[k]]
-        entity[c] = count
-        total += count
-    return total
-
-
-@kernel
 def keep_valid(
     valid: BoolArray,
     order: Int32Array,
     starts: Int64Array,
     ends: Int64Array,
-    entity: Int64Array,
     kept: Int32Array,
     new_starts: Int64Array,
     new_ends: Int64Array,
-) -> None:
-    """List the source positions of grouped rows whose value is there, still grouped and in order."""
+) -> int:
+    """List the source positions of grouped rows whose value is there, in their order; returns their number."""
     place = 0
     for c in range(len(starts)):
         new_starts[c] = place
@@ -205,3 +189,4 @@ def keep_valid(
                 kept[place] = row
                 place += 1
         new_ends[c] = place
+    return place

@@ -80,4 +80,4 @@ def gather_fixed(
         bits = gather_block(values, bitmap, offset, indices, U64(whole) * U64(8), rest, out)
         valid[whole] = bits
         every &= bits | ~((U64(1) << U64(rest)) - U64(1))
-    return every == U64(255)
+    return bool(every == U64(255))

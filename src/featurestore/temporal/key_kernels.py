@@ -95,7 +95,7 @@ def same_bytes(data: UInt8Array, a: np.uint64, b: np.uint64, size: np.uint64) ->
         if load_word(data, a + place) != load_word(data, b + place):
             return False
         place += _EIGHT
-    return load_word(data, a + last) == load_word(data, b + last)
+    return bool(load_word(data, a + last) == load_word(data, b + last))
 
 
 @kernel
@@ -168,7 +168,7 @@ def code_words_until_full(
     i, keys, room = U64(row), U64(count), U64(len(first))
     while i < U64(len(out)):
         value = values[i]
-        if not is_valid(bitmap, offset + np.int64(i)) or (negative_is_null and value < 0):
+        if not is_valid(bitmap, offset + int(i)) or (negative_is_null and value < 0):
             out[i] = -1
             i += _ONE
             continue
@@ -189,7 +189,7 @@ def code_words_until_full(
             table[slot + slot + _ONE] = code
         out[i] = np.int32(code - _ONE)
         i += _ONE
-    return np.int64(i), np.int64(keys)
+    return int(i), int(keys)
 
 
 @kernel
@@ -234,7 +234,7 @@ def code_bytes_until_full(
     mask = U64((len(table) >> 1) - 1)
     i, keys, room = U64(row), U64(count), U64(len(first))
     while i < U64(len(out)):
-        if not is_valid(bitmap, offset + np.int64(i)):
+        if not is_valid(bitmap, offset + int(i)):
             out[i] = -1
             i += _ONE
             continue
@@ -243,10 +243,7 @@ def code_bytes_until_full(
             begin = U64(offsets[i])
             size = U64(offsets[i + _ONE]) - begin
         is_short = size < _EIGHT
-        if is_short:
-            hashed = mixed(short_tag(data, begin, size))
-        else:
-            hashed = mixed(long_tag(data, begin, size))
+        hashed = mixed(short_tag(data, begin, size) if is_short else long_tag(data, begin, size))
         slot = hashed & mask
         code = table[slot + slot + _ONE]
         while code != U64(0) and (
@@ -268,7 +265,7 @@ def code_bytes_until_full(
             table[slot + slot + _ONE] = code
         out[i] = np.int32(code - _ONE)
         i += _ONE
-    return np.int64(i), np.int64(keys)
+    return int(i), int(keys)
 
 
 @kernel

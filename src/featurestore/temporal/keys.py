@@ -77,7 +77,7 @@ def code_keys(
 
 
 def _code_column(columns: Sequence[Column], name: str, threads: int | None) -> tuple[Int32Array, int]:
-    """Number one key column of all sides; the codes of the sides lie one after the other."""
+    # The codes of the sides lie one after the other.
     kinds = [key_kind(column.type, name) for column in columns]
     for column, kind in zip(columns, kinds, strict=True):
         if kind != kinds[0]:
@@ -101,7 +101,7 @@ def _chunks(column: Column) -> list[pa.Array]:
     if column.num_chunks > _MANY_CHUNKS:
         joined = column.combine_chunks()
         return list(joined.chunks) if isinstance(joined, pa.ChunkedArray) else [joined]
-    return list(column.chunks)
+    return list(column.chunks) or [pa.array([], column.type)]
 
 
 def _code_dictionaries(arrays: list[pa.Array], outs: list[Int32Array], kind: str, threads: int | None) -> int:

@@ -1,6 +1,7 @@
-"""The plain merge: what the as-of join is where both sides are in time order, as feeds and files usually are."""
+"""The plain merge: what the as-of join is where both sides are in time order."""
 
 from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -89,9 +90,7 @@ def _merge(
             [partial(_kernels.merge_two, *sides, cuts, states, part, out) for part in range(0, parts, 2)]
         )
     elif step < 0:
-        bounds = [
-            (int(a), int(b), int(c), int(d)) for (a, c), (b, d) in zip(cuts[:-1], cuts[1:], strict=True)
-        ]
+        bounds = [(int(a), int(b), int(c), int(d)) for (a, c), (b, d) in pairwise(cuts)]
         run_parallel(
             [
                 partial(_kernels.merge_one, *sides, *bound, state, out)

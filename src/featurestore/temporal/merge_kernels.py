@@ -147,14 +147,14 @@ def merge_two(
     k_end, m_end = U64(cuts[first + 2, 0]), U64(cuts[first + 2, 1])
     one, two = states[first], states[first + 1]
     # A step moves each stretch by one row of either side, so this many steps cannot leave any of them.
-    steps = min(min(i_end - i, j_end - j), min(k_end - k, m_end - m))
+    steps = min(i_end - i, j_end - j, k_end - k, m_end - m)
     while steps > U64(16):
         for _ in range(steps):
             i, j = merge_step(time, codes, event, row_codes, slack, i, j, one, out)
             k, m = merge_step(time, codes, event, row_codes, slack, k, m, two, out)
-        steps = min(min(i_end - i, j_end - j), min(k_end - k, m_end - m))
-    merge_one(time, codes, event, row_codes, slack, i, i_end, j, j_end, one, out)
-    merge_one(time, codes, event, row_codes, slack, k, k_end, m, m_end, two, out)
+        steps = min(i_end - i, j_end - j, k_end - k, m_end - m)
+    merge_one(time, codes, event, row_codes, slack, int(i), int(i_end), int(j), int(j_end), one, out)
+    merge_one(time, codes, event, row_codes, slack, int(k), int(k_end), int(m), int(m_end), two, out)
 
 
 @kernel

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,9 +62,10 @@ def partition_rows(rows: Rows, *, entities: int, threads: int | None = None) -> 
     sequence = NO_INT64 if rows.sequence is None else np.ascontiguousarray(rows.sequence)
     codes = np.ascontiguousarray(rows.codes)
     starts, ends = np.full(entities, -1, np.int64), np.zeros(entities, np.int64)
-    if _kernels.contiguous_runs(codes, starts, ends):
-        if _kernels.all_sorted(starts, ends, event, known, sequence):
-            return Partition(None, starts, ends)
+    if _kernels.contiguous_runs(codes, starts, ends) and _kernels.all_sorted(
+        starts, ends, event, known, sequence
+    ):
+        return Partition(None, starts, ends)
     order = np.empty(len(codes), np.int32)
     _kernels.group_rows(codes, starts, ends, order)
     order = order[: int(ends[-1])] if entities else order[:0]
@@ -82,4 +84,4 @@ def _balanced(ends: Int64Array, parts: int) -> list[tuple[int, int]]:
     total = int(ends[-1]) if len(ends) else 0
     cuts = [int(np.searchsorted(ends, total * part // parts)) for part in range(1, parts)]
     edges = [0, *cuts, len(ends)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final
 
 from featurestore.temporal.jit import lazy_module
@@ -21,7 +22,7 @@ def thread_count(threads: int | None, rows: int) -> int:
 def split(count: int, parts: int) -> list[tuple[int, int]]:
     """Cut `range(count)` into `parts` neighbouring ranges of nearly equal length."""
     edges = [count * part // parts for part in range(parts + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def run_parallel(tasks: Sequence[Callable[[], None]]) -> None:

@@ -4,6 +4,7 @@ The kernels decide the same for spines of many instants; a property test holds t
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from featurestore.core.time import INT64_MIN, BoolArray, Int64Array
 
@@ -28,6 +29,21 @@ def fresh_rows(event_ns: Int64Array, now_ns: int, ttl_ns: int | None) -> BoolArr
     if ttl_ns is None:
         return np.ones(event_ns.size, np.bool_)
     return event_ns >= max(now_ns - ttl_ns, INT64_MIN)
+
+
+def newest_and_later(
+    codes: npt.NDArray[np.int32], event_ns: Int64Array, known_ns: Int64Array, at_ns: int, *, entities: int
+) -> BoolArray:
+    """Return, per entity, its newest row visible at `at_ns` and every row that may yet replace it; `(n,)`.
+
+    Args:
+        codes: `(n,)` 0 to entities - 1, ascending, and each entity's rows in (event, known, sequence) order:
+            what sorts before the newest visible row loses to it for every reader from `at_ns` on.
+    """
+    seen = np.flatnonzero(visible_rows(event_ns, known_ns, at_ns))
+    newest = np.full(entities, -1, np.int64)
+    newest[codes[seen]] = seen
+    return np.arange(codes.size, dtype=np.int64) >= newest[codes]
 
 
 def surviving_rows(event_ns: Int64Array, erased_ns: Int64Array) -> BoolArray:
