@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 from google.protobuf.message import DecodeError
@@ -18,7 +19,7 @@ from featurestore.catalog.on_demand import OnDemandFeatureView
 from featurestore.catalog.service import FeatureService
 from featurestore.errors import DefinitionError, LimitError, SchemaError
 from featurestore.resolve.program import join_keys
-from featurestore.serve.answers import OneReader, PlainAnswer
+from featurestore.serve.answers import Answer, OneReader, PlainAnswer
 from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.codec import HEADER_BYTES, fixed_dtype, fixed_values
 from featurestore.serve.config import Limits
@@ -35,13 +36,14 @@ class Block:
     Attributes:
         columns: Positions in the answer.
         runs: For a single reader: (view, first byte, byte after the last) in the views' stored values.
-        bytes_per_row: Of all its columns together.
+        pack: Where all its columns are cells of one pack of one plain view: the view, the pack's field, and
+            the cells, `None` for all in order.
     """
 
     dtype: np.dtype[np.generic]
     columns: tuple[int, ...]
     runs: tuple[tuple[int, int, int], ...]
-    bytes_per_row: int
+    pack: tuple[int, str, npt.NDArray[np.int64] | None] | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Layout:
 
     Attributes:
         rest: Columns in no block; they travel as an Arrow batch.
-        full: By view, the bits of the features that are asked for, where a single reader can be answered.
+        full: By view, the bits of the features that are asked for; `masks` are the same as bytes.
     """
 
     schema_id: int
@@ -58,6 +60,7 @@ class Layout:
     blocks: tuple[Block, ...]
     rest: tuple[int, ...]
     full: tuple[int, ...]
+    masks: tuple[npt.NDArray[np.uint8], ...]
 
 
 def layout_of(plan: ReadPlan) -> Layout:
@@ -92,10 +95,16 @@ def _new_layout(plan: ReadPlan) -> Layout:
     )
     schema.id = xxhash.xxh3_64_intdigest(schema.SerializeToString(deterministic=True)) or 1
     full = [0] * len(plan.reads)
-    for view, at in plan.cells:
-        full[view] |= 1 << at
+    for column in plan.join.columns:
+        if column.cell[0] in numbers:
+            view = numbers[column.cell[0]]
+            full[view] |= 1 << max(0, plan.reads[view].view.codec.schema.get_field_index(column.cell[1]))
+    masks = tuple(
+        np.frombuffer(bits.to_bytes(read.view.codec.mask_bytes, "little"), np.uint8)
+        for bits, read in zip(full, plan.reads, strict=True)
+    )
     blocks = tuple(_block(plan, columns) for columns in groups.values())
-    return Layout(schema.id, schema, blocks, tuple(rest), tuple(full))
+    return Layout(schema.id, schema, blocks, tuple(rest), tuple(full), masks)
 
 
 def _block(plan: ReadPlan, columns: Sequence[int]) -> Block:
@@ -113,7 +122,28 @@ def _block(plan: ReadPlan, columns: Sequence[int]) -> Block:
             runs[-1] = (view, runs[-1][1], start + dtype.itemsize)
         else:
             runs.append((view, start, start + dtype.itemsize))
-    return Block(dtype, tuple(columns), tuple(runs), dtype.itemsize * len(columns))
+    return Block(dtype, tuple(columns), tuple(runs), _pack_of(plan, columns))
+
+
+def _pack_of(plan: ReadPlan, columns: Sequence[int]) -> tuple[int, str, npt.NDArray[np.int64] | None] | None:
+    numbers = {read.key: at for at, read in enumerate(plan.reads)}
+    cells: list[int] = []
+    found = None
+    for column in columns:
+        key, name = plan.join.columns[column].cell
+        view = numbers.get(key)
+        if view is None or not plan.reads[view].view.is_plain:
+            return None
+        codec = plan.reads[view].view.codec
+        pack, cell = codec.places[codec.schema.get_field_index(name)]
+        if found not in {None, (view, pack)}:
+            return None
+        found = (view, pack)
+        cells.append(cell)
+    if found is None:
+        return None
+    whole = cells == list(range(len(found[1].columns)))
+    return found[0], found[1].field, None if whole else np.array(cells)
 
 
 def parse_request(data: bytes) -> pb.GetOnlineFeaturesRequest:
@@ -235,12 +265,9 @@ def _write_columns(out: pb.GetOnlineFeaturesResponse, response: OnlineResponse, 
         _write_one(out, ones, response, layout)
     else:
         for block in layout.blocks:
-            out.blocks.append(b"".join([_cells(response, at, block.dtype) for at in block.columns]))
-        if (
-            not all(_is_whole(a) for a in answers)
-            or len(answers) != len(response.plan.reads)
-            or (response.computed)
-        ):
+            out.blocks.append(_block_bytes(response, block, answers))
+        wholes = zip(answers, layout.masks, strict=True)
+        if response.computed or not all(_is_whole(answer, need) for answer, need in wholes):
             codes = response.status_codes()
             out.statuses = codes.tobytes() if codes.any() else b""
         for answer in answers:
@@ -267,9 +294,22 @@ def _write_one(
     out.event_ns.extend([one.event for one in ones])
 
 
-def _is_whole(answer: object) -> bool:
-    """Whether all cells of a plain answer hold a value."""
-    return isinstance(answer, PlainAnswer) and not answer.row_status.any() and bool(answer.valid.all())
+def _is_whole(answer: Answer, need: npt.NDArray[np.uint8]) -> bool:
+    """Whether all cells that were asked of a plain view hold a value."""
+    if not isinstance(answer, PlainAnswer) or answer.row_status.any():
+        return False
+    return bool((answer.block.records["mask"] & need == need).all())
+
+
+def _block_bytes(response: OnlineResponse, block: Block, answers: Sequence[Answer]) -> bytes:
+    """Return a block's cells, column after column."""
+    if block.pack is not None:
+        view, field, cells = block.pack
+        answer = answers[view]
+        if isinstance(answer, PlainAnswer):
+            matrix = answer.block.records[field].T
+            return (matrix if cells is None else matrix[cells]).tobytes()
+    return b"".join([_cells(response, at, block.dtype) for at in block.columns])
 
 
 def _cells(response: OnlineResponse, at: int, dtype: np.dtype[np.generic]) -> bytes:

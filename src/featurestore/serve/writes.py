@@ -24,9 +24,8 @@ from featurestore.resolve.retain import retained_coded
 from featurestore.resolve.views import evaluate_features, view_events
 from featurestore.serve.codec import Block, RowCodec, Stored, concat_blocks
 from featurestore.serve.views import OnlineView, check_key_kind, is_plain
-from featurestore.temporal.retain import retained_indices
 from featurestore.temporal.rows import Rows
-from featurestore.temporal.visible import surviving_rows
+from featurestore.temporal.visible import newest_and_later, surviving_rows
 
 Int32Array = npt.NDArray[np.int32]
 _VERSION: Final = ("event", "known", "sequence")
@@ -131,7 +130,8 @@ def _evaluated(view: OnlineView, table: pa.Table) -> tuple[Events, list[pa.Array
         table = view_events(program.upstream, table, threads=1)
     events = source_events(table, program.times)
     if view.is_plain:
-        inputs = {name: column_of(table, name) for name in program.inputs()}
+        by_name = dict(zip(table.column_names, table.columns, strict=True))
+        inputs = {n: by_name[n] if n in by_name else column_of(table, n) for n in program.inputs()}
         values = evaluate_features(program, inputs, newest=None, rows=table.num_rows)
         return events, [typed_column(values[f.name], f) for f in view.codec.schema]
     return events, [typed_column(column_of(table, f.name), f) for f in view.codec.schema]
@@ -263,9 +263,8 @@ def _retained(view: OnlineView, block: Block, codes: Int32Array, keys: int, at_n
     times = view.program.times
     known = None if times.created is None and not times.delay_ns else block.clock("known")
     rows = Rows(codes, block.clock("event"), known, block.clock("sequence"))
-    newest = retained_indices(
-        rows, entities=keys, at_ns=at_ns, ttl_ns=None, newest=True, last_known=[], window_ns=0
-    )
+    stay = newest_and_later(codes, rows.event_ns, block.clock("known"), at_ns, entities=keys)
+    newest = np.flatnonzero(stay)
     if view.is_plain:
         return newest
     columns = view.codec.table(block)
