@@ -20,7 +20,7 @@ def _blocks(page: Path) -> list[str]:
 
 
 def _run(program: str, folder: Path) -> str:
-    script = folder / "example.py"
+    script = folder / "_example.py"  # an underscore: not a definition
     script.write_text(program, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)], cwd=folder, capture_output=True, text=True, check=False

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 import typer
 
-from featurestore.cli import datasets, define, demo_command, online, reading
+from featurestore.cli import catalog_commands, datasets, define, demo_command, online, reading
 from featurestore.cli.doctor import doctor
 
 app: Final = typer.Typer(
@@ -54,3 +54,4 @@ app.command(rich_help_panel=DATA)(datasets.vacuum)
 app.command(rich_help_panel=DATA, name="get-historical")(reading.get_historical)
 app.command(rich_help_panel=SERVE, name="get-online")(online.get_online)
 app.command(rich_help_panel=SERVE)(online.serve)
+catalog_commands.register(app)

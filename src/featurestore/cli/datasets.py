@@ -1,6 +1,5 @@
 """The commands on datasets: make a version, list, verify, compare, keep, and clean up versions."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from featurestore.cli.session import (
     version_of,
 )
 from featurestore.core.time import format_instant
+from featurestore.demo.bar import Bar
 
 Name = Annotated[str, typer.Argument(help="A training set or a feature view.")]
 
@@ -43,23 +43,22 @@ def materialize(
     store = open_store(root)
     rows = []
     for name in names:
-        began = time.perf_counter()
-        with notes().status(f"materializing {escape(name)}"):
+        with Bar(notes()) as bar:
             if incremental:
-                store.materialize_incremental(name)
+                result = store.materialize_incremental(name, executor, progress=bar)
             else:
-                store.materialize(name, start=start, end=end, executor=executor)
-        seconds = time.perf_counter() - began
-        rows.append({**_newest(store, name), "seconds": round(seconds, 2)})
-    print_rows(
-        rows, columns=["name", "version", "rows", "fingerprint", "seconds"], as_json=as_json, empty="nothing"
-    )
+                result = store.materialize(name, start, end, executor, progress=bar)
+        rows.append(result.to_dict())
+        if not result.created and not as_json:
+            notes().print(f"{escape(name)}: nothing has changed; version {result.version} stays")
+    columns = ["name", "version", "rows", "partitions", "written", "written_bytes", "seconds", "fingerprint"]
+    print_rows(rows, columns=columns, as_json=as_json, empty="nothing")
 
 
 def list_datasets(root: Root = ".", as_json: AsJson = False) -> None:
     """List what has been materialized, with its newest version."""
     store = open_store(root)
-    snapshot = store.catalog.at(None)
+    snapshot = store.catalog.at(store.catalog.head)
     names = [d.name for kind in (TrainingSet.kind, FeatureView.kind) for d in snapshot.definitions(kind)]
     rows = [_newest(store, name) for name in names if store.history(name)]
     print_rows(

@@ -22,8 +22,11 @@ def init(
     folder = Path(name)
     with notes().status("writing sample data"):
         files = write_starter(folder)
-    notes().print(f"made [bold]{escape(str(folder))}[/]: " + ", ".join(files))
-    notes().print(f"next: [bold]cd {escape(str(folder))} && featurestore plan[/], or [bold]python tour.py[/]")
+    shown = escape(str(folder))
+    notes().print(f"made [bold]{shown}[/]: {', '.join(files)}")
+    notes().print(
+        f"next: [bold]cd {shown} && featurestore plan[/], or [bold]python {shown}/notebooks/tour.py[/]"
+    )
 
 
 def plan(
@@ -55,9 +58,7 @@ def apply(
     commit = store.apply(planned, message=message)
     if as_json:
         print_json({"catalog_version": commit.version, "changed": not planned.is_empty})
-    elif planned.is_empty:
-        notes().print(f"nothing to apply: the catalog is at version {store.catalog.head}")
-    else:
+    elif not planned.is_empty:
         notes().print(f"catalog version [bold]{commit.version}[/]")
 
 

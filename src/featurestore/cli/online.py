@@ -1,12 +1,19 @@
 """`get-online` and `serve`: the newest values, in this process and over the network."""
 
-from typing import Annotated, Any
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from featurestore.cli.session import AsJson, Root, notes, open_store, print_arrow
 from featurestore.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from featurestore.serve.config import Tls
 
 Now = Annotated[
     str | None, typer.Option(help="Answer as of this instant instead of the clock's, to replay the past.")
@@ -32,17 +39,69 @@ def get_online(
 
 
 def serve(
+    *,
     root: Root = ".",
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 50051,
-    workers: Annotated[int, typer.Option(help="Processes on the port.")] = 1,
+    address: Annotated[
+        str, typer.Option(help="Where gRPC listens; loopback unless you say otherwise. Port 0: a free one.")
+    ] = "127.0.0.1:50051",
+    http: Annotated[
+        str | None, typer.Option(help="Where HTTP JSON listens; Feast's clients look for port 6566.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     now: Now = None,
+    certificate: Annotated[str | None, typer.Option(help="TLS certificate, PEM.")] = None,
+    private_key: Annotated[str | None, typer.Option(help="TLS private key, PEM.")] = None,
+    client_ca: Annotated[
+        str | None, typer.Option(help="Callers must show a certificate of this authority.")
+    ] = None,
+    allow_insecure: Annotated[
+        bool, typer.Option("--allow-insecure", help="Listen beyond loopback without TLS.")
+    ] = False,
 ) -> None:
     """Serve the newest values over gRPC until SIGTERM or Ctrl-C."""
-    notes().print(f"serving {escape(root)} on {host}:{port}; Ctrl-C ends it")
-    open_store(root).serve(host=host, port=port, workers=workers, now=now)
+    store = open_store(root)
+    tls = _tls(certificate, private_key, client_ca)
+    with notes().status("starting"):
+        handle = store.serve(
+            address=address,
+            http_address=http,
+            workers=workers,
+            now=now,
+            tls=tls,
+            allow_insecure=allow_insecure,
+        )
+    with handle, _on_sigterm():
+        where = handle.address + (f", HTTP on {handle.http_address}" if handle.http_address else "")
+        notes().print(f"serving {escape(root)}: gRPC on {where}; Ctrl-C ends it")
+        with contextlib.suppress(KeyboardInterrupt):
+            handle.wait()
+        notes().print("draining")
+
+
+def _tls(certificate: str | None, private_key: str | None, client_ca: str | None) -> "Tls | None":
+    if certificate is None and private_key is None and client_ca is None:
+        return None
+    if certificate is None or private_key is None:
+        raise DefinitionError(
+            "TLS needs a certificate and its key", hint="give both --certificate and --private-key"
+        )
+    from featurestore.serve.config import Tls
+
+    return Tls(certificate=certificate, key=private_key, client_ca=client_ca)
+
+
+@contextlib.contextmanager
+def _on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the wait as Ctrl-C does."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _entity_row(text: str) -> dict[str, Any]:

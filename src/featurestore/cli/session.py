@@ -93,7 +93,7 @@ def print_rows(
         numeric = all(isinstance(row.get(column), (int, float)) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(cell(row.get(column)) for column in columns))
+        table.add_row(*(cell(row.get(column), column) for column in columns))
     out().print(table)
 
 
@@ -106,7 +106,7 @@ def print_arrow(table: "pa.Table", *, rows: int, as_json: bool) -> None:
         notes().print(f"[dim]… {table.num_rows - rows:,} more of {table.num_rows:,} rows[/]")
 
 
-def cell(value: Any) -> str:
+def cell(value: Any, name: str = "") -> str:
     """Write one value for a table: thousands apart, nulls visible, text as it is."""
     if value is None:
         return "[dim]null[/]"
@@ -115,5 +115,5 @@ def cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.10g}"
+        return f"{value:.3f}" if name.endswith("seconds") else f"{value:.10g}"
     return escape(str(value))

@@ -11,7 +11,7 @@ from featurestore.errors import AlreadyExistsError
 CONFIG: Final = Template("""\
 # The folder of this file is a feature store; definitions are the .py files beside it.
 project: $name
-# buckets: 8          # hash buckets per date of a new table
+buckets: 1            # hash buckets per date of a new table; more where a day holds millions of rows
 # memory: 1GB         # budget of a materialization
 # online:
 #   store: lmdb       # or redis, with url: redis://host:6379/0
@@ -70,16 +70,16 @@ payment_risk = fs.TrainingSet(
 '''
 
 TOUR: Final = '''\
-"""A tour of this store: run it with `python tour.py`, or cell by cell in an editor that knows `# %%`."""
+"""A tour of this store: run `python notebooks/tour.py`, or go cell by cell in an editor that knows `# %%`."""
 
-# %% The definitions beside this file become version 1 of the catalog.
+# %% The definitions beside feature_store.yaml become version 1 of the catalog.
+from pathlib import Path
+
 import featurestore as fs
-from definitions import customer, disputed, fraud_model, payment_risk, payments, profile, spending, usage
 
-store = fs.FeatureStore(".")
-objects = [customer, payments, profile, spending, usage, disputed, fraud_model, payment_risk]
-print(store.plan(objects))
-store.apply(objects, message="first definitions")
+store = fs.FeatureStore(Path(__file__).resolve().parents[1])
+print(store.plan())
+store.apply(message="first definitions")
 print("catalog version", store.catalog.head)
 
 # %% A training set: every payment with what was known at its instant, and whether a dispute followed.
@@ -102,7 +102,7 @@ spine = pa.table(
         "amount": [25.0, 900.0],
     }
 )
-job = store.get_historical_features(spine, fraud_model)
+job = store.get_historical_features(spine, "fraud_model")
 print(job.to_arrow().to_pylist())
 
 # %% The newest values for a model that answers now: in this process, or with `featurestore serve`.
@@ -110,7 +110,7 @@ store.materialize("profile")
 store.materialize("spending")
 now = "2025-05-30T00:00:00Z"
 rows = [{"customer": "c0001", "amount": 25.0}, {"customer": "c0002", "amount": 900.0}]
-print(store.get_online_features(fraud_model, rows, now=now).to_arrow().to_pylist())
+print(store.get_online_features("fraud_model", rows, now=now).to_arrow().to_pylist())
 
 # %% Training reads the dataset in shuffled batches; the order depends on version, seed and epoch alone.
 loader = dataset.loader(batch_size=1024, label="disputed_30d", shuffle=True, seed=0)
@@ -134,8 +134,9 @@ def write_starter(folder: Path) -> tuple[str, ...]:
     for file, text in (
         ("feature_store.yaml", CONFIG.substitute(name=name)),
         ("definitions.py", DEFINITIONS),
-        ("tour.py", TOUR),
+        ("notebooks/tour.py", TOUR),
     ):
+        (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(text, encoding="utf-8")
     write_payments(folder / "data")
-    return ("feature_store.yaml", "definitions.py", "tour.py", "data/")
+    return ("feature_store.yaml", "definitions.py", "notebooks/tour.py", "data/")

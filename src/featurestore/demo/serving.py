@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.time import format_instant
+from featurestore.demo.bar import Bar
 from featurestore.demo.steps import SERVICE, Demo
-from featurestore.serve.client import Client
+from featurestore.serve.grpc_client import OnlineClient
 
 ONLINE_VIEWS: Final = ("quote", "flow")
 CALLS: Final = 400
@@ -31,21 +32,19 @@ def serve(demo: Demo) -> None:
     now_ns, symbols = _busy_instant(demo)
     now = format_instant(now_ns)
     for view in ONLINE_VIEWS:
-        with demo.screen.work(f"materializing {view} up to {now}"):
-            demo.store.materialize(view, end=now)
+        with Bar(demo.screen.console) as bar:
+            result = demo.store.materialize(view, end=now, progress=bar)
+        demo.screen.say(f"{view}: {result.rows:,} rows up to {now} in {result.seconds:.1f} s")
     spine = pa.table({"symbol": symbols, "ts": pa.array([now_ns] * len(symbols), pa.timestamp("ns", "UTC"))})
     history = demo.store.get_historical_features(spine, SERVICE, timestamp_field="ts").to_arrow()
     rows = pa.table({"symbol": symbols})
     with demo.screen.work("starting the server"):
-        handle = demo.store.serve(port=0, now=now)
-    try:
-        with Client(handle.address) as client:
-            answer = client.get_online_features(SERVICE, rows).to_arrow()
-            _compare(demo, "gRPC equals history", answer, history, now)
-            one = _latency(client, rows.slice(0, 1))
-            every = _latency(client, rows)
-    finally:
-        handle.stop()
+        handle = demo.store.serve(now=now)
+    with handle, OnlineClient(handle.address) as client:
+        answer = client.get_online_features(SERVICE, rows).to_arrow()
+        _compare(demo, "gRPC equals history", answer, history, now)
+        one = _latency(client, rows.slice(0, 1))
+        every = _latency(client, rows)
     local = demo.store.get_online_features(SERVICE, rows, now=now).to_arrow()
     _compare(demo, "in process equals history", local, history, now)
     demo.screen.facts["gRPC p50 / p99"] = f"one symbol {one}, {len(symbols)} symbols {every}"
@@ -74,7 +73,7 @@ def _compare(demo: Demo, what: str, answer: pa.Table, history: pa.Table, now: st
     demo.screen.check(what, not wrong, found if not wrong else f"differ: {', '.join(wrong)}")
 
 
-def _latency(client: Client, rows: pa.Table) -> Latency:
+def _latency(client: OnlineClient, rows: pa.Table) -> Latency:
     took = []
     for _ in range(CALLS):
         began = time.perf_counter()

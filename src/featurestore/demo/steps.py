@@ -1,7 +1,6 @@
 """The demo's six steps. Each does real work with the public surface, and checks what it claims."""
 
 import importlib.util
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from featurestore.core.time import format_instant
 from featurestore.demo.audit import BOOK, Audit, audit_rows, raw_rows
+from featurestore.demo.bar import Bar
 from featurestore.demo.folder import TickDays, deliver, write_store
 from featurestore.demo.report import age_shares
 from featurestore.demo.screen import Screen
@@ -73,10 +73,9 @@ def define(demo: Demo) -> None:
 
 def materialize(demo: Demo) -> None:
     """Step 2: one version of the training set, and where its rows come from."""
-    began = time.perf_counter()
-    with demo.screen.work("joining and writing"):
-        demo.store.materialize(TRAINING_SET)
-    seconds = time.perf_counter() - began
+    with Bar(demo.screen.console) as bar:
+        result = demo.store.materialize(TRAINING_SET, progress=bar)
+    seconds = result.seconds
     dataset = demo.store.dataset(TRAINING_SET)
     _note_version(demo, dataset)
     demo.first = dataset.to_arrow()
@@ -184,16 +183,15 @@ def second_day(demo: Demo) -> None:
     assert demo.first is not None  # noqa: S101 -- step 2 ran
     rows = deliver(demo.ticks, demo.ticks.days[-1], demo.root)
     demo.screen.say(f"{demo.ticks.days[-1]}: {rows:,} rows have arrived")
-    began = time.perf_counter()
-    with demo.screen.work("joining and writing"):
-        demo.store.materialize(TRAINING_SET)
+    with Bar(demo.screen.console) as bar:
+        result = demo.store.materialize(TRAINING_SET, progress=bar)
     dataset = demo.store.dataset(TRAINING_SET)
     _note_version(demo, dataset)
     trades = demo.table("trades", ["symbol"]).num_rows
     demo.screen.check(
         "version 2",
         dataset.version == 2 and dataset.num_rows == trades,
-        f"{dataset.num_rows:,} rows of {trades:,} trades in {time.perf_counter() - began:.1f} s",
+        f"{dataset.num_rows:,} rows of {trades:,} trades in {result.seconds:.1f} s",
     )
     old = demo.store.dataset(TRAINING_SET, version=1)
     old.verify()

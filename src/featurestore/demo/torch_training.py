@@ -4,12 +4,15 @@ The only file of the demo that imports torch.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from torch import nn
+
+from featurestore.loaders import Batch, TimeSplit
 
 if TYPE_CHECKING:
     from featurestore.dataset import Dataset
@@ -65,52 +68,51 @@ def laplace_loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def train_one_epoch(dataset: "Dataset", *, until: str) -> Training:
-    """Train on rows before `until` and evaluate on those after it.
+    """Train on rows before `until` and evaluate on those from then on.
 
     Args:
-        until: The split, as an instant. The loader drops the training rows whose labels reach past it.
+        until: The split, as an instant. The loader drops rows without a label, and the training rows whose
+            labels or windows reach over the split.
     """
     torch.manual_seed(SEED)
-    torch.set_num_threads(2)
-    split = {"train": (None, until), "valid": (until, None)}
-    common = {"batch_size": BATCH_ROWS, "label": LABEL, "split": split, "nulls": "fill", "dtype": "float32"}
-    train = dataset.torch(subset="train", shuffle=True, seed=SEED, drop_last=True, **common)
+    common = {
+        "batch_size": BATCH_ROWS,
+        "label": LABEL,
+        "split": TimeSplit(train=(None, until), valid=(until, None)),
+        "nulls": "mask",
+        "dtype": "float32",
+        "label_dtype": "float32",
+    }
+    train = dataset.torch(subset="train", shuffle=True, seed=SEED, **common)
     valid = dataset.torch(subset="valid", shuffle=False, drop_last=False, **common)
-    model = Forecaster(features=next(iter(valid)).x.shape[1])
+    model = Forecaster(features=2 * next(iter(valid)).x.shape[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     before = evaluate(model, valid)
     began = time.perf_counter()
     losses, rows = [], 0
     model.train()
     for batch in train:
-        x, y = usable(batch)
-        if len(y) < 2:
-            continue
-        loss = laplace_loss(model(x), y)
+        loss = laplace_loss(model(inputs(batch)), batch.y * BASIS_POINTS)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
         losses.append(loss.item())
-        rows += len(y)
+        rows += batch.rows
     seconds = time.perf_counter() - began
     return Training(tuple(losses), before, evaluate(model, valid), rows, seconds)
 
 
-def evaluate(model: nn.Module, loader: object) -> float:
-    """Mean loss over all rows of a loader that have a label."""
+def evaluate(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Mean loss over all rows of a loader."""
     model.eval()
     total, rows = 0.0, 0
     with torch.no_grad():
-        for batch in loader:
-            x, y = usable(batch)
-            if len(y):
-                total += laplace_loss(model(x), y).item() * len(y)
-                rows += len(y)
+        for batch in batches:
+            total += laplace_loss(model(inputs(batch)), batch.y * BASIS_POINTS).item() * batch.rows
+            rows += batch.rows
     return total / max(rows, 1)
 
 
-def usable(batch: object) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and basis points of the rows that have a label: none has at the end of a day."""
-    y = batch.y.reshape(-1).to(torch.float32) * BASIS_POINTS
-    has = torch.isfinite(y)
-    return batch.x[has], y[has]
+def inputs(batch: Batch) -> torch.Tensor:
+    """Features, 0 where null, beside the mask that says which are null; `(N, 2 F)`."""
+    return torch.cat([batch.x, batch.mask.to(torch.float32)], dim=1)
