@@ -46,6 +46,16 @@ def permutation_of_keys(keys: npt.NDArray[np.uint32] | npt.NDArray[np.uint64]) -
     return order
 
 
+def bits(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Give the unsigned integer type of the same width."""
+    return np.dtype(f"u{dtype.itemsize}")
+
+
+def castable(stored: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Say whether a compiled loop converts between the types (it knows no half precision)."""
+    return stored == wanted or "float16" not in {stored.name, wanted.name}
+
+
 class PartIndex:
     """Where a row number lies: which part, and where in it.
 
@@ -129,29 +139,46 @@ class StoredColumn:
         if rows.size == 0:
             return
         kernels = compiled()
-        if kernels is None:
+        if kernels is None or not castable(self.dtype, out.dtype):
             self._gather_numpy(rows, columns, out, at, fills)
             return
+        stored = self.dtype
+        if stored == out.dtype:
+            # The same bits: one compiled loop per width serves all types.
+            stored, out = bits(stored), out.view(bits(stored))
+            fills = None if fills is None else fills.view(stored)
+        where = self.addresses(rows)
+        if columns.size == self.width and np.array_equal(columns, np.arange(self.width)):
+            if stored == out.dtype:
+                row_bytes = self.width * stored.itemsize
+                target = out.ctypes.data + at * out.itemsize
+                kernels.copy_row_bytes(where, row_bytes, target, out.strides[0])
+            else:
+                kernels.copy_rows(np.empty(0, stored), where, self.width, out, at)
+        else:
+            kernels.copy_columns(np.empty(0, stored), where, columns, out, at)
+        if fills is not None and self.has_nulls:
+            kernels.fill_rows(self._mask_addresses(kernels, rows), columns, fills, out, at)
+
+    def _mask_addresses(self, kernels: ModuleType, rows: Int64Array) -> Int64Array:
         index = self.index
         where = np.empty(rows.size, np.int64)
-        stride = self.width * self.dtype.itemsize
         kernels.row_addresses(
-            self._addresses, index.starts, index.first_part, index.shift, rows, stride, where
+            self._valid_addresses, index.starts, index.first_part, index.shift, rows, self.width, where
         )
-        like = np.empty(0, self.dtype)
-        if columns.size == self.width and np.array_equal(columns, np.arange(self.width)):
-            if out.dtype == self.dtype:
-                target = out.ctypes.data + at * out.itemsize
-                kernels.copy_row_bytes(where, stride, target, out.strides[0])
-            else:
-                kernels.copy_rows(like, where, self.width, out, at)
-        else:
-            kernels.copy_columns(like, where, columns, out, at)
-        if fills is not None and self.has_nulls:
+        return where
+
+    def addresses(self, rows: Int64Array) -> Int64Array:
+        """Return the memory address of each row, for the compiled loops; the parts must be open."""
+        kernels = compiled()
+        index = self.index
+        out = np.empty(rows.size, np.int64)
+        stride = self.width * self.dtype.itemsize
+        if kernels is not None:
             kernels.row_addresses(
-                self._valid_addresses, index.starts, index.first_part, index.shift, rows, self.width, where
+                self._addresses, index.starts, index.first_part, index.shift, rows, stride, out
             )
-            kernels.fill_rows(where, columns, fills, out, at)
+        return out
 
     def gather_mask(self, rows: Int64Array, columns: Int64Array, out: UInt8Array, at: int) -> None:
         """Write 1 where the value is valid and 0 where it is null into `out[:, at:at + len(columns)]`."""
@@ -159,12 +186,7 @@ class StoredColumn:
         if not self.has_nulls:
             out[:, at : at + columns.size] = 1
         elif kernels is not None:
-            index = self.index
-            where = np.empty(rows.size, np.int64)
-            kernels.row_addresses(
-                self._valid_addresses, index.starts, index.first_part, index.shift, rows, self.width, where
-            )
-            kernels.mask_rows(where, columns, out, at)
+            kernels.mask_rows(self._mask_addresses(kernels, rows), columns, out, at)
         else:
             for part, places, local in self._by_part(rows):
                 valid = self._valid[part]

@@ -25,12 +25,14 @@ class Piece:
 
     Attributes:
         fills: One per column, of the delivered type; None where what is stored stays.
+        nullable: Whether any shard of the version has nulls in the pack.
     """
 
     column: StoredColumn
     columns: Int64Array
     at: int
     fills: AnyArray | None
+    nullable: bool
 
 
 class HostGather:
@@ -74,7 +76,10 @@ class HostGather:
         Raises:
             CorruptDataError: a shard that holds one of the rows is damaged.
         """
-        self.source.touch(rows)
+        if self.windows is None:
+            self.source.touch(rows)
+        else:
+            self.windows.touch(rows)
         x, mask = self._features(rows)
         weight = self._scalar(self.fields.weight, rows) if self.fields.weight is not None else None
         valid = None
@@ -87,26 +92,70 @@ class HostGather:
             y=self._labels(rows),
             w=weight,
             mask=mask,
-            codes={name: self._plain(column, rows) for name, column in self._codes.items()},
-            extras={name: self._extra(column, rows) for name, column in self._extras.items()},
+            codes={name: self._feature(column, rows) for name, column in self._codes.items()},
+            extras={name: self._feature(column, rows) for name, column in self._extras.items()},
             valid=valid,
             time=None if self._time is None else self._plain(self._time, rows),
             entity=None if self._entity is None else self._plain(self._entity, rows),
+            window_mask=None if self.windows is None else self.windows.mask(rows),
+            delta_ns=None if self.windows is None else self.ages(self.windows, rows),
         )
 
+    def pieces(self, matrix: Matrix) -> list[Piece]:
+        """Return a matrix's segments with their columns."""
+        return self._pieces[matrix.name]
+
+    def scalar_column(self, scalar: Scalar) -> StoredColumn:
+        """Return the column of a label or weight."""
+        return self._scalars[scalar.name]
+
+    def plain_columns(self) -> dict[str, StoredColumn]:
+        """Return the columns of everything else that is delivered, by `codes.…`, `extras.…`, `time`, `entity`."""
+        out = {f"codes.{name}": column for name, column in self._codes.items()}
+        out |= {f"extras.{name}": column for name, column in self._extras.items()}
+        return out | {n: c for n, c in (("time", self._time), ("entity", self._entity)) if c is not None}
+
     def matrix(self, matrix: Matrix, rows: Int64Array) -> AnyArray:
-        """Gather one matrix `(N, F)`."""
-        out = self.pool.empty((rows.size, len(matrix.features)), np.dtype(matrix.dtype))
+        """Gather one matrix `(N, F)`, or `(N, L, F)` with windows."""
+        out = self.pool.empty(self._shape(rows, len(matrix.features)), np.dtype(matrix.dtype))
         for piece in self._pieces[matrix.name]:
-            piece.column.gather(rows, piece.columns, out, piece.at, piece.fills)
+            if self.windows is None:
+                piece.column.gather(rows, piece.columns, out, piece.at, piece.fills)
+            else:
+                self.windows.gather(piece.column, rows, piece.columns, out, piece.at, piece.fills)
         return out
 
     def mask(self, matrix: Matrix, rows: Int64Array) -> AnyArray:
-        """Gather a matrix's mask `(N, F)`, True where valid."""
-        out = self.pool.empty((rows.size, len(matrix.features)), np.dtype(np.uint8))
+        """Gather a matrix's mask, shaped like it: True where valid, False on padding."""
+        width = len(matrix.features)
+        out = self.pool.empty(self._shape(rows, width), np.dtype(np.uint8))
+        flat = rows if self.windows is None else self.windows.rows_of(rows).reshape(-1)
         for piece in self._pieces[matrix.name]:
-            piece.column.gather_mask(rows, piece.columns, out, piece.at)
+            piece.column.gather_mask(flat, piece.columns, out.reshape(-1, width), piece.at)
+        if self.windows is not None:
+            out *= self.windows.mask(rows)[:, :, None]
         return out.view(np.bool_)
+
+    def _shape(self, rows: Int64Array, width: int) -> tuple[int, ...]:
+        if self.windows is None:
+            return rows.size, width
+        return rows.size, self.windows.window.lookback, width
+
+    def _feature(self, column: StoredColumn, rows: Int64Array) -> AnyArray:
+        """Gather a feature outside the matrices; in windows `(N, L, …)` with zeros on padding."""
+        if self.windows is None:
+            return self._extra(column, rows)
+        values = self._extra(column, self.windows.rows_of(rows).reshape(-1))
+        mask = self.windows.mask(rows)
+        shaped = values.reshape(*mask.shape, *values.shape[1:])
+        shaped[~mask] = 0
+        return shaped
+
+    def ages(self, windows: WindowIndex, rows: Int64Array) -> AnyArray:
+        """Return `(N, L)` ages of window rows at their anchor's time, ns; 0 on padding."""
+        column = self.source.column(TIME)
+        times = self._extra(column, windows.rows_of(rows).reshape(-1)).reshape(rows.size, -1)
+        return np.where(windows.mask(rows), self._extra(column, rows)[:, None] - times, 0)
 
     def _features(self, rows: Int64Array) -> tuple[Any, Any]:
         fields = self.fields
@@ -135,13 +184,15 @@ class HostGather:
 
     def _pieces_of(self, matrix: Matrix) -> list[Piece]:
         fills = fill_values(matrix)
+        nullable_packs = {p.column: p.mask is not None for p in self.source.manifest.packs}
         pieces = []
         for segment in matrix.segments:
             column = self.source.column(segment.pack)
             kept = self.fields.nulls == "nan" and column.dtype.kind == "f"  # nulls are stored as NaN already
             chosen = fills[segment.at : segment.at + len(segment.columns)]
             columns = np.asarray(segment.columns, np.int64)
-            pieces.append(Piece(column, columns, segment.at, None if kept else chosen))
+            nullable = nullable_packs.get(segment.pack, False)
+            pieces.append(Piece(column, columns, segment.at, None if kept else chosen, nullable))
         return pieces
 
     def _scalar_column(self, scalar: Scalar) -> StoredColumn:

@@ -185,3 +185,92 @@ def mask_rows(valid: Int64Array, columns: Int64Array, out: UInt8Array, at: int) 
     for i in range(valid.size):
         for j in range(columns.size):
             out[i, at + j] = 1 if valid[i] == 0 else carray(pointer(valid[i] + columns[j]), (1,), np.uint8)[0]
+
+
+@kernel
+def window_runs(
+    rows: Int64Array,
+    history: npt.NDArray[Any],
+    lookback: int,
+    start: Int64Array,
+    length: Int64Array,
+    previous: Int64Array,
+) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Cut each row's window into runs of consecutive rows.
+
+    Args:
+        start: First row of each segment (one entity in one shard), ascending; `length` its rows; `previous` the
+            segment that holds the entity's rows before it, -1 for none.
+
+    Returns:
+        First row, rows, and place in the `(N · L)` output of each run.
+    """
+    segments = np.searchsorted(start, rows, side="right") - 1
+    total = 0
+    for i in range(rows.size):
+        left = np.int64(history[rows[i]])
+        segment = segments[i]
+        have = rows[i] - start[segment] + 1
+        while left > 0:
+            total += 1
+            left -= have
+            if left > 0:
+                segment = previous[segment]
+                have = length[segment]
+    first = np.empty(total, np.int64)
+    count = np.empty(total, np.int64)
+    place = np.empty(total, np.int64)
+    at = 0
+    for i in range(rows.size):
+        left = np.int64(history[rows[i]])
+        segment = segments[i]
+        last = rows[i]
+        end = np.int64(i + 1) * lookback
+        while left > 0:
+            take = min(left, last - start[segment] + 1)
+            first[at] = last - take + 1
+            count[at] = take
+            place[at] = end - take
+            end -= take
+            left -= take
+            at += 1
+            if left > 0:
+                segment = previous[segment]
+                last = start[segment] + length[segment] - 1
+    return first, count, place
+
+
+@kernel
+def copy_run_bytes(
+    sources: Int64Array, count: Int64Array, place: Int64Array, row_bytes: int, target: int
+) -> None:
+    """Copy runs of rows as bytes to `target + place * row_bytes`."""
+    n = sources.size
+    for i in range(n):
+        if i + 2 < n:
+            for line in range(0, min(count[i + 2] * row_bytes, 4096), _LINE_BYTES):
+                prefetch(sources[i + 2] + line)
+        copy_bytes(target + place[i] * row_bytes, sources[i], count[i] * row_bytes)
+
+
+@kernel
+def copy_runs(
+    like: AnyArray, sources: Int64Array, count: Int64Array, place: Int64Array, width: int, out: AnyArray
+) -> None:
+    """Copy runs of rows of `width` values into flat `out` at `place * width`, cast to its type."""
+    for i in range(sources.size):
+        n = count[i] * width
+        values = carray(pointer(sources[i]), (n,), like.dtype)
+        at = place[i] * width
+        for j in range(n):
+            out[at + j] = values[j]
+
+
+@kernel
+def zero_padding(history: npt.NDArray[Any], rows: Int64Array, out: AnyArray) -> None:
+    """Zero `out[i, :L - history]`."""
+    for i in range(rows.size):
+        pad = out.shape[1] - np.int64(history[rows[i]])
+        for j in range(pad):
+            for c in range(out.shape[2]):
+                out[i, j, c] = 0

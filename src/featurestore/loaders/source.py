@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.core.time import INT64_MIN, UNIT_NS, Int64Array, scale_to_ns
+from featurestore.core.time import INT64_MIN, Int64Array, scale_to_ns
 from featurestore.errors import CorruptDataError, DefinitionError, FeatureStoreError, StorageError
 from featurestore.loaders.fields import dtype_name
 from featurestore.loaders.gather import PartIndex, StoredColumn
@@ -207,7 +207,7 @@ def plain_values(stored: pa.Array, name: str) -> tuple[AnyArray, np.ndarray[Any,
         return values, None if valid is None else np.repeat(valid[:, None], width, axis=1)
     if pa.types.is_timestamp(kind):
         filled = pc.fill_null(stored.cast(pa.int64()), 0) if valid is not None else stored.cast(pa.int64())
-        nanos = scale_to_ns(np.asarray(filled), kind.unit, what=name) if kind.unit in UNIT_NS else filled
+        nanos = scale_to_ns(np.asarray(filled), kind.unit, what=name)
         return (nanos if valid is None else np.where(valid != 0, nanos, INT64_MIN)), valid
     if valid is not None:
         hole = pa.scalar(np.nan if pa.types.is_floating(kind) else 0).cast(kind)

@@ -1,16 +1,19 @@
 """From a step's number to its rows: batches as slices of the order, chunk by chunk."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from featurestore.core.time import Int64Array
 from featurestore.errors import DefinitionError
 from featurestore.loaders.order import Order, chunk_of
 from featurestore.loaders.selection import Selection
 
+Places = npt.NDArray[np.int32]
 DropLast = bool | Literal["pad"]
 
 
@@ -93,8 +96,25 @@ class ChunkRows:
     """
 
     fetch: Int64Array
-    places: np.ndarray[tuple[int, ...], np.dtype[np.int32]] | None
+    places: Places | None
     start: int
+
+    def part(self, start: int, stop: int) -> tuple[Int64Array, Places]:
+        """Return the rows of positions `[start, stop)` in reading order, and each position's place among them.
+
+        Cost: O(rows of the chunk), without sorting.
+        """
+        window = slice(start - self.start, stop - self.start)
+        if self.places is None:
+            rows = self.fetch[window]
+            return rows, np.arange(rows.size, dtype=np.int32)
+        if stop - start == self.fetch.size:
+            return self.fetch, self.places
+        mine = self.places[window]
+        chosen = np.zeros(self.fetch.size, np.bool_)
+        chosen[mine] = True
+        rank = np.cumsum(chosen, dtype=np.int32)
+        return self.fetch[chosen], rank[mine] - np.int32(1)
 
     def rows(self, start: int, stop: int) -> Int64Array:
         """Row numbers of the rank's positions `[start, stop)`, counted from its first."""
@@ -156,16 +176,42 @@ class StepRows:
         """
         real = self.plan.rows_in(step)
         start = step * self.plan.batch
-        pieces = []
-        at, stop = start, start + real
-        while at < stop:
-            chunk = self.chunk(epoch, at // self.chunk_rows)
-            until = min(stop, chunk.start + chunk.fetch.size)
-            pieces.append(chunk.rows(at, until))
-            at = until
-        if self.plan.drop_last == "pad" and real < self.plan.batch:
-            filler = self.selection.rows_of(np.zeros(1, np.int64))
-            pieces.append(np.repeat(filler, self.plan.batch - real))
+        pieces = [chunk.rows(a, b) for chunk, a, b in self._pieces(epoch, start, start + real)]
+        missing = self._missing(real)
+        if missing:
+            pieces.append(np.repeat(self._filler(), missing))
         if len(pieces) == 1:
             return pieces[0], real
         return np.concatenate(pieces) if pieces else np.zeros(0, np.int64), real
+
+    def span(self, epoch: int, first: int, last: int) -> tuple[Int64Array, Places]:
+        """Return the rows of steps `[first, last)` in reading order, and the place of each position among them."""
+        plan = self.plan
+        start = first * plan.batch
+        stop = (last - 1) * plan.batch + plan.rows_in(last - 1)
+        rows: list[Int64Array] = []
+        places: list[Places] = []
+        at = 0
+        for chunk, a, b in self._pieces(epoch, start, stop):
+            some, where = chunk.part(a, b)
+            rows.append(some)
+            places.append(where + np.int32(at))
+            at += some.size
+        missing = self._missing(plan.rows_in(last - 1))
+        if missing:
+            rows.append(self._filler())
+            places.append(np.full(missing, at, np.int32))
+        return np.concatenate(rows), np.concatenate(places)
+
+    def _pieces(self, epoch: int, start: int, stop: int) -> Iterator[tuple[ChunkRows, int, int]]:
+        while start < stop:
+            chunk = self.chunk(epoch, start // self.chunk_rows)
+            until = min(stop, chunk.start + chunk.fetch.size)
+            yield chunk, start, until
+            start = until
+
+    def _missing(self, real: int) -> int:
+        return self.plan.batch - real if self.plan.drop_last == "pad" else 0
+
+    def _filler(self) -> Int64Array:
+        return self.selection.rows_of(np.zeros(1, np.int64))

@@ -1,0 +1,264 @@
+"""The streamed tier: a bounded ring of pinned slots, one packed copy per unit on a side stream, batches cut on the device.
+
+    threads: fill slot ──► [pinned ring] ── copy on the side stream ──► [device buffers] ──► batches on the consumer's stream
+
+Three rules keep the bytes right, and nothing else orders the two streams:
+
+- a slot is filled again only after the copy out of it has happened (the filling thread waits for the copy's event);
+- a device buffer is copied into only after the consumer's stream has done the last batch made from it;
+- the consumer's stream reads a device buffer only after its copy.
+
+Every device call but the wait for a slot is made from the consumer's thread.
+"""
+
+from collections import deque
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from featurestore.errors import FeatureStoreError, StorageError
+from featurestore.loaders.batch import Batch
+from featurestore.loaders.buffers import BufferPool
+from featurestore.loaders.device import Array, Device, Event
+from featurestore.loaders.gather import UInt8Array
+from featurestore.loaders.host import HostGather
+from featurestore.loaders.prepare import Prepared
+from featurestore.loaders.shipping import ALIGN, Shipment, Unit, unit_of
+from featurestore.loaders.stats import Stats
+
+SLOTS: Final = 3
+DEVICE_BUFFERS: Final = 2
+# Large enough that a copy runs at full rate, small enough that the first batch comes soon.
+UNIT_BYTES: Final = 64 << 20
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A pinned buffer and the event of the last copy out of it."""
+
+    memory: UInt8Array
+    copied: Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A unit whose bytes lie in a slot."""
+
+    unit: Unit
+    slot: int
+    size: int
+    places_at: int
+
+
+@dataclass(slots=True)
+class _Resident:
+    """A unit on the device: its views, and its copy's event."""
+
+    filled: _Filled
+    views: dict[str, Array]
+    places: Array
+    own: Array
+    copied: Event
+
+
+class StreamedTier:
+    """Feeds batches to a device through a pinned ring.
+
+    Memory: 3 pinned slots and 2 device buffers of `unit_bytes` each.
+    """
+
+    def __init__(self, prepared: Prepared, device: Device, *, reason: str) -> None:
+        self.prepared = prepared
+        self.device = device
+        self.reason = reason
+        gather = HostGather(
+            prepared.source,
+            prepared.fields,
+            vocabularies=prepared.vocabularies,
+            entities=prepared.entities,
+            windows=prepared.windows,
+            pool=BufferPool(idle=8),
+        )
+        self.shipment = Shipment(gather)
+        self.unit_steps = self._unit_steps()
+        self.slot_bytes = self._slot_bytes(self.unit_steps)
+        self._ring: list[_Slot] = []
+        self._buffers: list[Any] = []
+
+    def feed(self, epoch: int, step: int, stats: Stats) -> "StreamedFeed":
+        """Begin an epoch at a step; the ring is allocated once."""
+        if not self._ring:
+            self._ring = [_Slot(self.device.pinned(self.slot_bytes)) for _ in range(SLOTS)]
+            self._buffers = [self.device.empty(self.slot_bytes) for _ in range(DEVICE_BUFFERS)]
+        return StreamedFeed(self, epoch, step, stats)
+
+    def report(self) -> dict[str, Any]:
+        """Say what is used and why."""
+        return {
+            "tier": "streamed",
+            "reason": self.reason,
+            "device": self.device.name,
+            "path": f"{SLOTS} pinned slots of {self.slot_bytes} bytes, one packed copy per {self.unit_steps} batches",
+            "pinned_bytes": SLOTS * self.slot_bytes,
+            "device_bytes": DEVICE_BUFFERS * self.slot_bytes,
+        }
+
+    def close(self) -> None:
+        """Free the ring once the copies out of it have happened."""
+        for slot in self._ring:
+            if slot.copied is not None:
+                self.device.host_wait(slot.copied)
+        self._ring, self._buffers = [], []
+
+    def _step_bytes(self) -> int:
+        plan, windows = self.prepared.plan, self.prepared.windows
+        length = 1 if windows is None else windows.window.lookback
+        return max(1, plan.batch * length * (self.shipment.row_bytes + 4) + plan.batch * 4)
+
+    def _unit_steps(self) -> int:
+        room = min(UNIT_BYTES, self.prepared.options.memory_bytes // SLOTS)
+        return max(1, min(self.prepared.plan.steps, room // self._step_bytes()))
+
+    def _slot_bytes(self, steps: int) -> int:
+        slack = ALIGN * (len(self.shipment.regions) + 4) + self.shipment.row_bytes
+        return -(-(steps * self._step_bytes() + slack) // 4096) * 4096
+
+
+class StreamedFeed:
+    """The batches of one epoch from one step on."""
+
+    def __init__(self, tier: StreamedTier, epoch: int, step: int, stats: Stats) -> None:
+        self._tier = tier
+        self._stats = stats
+        plan = tier.prepared.plan
+        edges = [*range(step, plan.steps, tier.unit_steps), plan.steps]
+        self._spans = list(zip(edges[:-1], edges[1:], strict=True))
+        self._epoch = epoch
+        self._walk = tier.prepared.step_rows()
+        threads = max(1, min(SLOTS, tier.prepared.threads))
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="featurestore-fill")
+        self._filling: deque[Future[_Filled]] = deque()
+        self._there: deque[_Resident] = deque()
+        self._asked = self._copied = self._done = 0
+        self._freed: dict[int, Event] = {}
+        self._batch = 0
+        self._closed = False
+        # Whatever the consumer's stream still does with these buffers comes first.
+        tier.device.side_wait(tier.device.consumer_event())
+        self._fill_slots()
+
+    @property
+    def depth(self) -> int:
+        """Batches whose copy has been enqueued, or whose slot is filled."""
+        return (len(self._there) + sum(1 for f in self._filling if f.done())) * self._tier.unit_steps
+
+    def take(self) -> Batch | None:
+        """Make the next batch on the consumer's stream, None after the last.
+
+        Raises:
+            FeatureStoreError: what went wrong while a slot was filled.
+        """
+        if self._closed:
+            return None
+        try:
+            self._advance(wait=False)
+            if not self._there:
+                if self._done == len(self._spans):
+                    self.close()
+                    return None
+                self._advance(wait=True)
+            return self._cut()
+        except FeatureStoreError:
+            self.close()
+            raise
+        except (OSError, CancelledError) as error:
+            self.close()
+            raise StorageError(f"a loader thread failed: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the threads; slots stay until the copies out of them have happened."""
+        self._closed = True
+        for future in self._filling:
+            future.cancel()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for slot in self._tier._ring:
+            if slot.copied is not None:
+                self._tier.device.host_wait(slot.copied)
+        self._filling.clear()
+        self._there.clear()
+
+    def _fill_slots(self) -> None:
+        """Let threads fill every slot whose last unit has been handed to the side stream."""
+        while self._asked < len(self._spans) and self._asked - self._copied < SLOTS:
+            self._filling.append(self._pool.submit(self._fill, self._asked))
+            self._asked += 1
+
+    def _fill(self, number: int) -> _Filled:
+        tier = self._tier
+        first, last = self._spans[number]
+        unit = unit_of(self._walk, self._epoch, first, last, tier.prepared.windows)
+        slot = tier._ring[number % SLOTS]
+        if slot.copied is not None:
+            tier.device.host_wait(slot.copied)
+        rows = unit.fetch.size
+        tier.shipment.fill(unit.fetch, slot.memory)
+        at = tier.shipment.offsets(rows)[""]
+        end = at + unit.places.nbytes + unit.own.nbytes
+        slot.memory[at : at + unit.places.nbytes] = unit.places.view(np.uint8)
+        slot.memory[at + unit.places.nbytes : end] = unit.own.view(np.uint8)
+        return _Filled(unit, number % SLOTS, end, at)
+
+    def _advance(self, *, wait: bool) -> None:
+        """Hand filled slots to the side stream, as far as device buffers are free."""
+        while self._filling and self._copied - self._done < DEVICE_BUFFERS:
+            if not (wait or self._filling[0].done()):
+                return
+            filled = self._filling.popleft().result()
+            self._copy(filled)
+            self._fill_slots()
+            wait = False
+
+    def _copy(self, filled: _Filled) -> None:
+        tier, device = self._tier, self._tier.device
+        place = self._copied % DEVICE_BUFFERS
+        buffer, slot = tier._buffers[place], tier._ring[filled.slot]
+        if place in self._freed:
+            device.side_wait(self._freed[place])
+        device.copy(buffer, 0, slot.memory[: filled.size])
+        slot.copied = device.side_event()
+        unit = filled.unit
+        views = tier.shipment.views(device, buffer, unit.fetch.size)
+        places = device.view(buffer, filled.places_at, "int32", (unit.places.size,))
+        own = device.view(buffer, filled.places_at + unit.places.nbytes, "int32", (unit.own.size,))
+        self._there.append(_Resident(filled, views, places, own, slot.copied))
+        self._copied += 1
+
+    def _cut(self) -> Batch:
+        """Make the next batch of the oldest unit on the device."""
+        tier, device, resident = self._tier, self._tier.device, self._there[0]
+        unit, number = resident.filled.unit, self._batch
+        if number == 0:
+            device.consumer_wait(resident.copied)
+        start, stop = unit.bounds[number], unit.bounds[number + 1]
+        length = unit.places.size // max(1, unit.own.size)
+        padded = tier.prepared.plan.drop_last == "pad"
+        batch = tier.shipment.batch(
+            device,
+            resident.views,
+            resident.places[start * length : stop * length],
+            resident.own[start:stop],
+            unit.fetch[unit.own[start:stop]],
+            unit.reals[number] if padded else None,
+        )
+        self._batch += 1
+        if self._batch == unit.last - unit.first:
+            self._there.popleft()
+            self._freed[self._done % DEVICE_BUFFERS] = device.consumer_event()
+            self._done += 1
+            self._batch = 0
+        return batch
