@@ -76,7 +76,8 @@ class Processes:
         except BrokenProcessPool as error:
             raise StorageError(
                 "a worker process died; nothing was published",
-                hint="most often memory: lower the memory budget or the number of workers",
+                hint="most often memory: lower the memory budget or the number of workers; in a script, the call "
+                'must stand under if __name__ == "__main__"',
             ) from error
 
 

@@ -1,0 +1,142 @@
+"""Appending rows to a source: one new file, whole or not at all, with the columns that are there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurestore.catalog.refs import Ref
+from featurestore.catalog.source import Source
+from featurestore.core.names import near
+from featurestore.errors import DefinitionError, NotFoundError, SchemaError
+from featurestore.materialize.context import Context, source_spec
+from featurestore.storage.delta_append import append_to_delta
+from featurestore.storage.files import (
+    TEMPORARY,
+    announce,
+    fsync_file,
+    fsync_folder,
+    make_folders,
+    storage_errors,
+)
+from featurestore.storage.source_files import is_delta, place_of
+from featurestore.storage.sources import open_source
+from featurestore.temporal.times import times_ns
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What was appended.
+
+    Attributes:
+        path: The new file; for Delta the table.
+        version: The new Delta version, else `None`.
+    """
+
+    source: str
+    rows: int
+    path: str
+    version: int | None = None
+
+
+def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
+    """Append rows to a source: a Parquet folder gets a file that sorts behind all others, a Delta table a commit.
+
+    Args:
+        data: Anything with the Arrow PyCapsule protocol.
+
+    Raises:
+        SchemaError: a column is missing, unknown or of another type, or a time is null.
+        DefinitionError: the source is a single file, a pattern, a query's result or another format.
+        StorageError: the disk refused; nothing was appended.
+    """
+    source = context.snapshot.source(ref)
+    rows = _table(data)
+    place = place_of(source.path, context.root)
+    if place.remote is not None:
+        raise DefinitionError(f"source {source.name!r} is remote: rows are appended to local sources only")
+    if source.format == "delta" or is_delta(place):
+        rows = _conform(context, source, rows)
+        version = append_to_delta(place.path, rows)
+        return IngestResult(source.name, rows.num_rows, place.path, version)
+    folder = Path(place.path)
+    if folder.suffix or any(c in place.path for c in "*?[") or source.format not in {None, "parquet"}:
+        raise DefinitionError(
+            f"source {source.name!r} at {source.path!r} cannot be appended to",
+            hint="rows are appended to a folder of Parquet files or to a Delta table",
+        )
+    rows = _conform(context, source, rows)
+    path = _append_file(folder, rows, context.clock.now_ns())
+    return IngestResult(source.name, rows.num_rows, str(path))
+
+
+def _table(data: Any) -> pa.Table:
+    try:
+        return pa.table(data)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(
+            f"a {type(data).__name__} holds no rows that Arrow can read: {error}",
+            hint="pass a table of Arrow, Polars, pandas or DuckDB, or a mapping of columns",
+        ) from error
+
+
+def _conform(context: Context, source: Source, rows: pa.Table) -> pa.Table:
+    """Check columns by name and type, without any cast, and put them in the source's order."""
+    try:
+        schema = open_source(source_spec(source), context.root).schema if source.query is None else None
+    except NotFoundError:
+        schema = rows.schema
+    if schema is None:
+        plain = source_spec(source)
+        schema = open_source(
+            type(plain)(plain.name, plain.path, plain.timestamp_field, plain.format), context.root
+        ).schema
+    for name in [*schema.names, *rows.column_names]:
+        if name not in rows.column_names or name not in schema.names:
+            what = "is missing" if name in schema.names else "is not in the source"
+            raise SchemaError(
+                f"cannot append to source {source.name!r}: column {name!r} {what}",
+                hint=near(name, rows.column_names if name in schema.names else schema.names),
+                column=name,
+            )
+        if rows.schema.field(name).type != schema.field(name).type:
+            raise SchemaError(
+                f"cannot append to source {source.name!r}: column {name!r} is {rows.schema.field(name).type}, "
+                f"there it is {schema.field(name).type}",
+                hint="cast it yourself: nothing is cast silently",
+                column=name,
+            )
+    rows = rows.select(schema.names)
+    if source.timestamp_field in rows.column_names:
+        _, null = times_ns(rows.column(source.timestamp_field), source.timestamp_field)
+        if null is not None:
+            raise SchemaError(
+                f"cannot append to source {source.name!r}: {int(null.sum())} rows have no event timestamp",
+                column=source.timestamp_field,
+            )
+    return rows
+
+
+def _append_file(folder: Path, rows: pa.Table, now_ns: int) -> Path:
+    make_folders(folder)
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    last = next((n for n in reversed(names) if not n.startswith((".", "_"))), "")
+    name = f"zz-{now_ns:020d}.parquet"
+    if name <= last:
+        # The clock went back, or other files sort late: position decides ties, so stay behind them.
+        name = f"{last.removesuffix('.parquet')}-next.parquet" if last.startswith("zz-") else f"zzz-{name}"
+    staged = folder / f"{TEMPORARY}{name}"
+    announce("write", staged)
+    try:
+        with storage_errors("write", staged):
+            pq.write_table(rows, staged, compression="zstd", compression_level=1, write_page_checksum=True)
+        fsync_file(staged)
+        announce("rename", folder / name)
+        with storage_errors("publish", folder / name):
+            staged.rename(folder / name)
+    finally:
+        staged.unlink(missing_ok=True)
+    fsync_folder(folder)
+    return folder / name

@@ -1,0 +1,268 @@
+"""Looking after versions: verify what is stored, recreate it from its inputs, delete what nobody needs."""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.catalog.catalog import open_catalog
+from featurestore.core.fingerprint import partition_digest
+from featurestore.errors import CorruptDataError
+from featurestore.materialize.context import Context, Home, home_of
+from featurestore.materialize.executors import Executor, executor_of
+from featurestore.materialize.inputs import pin_sources
+from featurestore.materialize.job import compile_job
+from featurestore.materialize.lock import writing
+from featurestore.materialize.partition import Shape, canonical_order
+from featurestore.materialize.progress import Silence
+from featurestore.materialize.publish import heal, orphans
+from featurestore.materialize.tags import resolve_version, tags_of
+from featurestore.materialize.run import compute_version, fingerprint_of, shape_of
+from featurestore.storage.delta_log import DataFile, DeltaLog, read_log
+from featurestore.storage.files import TEMPORARY, make_folders, remove_files, remove_folder
+from featurestore.storage.manifest import Manifest, Shard, current_version, published_versions, version_folder
+from featurestore.storage.parquet import check_parquet, read_parquet
+from featurestore.storage.physical import from_stored
+from featurestore.storage.shards import ShardView, open_dataset_folder
+from featurestore.storage.snapshots import snapshot_from_spec
+
+_HOUR_NS: Final = 3_600_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What was compared, all of it equal."""
+
+    name: str
+    version: int
+    rows: int
+    partitions: int
+    files: int
+    bytes: int
+    fingerprint: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecreateReport:
+    """A version, computed again from its pinned inputs.
+
+    Attributes:
+        fingerprint: Of both the stored and the new content.
+    """
+
+    name: str
+    version: int
+    rows: int
+    fingerprint: str
+    executor: str
+    seconds: float
+
+
+def verify(context: Context, name: str, version: int | str | None = None) -> VerifyReport:
+    """Hash every file of a version again and compare rows, order, manifest, log and fingerprint.
+
+    The same content must come out of the Parquet files and of the Arrow shards.
+
+    Raises:
+        CorruptDataError: something is not as it was written.
+        NotFoundError: no such version, or a file is gone.
+
+    Cost:
+        Reads everything twice, one partition at a time.
+    """
+    begin = time.monotonic()
+    home = home_of(context, name)
+    number = None if version is None else resolve_version(home, version)
+    opened = open_dataset_folder(home.ipc, number, verify="full")
+    manifest = opened.manifest
+    log = read_log(home.delta)
+    if log is None:
+        raise CorruptDataError(f"{home.title!r} has no Delta log", path=str(home.delta))
+    active = _matching_files(log, manifest)
+    shape = _shape(manifest, home)
+    for index, shard in enumerate(manifest.shards):
+        _verify_partition(home, shape, manifest, opened.shard(index), active[shard.date, shard.bucket])
+    if fingerprint_of(manifest.schema, manifest.shards) != manifest.fingerprint:
+        raise CorruptDataError(f"the fingerprint of {home.title!r} does not follow from its partitions")
+    if sum(s.rows for s in manifest.shards) != manifest.rows:
+        raise CorruptDataError(f"the manifest of {home.title!r} counts other rows than its shards")
+    return VerifyReport(
+        name=home.title,
+        version=manifest.version,
+        rows=manifest.rows,
+        partitions=len(manifest.shards),
+        files=3 * len(manifest.shards) + 1,
+        bytes=sum(s.bytes for s in manifest.shards) + sum(f.size for f in active.values()),
+        fingerprint=manifest.fingerprint,
+        seconds=time.monotonic() - begin,
+    )
+
+
+def recreate(
+    context: Context,
+    name: str,
+    version: int | str | None = None,
+    *,
+    executor: Executor | str | None = None,
+) -> RecreateReport:
+    """Compute a version again from its pinned inputs and definitions, and compare fingerprints.
+
+    Raises:
+        NotFoundError: an input is gone.
+        CorruptDataError: an input that is a plain file has changed, or the fingerprint differs.
+    """
+    begin = time.monotonic()
+    home = home_of(context, name)
+    number = None if version is None else resolve_version(home, version)
+    manifest = open_dataset_folder(home.ipc, number, verify="off").manifest
+    then = _context_then(context, manifest)
+    workers = executor_of(executor, default=context.config.executor, workers=context.config.threads)
+    job = compile_job(then, manifest.name, buckets=manifest.buckets, range_ns=manifest.range_ns)
+    pins = {spec["source"]: snapshot_from_spec(spec) for spec in manifest.inputs}
+    pinned = pin_sources(then, job, pins)
+    scratch = make_folders(home.lock.parent / f"{TEMPORARY}recreate-{time.monotonic_ns():x}")
+    try:
+        computed = compute_version(
+            job,
+            pinned,
+            shape_of(job, scratch / "delta", make_folders(scratch / "ipc")),
+            executor=workers,
+            progress=Silence(),
+            changes=None,
+            memory_bytes=context.config.memory_bytes,
+            spill=scratch / "spill",
+        )
+        found = fingerprint_of(job.schema, [w.shard for w in computed.written])
+    finally:
+        remove_folder(scratch)
+    if found != manifest.fingerprint:
+        raise CorruptDataError(
+            f"version {manifest.version} of {home.title!r} came out with fingerprint {found}, "
+            f"it was {manifest.fingerprint}",
+            hint="the engine changed since, or the stored version is not what its inputs give",
+            expected=manifest.fingerprint,
+            found=found,
+        )
+    return RecreateReport(
+        name=home.title,
+        version=manifest.version,
+        rows=manifest.rows,
+        fingerprint=found,
+        executor=type(workers).__name__.lower(),
+        seconds=time.monotonic() - begin,
+    )
+
+
+def vacuum(
+    context: Context, name: str, *, keep: int = 1, recent_hours: float = 24, dry_run: bool = True
+) -> list[str]:
+    """Delete what neither a tag, nor the newest `keep` versions, nor a recent reader needs.
+
+    Args:
+        recent_hours: A version replaced less than so long ago is kept: someone may be reading it.
+
+    Returns:
+        The files and folders that were deleted, or with `dry_run` would be.
+
+    Raises:
+        CommitConflictError: another process is writing the dataset.
+    """
+    home = home_of(context, name)
+    with writing(home):
+        log = heal(home).log
+        if log is None:
+            return []
+        kept = _kept_versions(home, log, keep, context.clock.now_ns() - int(recent_hours * _HOUR_NS))
+        kept |= set(tags_of(home).values())
+        needed = {path for version in kept if version <= log.head for path in log.files_at(version)}
+        known = {f.path for c in log.commits for f in c.added}
+        files = [home.delta / p for p in sorted(known - needed) if (home.delta / p).exists()]
+        files += orphans(home, log)
+        folders = [home.ipc / version_folder(v) for v in published_versions(home.ipc) if v not in kept]
+        if not dry_run:
+            for folder in folders:
+                # The manifest goes first: a version without one is not there.
+                remove_files([folder / "MANIFEST.json"])
+                remove_folder(folder)
+            remove_files(files)
+    return [str(p) for p in [*folders, *files]]
+
+
+def _kept_versions(home: Home, log: DeltaLog, keep: int, since_ns: int) -> set[int]:
+    readable = published_versions(home.ipc)
+    kept = set(readable[-max(1, keep) :])
+    replaced = {c.version - 1: c.time_ns for c in log.commits[1:]}
+    kept |= {v for v in readable if replaced.get(v, since_ns) >= since_ns}
+    current = current_version(home.ipc)
+    return kept if current is None else kept | {current}
+
+
+def _matching_files(log: DeltaLog, manifest: Manifest) -> dict[tuple[str, int], DataFile]:
+    active = {(f.date, f.bucket): f for f in log.files_at(manifest.version).values()}
+    shards = {(s.date, s.bucket): s for s in manifest.shards}
+    if active.keys() != shards.keys():
+        raise CorruptDataError(
+            f"version {manifest.version} of {manifest.name!r}: log and manifest name other partitions"
+        )
+    for place, file in active.items():
+        shard = shards[place]
+        if (file.digest, file.rows) != (shard.digest, shard.rows):
+            raise CorruptDataError(
+                f"version {manifest.version} of {manifest.name!r}: log and manifest differ about partition "
+                f"{place[0]} bucket {place[1]}"
+            )
+    return active
+
+
+def _shape(manifest: Manifest, home: Home) -> Shape:
+    return Shape(
+        schema=manifest.schema,
+        keys=manifest.entity_keys,
+        timestamp=manifest.timestamp,
+        created=None,
+        sequence=None,
+        packs=manifest.packs,
+        delta=home.delta,
+        ipc=home.ipc,
+    )
+
+
+def _verify_partition(home: Home, shape: Shape, manifest: Manifest, view: ShardView, file: DataFile) -> None:
+    where = f"{manifest.name!r} version {manifest.version}, {file.date} bucket {file.bucket}"
+    check_parquet(home.delta / file.path, xxh3=file.xxh3, rows=file.rows, size=file.size)
+    stored = from_stored(read_parquet(home.delta / file.path), manifest.schema)
+    mapped = view.to_table(manifest.schema.names).cast(manifest.schema)
+    for what, table in (("Parquet", stored), ("Arrow", mapped)):
+        if partition_digest(table) != file.digest:
+            raise CorruptDataError(f"{where}: the content of its {what} file is not what was written")
+    ordered = canonical_order(mapped, shape)
+    if not np.array_equal(ordered.codes, view.entity_codes) or not _same_rows(ordered.table, mapped, shape):
+        raise CorruptDataError(f"{where}: rows are not in canonical order")
+    _verify_offsets(where, view, view.shard)
+
+
+def _same_rows(ordered: pa.Table, table: pa.Table, shape: Shape) -> bool:
+    return bool(ordered.column(shape.timestamp).equals(table.column(shape.timestamp)))
+
+
+def _verify_offsets(where: str, view: ShardView, shard: Shard) -> None:
+    offsets, codes = view.offsets, view.entity_codes
+    covered = int(np.count_nonzero(codes >= 0))
+    counts = np.bincount(codes[codes >= 0], minlength=shard.entities)
+    if (
+        len(offsets) != shard.entities + 1
+        or offsets[-1] != covered
+        or not np.array_equal(np.diff(offsets), counts)
+    ):
+        raise CorruptDataError(f"{where}: the offsets do not match the rows")
+
+
+def _context_then(context: Context, manifest: Manifest) -> Context:
+    """Return the context with the definitions as they stood when the version was made."""
+    if manifest.catalog_version == context.snapshot.version:
+        return context
+    catalog = open_catalog(context.root, dict(context.config.storage_options) or None, context.clock)
+    return Context(context.root, catalog.at(manifest.catalog_version), context.clock, context.config)

@@ -1,0 +1,62 @@
+"""Names of versions: numbers, tags and times, resolved to numbers."""
+
+import json
+
+from featurestore.core.names import near
+from featurestore.core.time import format_instant, instant_ns
+from featurestore.errors import CorruptDataError, DefinitionError, NotFoundError
+from featurestore.materialize.context import Home
+from featurestore.storage.delta_log import read_log
+from featurestore.storage.files import read_file
+
+
+def resolve_version(home: Home, version: int | str) -> int:
+    """Turn a number, a tag or a time into a version number.
+
+    Raises:
+        NotFoundError: no such tag, or a time before the first version.
+    """
+    if isinstance(version, int):
+        return version
+    text = version.strip()
+    if text.lstrip("v").isdigit() and len(text) < 10:
+        return int(text.lstrip("v"))
+    tags = tags_of(home)
+    if text in tags:
+        return tags[text]
+    try:
+        at_ns = instant_ns(text)
+    except DefinitionError as error:
+        raise NotFoundError(
+            f"{home.title!r} has no version {version!r}",
+            hint=f"give a number, a tag ({near(text, tags)}) or an ISO 8601 time",
+            version=version,
+        ) from error
+    return _version_at(home, at_ns)
+
+
+def _version_at(home: Home, at_ns: int) -> int:
+    log = read_log(home.delta)
+    commits = () if log is None else log.commits[1:]
+    found = [c.version for c in commits if c.time_ns <= at_ns]
+    if not found:
+        first = f"its first version was committed at {format_instant(commits[0].time_ns)}" if commits else ""
+        raise NotFoundError(
+            f"{home.title!r} has no version as old as {format_instant(at_ns)}", hint=first, at_ns=at_ns
+        )
+    return found[-1]
+
+
+def tags_of(home: Home) -> dict[str, int]:
+    """Return the pinned versions by tag."""
+    if not home.pins.is_dir():
+        return {}
+    out = {}
+    for path in sorted(home.pins.glob("*.json")):
+        try:
+            out[path.stem] = int(json.loads(read_file(path))["version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptDataError(
+                f"tag file {str(path)!r} is damaged", hint="remove it and pin again"
+            ) from error
+    return out
