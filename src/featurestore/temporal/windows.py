@@ -1,8 +1,10 @@
 """Aggregates over trailing windows: exact functions of the rows a reader may see, and of nothing else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -13,27 +15,32 @@ from featurestore.core.names import near
 from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.errors import DefinitionError, ExpressionError, SchemaError
 from featurestore.temporal.jit import lazy_module
-from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, partition_rows
+from featurestore.temporal.order import NO_INT64
 from featurestore.temporal.rows import Int32Array, Rows
 from featurestore.temporal.threads import run_parallel, thread_count
 from featurestore.temporal.windows_columns import (
     FLOAT,
+    INT,
     Column,
+    Values,
     array_of,
-    array_of_keys,
+    array_of_bits,
     column_of,
     lists_of,
     take_rows,
 )
+from featurestore.temporal.windows_order import Grouped, columns_of, group_rows
 
 _ranges: Any = lazy_module("featurestore.temporal.windows_range_kernels")
 _sums: Any = lazy_module("featurestore.temporal.windows_sum_kernels")
 _extremes: Any = lazy_module("featurestore.temporal.windows_extreme_kernels")
 _picks: Any = lazy_module("featurestore.temporal.windows_pick_kernels")
 
-SUM_NEEDS: Final = {"count": 0, "sum": 4, "mean": 8, "var": 16, "std": 32}
-FUNCTIONS: Final = (*SUM_NEEDS, "min", "max", "first", "last", "n_distinct", "last_n")
-_NO_FLOAT: npt.NDArray[np.float64] = np.zeros((0, 0), np.float64)
+SUMS: Final = ("count", "sum", "mean", "var", "std")
+_SLOTS: Final = (*SUMS, "min", "max")
+# Rows and readers of one call into the kernels: their answers should stay in the cache.
+_GROUP_ROWS: Final = 1 << 15
+FUNCTIONS: Final = (*_SLOTS, "first", "last", "n_distinct", "last_n")
 _NO_BOOL: BoolArray = np.zeros(0, np.bool_)
 
 
@@ -60,30 +67,29 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Sorted rows and readers, ranges and tasks: everything the columns share."""
+    """Rows and readers in entity order, ranges and tasks: everything the columns share."""
 
     spine_rows: int
     places: Int32Array
-    partition: Partition
-    known: Int64Array
+    rows: Grouped
     cutoffs: Int64Array
     late: BoolArray
     low: npt.NDArray[np.int32]
     high: npt.NDArray[np.int32]
-    ordered: list[Int64Array]
-    disordered: list[Int64Array]
-
-    @property
-    def order(self) -> Int32Array:
-        return NO_INT32 if self.partition.order is None else self.partition.order
+    ordered: Int64Array
+    disordered: Int64Array
+    parts: int
 
     @property
     def shared(self) -> tuple[Any, ...]:
-        return self.low, self.high, self.known, self.cutoffs
+        return self.low, self.high, self.rows.known, self.cutoffs
 
     @property
     def every_task(self) -> list[Int64Array]:
-        return self.ordered + self.disordered
+        """All tasks, one share per thread."""
+        tasks = np.concatenate([self.ordered, self.disordered])
+        weights = tasks[:, 1] - tasks[:, 0] + tasks[:, 3] - tasks[:, 2]
+        return [tasks[a:b] for a, b in _edges(weights, self.parts) if b > a]
 
 
 def window_aggregate(
@@ -129,7 +135,7 @@ def window_aggregate(
     for name in dict.fromkeys(w.column for w in windows):
         wanted = [w for w in windows if w.column == name]
         data = pa.nulls(len(rows)) if name == "*" else columns[name]
-        column = column_of(name, data, len(rows), plan.partition)
+        column = column_of(name, data, len(rows), plan.rows)
         out |= _aggregate_column(column, wanted, spans, plan)
     return {w.name: out[w.name] for w in windows}
 
@@ -166,60 +172,46 @@ def check_windows(windows: Sequence[Window], columns: Mapping[str, object]) -> N
 
 
 def _plan(spine: Rows, rows: Rows, spans: list[tuple[int, int]], entities: int, threads: int | None) -> _Plan:
-    of_rows = partition_rows(rows, entities=entities, threads=threads)
-    of_spine = partition_rows(
+    of_rows = group_rows(rows, entities=entities, threads=threads)
+    readers = group_rows(
         Rows(spine.codes, spine.event_ns, spine.known_ns), entities=entities, threads=threads
     )
-    event = of_rows.take(np.ascontiguousarray(rows.event_ns), threads=threads)
-    known, late = NO_INT64, np.zeros(entities, np.bool_)
-    if rows.known_ns is not None:
-        known = of_rows.take(np.ascontiguousarray(rows.known_ns), threads=threads)
-        _ranges.find_late(known, of_rows.starts, of_rows.ends, late)
-    times = of_spine.take(np.ascontiguousarray(spine.event_ns), threads=threads)
-    cutoffs = times
-    if spine.known_ns is not None:
-        cutoffs = of_spine.take(np.ascontiguousarray(spine.known_ns), threads=threads)
+    late = np.zeros(entities, np.bool_)
+    if len(of_rows.known):
+        _ranges.find_late(of_rows.known, of_rows.starts, of_rows.ends, late)
+    has_cutoffs = len(readers.known) > 0 or len(of_rows.known) > 0
     # INT64_MAX is "never" for a row and "everything that is ever known" for a reader.
-    cutoffs = np.minimum(cutoffs, INT64_MAX - 1) if len(known) or spine.known_ns is not None else cutoffs
-    low = np.zeros((len(spans), len(times)), np.int32)
-    high = np.zeros(len(times), np.int32)
+    cutoffs = readers.known if len(readers.known) else readers.event
+    cutoffs = np.minimum(cutoffs, INT64_MAX - 1) if has_cutoffs else cutoffs
+    low = np.zeros((len(spans), len(readers.event)), np.int32)
+    high = np.zeros(len(readers.event), np.int32)
     window, tile = np.array(spans, np.int64).reshape(-1, 2).T.copy()
-    spine_bounds, row_bounds = (of_spine.starts, of_spine.ends), (of_rows.starts, of_rows.ends)
-    weights = of_spine.ends - of_spine.starts + of_rows.ends - of_rows.starts
+    spine_bounds = (readers.starts, readers.ends)
+    weights = readers.ends - readers.starts + of_rows.ends - of_rows.starts
+    parts = thread_count(threads, len(spine) + len(rows))
     run_parallel(
         [
             partial(
-                _ranges.fill_ranges,
-                edges,
-                event,
-                known,
-                row_bounds,
-                late,
-                times,
-                cutoffs if spine.known_ns is not None or len(known) else NO_INT64,
-                spine_bounds,
-                window,
-                tile,
-                low,
-                high,
+                _ranges.fill_ranges, edges, of_rows.event, of_rows.known, (of_rows.starts, of_rows.ends),
+                late, readers.event, cutoffs if has_cutoffs else NO_INT64, spine_bounds, window, tile,
+                low, high,
             )
-            for edges in _edges(weights, thread_count(threads, len(times) + len(event)))
+            for edges in _edges(weights, parts)
         ]
-    )
+    )  # fmt: skip
     tasks = _tasks(spine_bounds, low, high)
     is_late = late[tasks[:, 4]]
-    parts = thread_count(threads, len(times) + len(event))
     return _Plan(
         spine_rows=len(spine),
-        places=NO_INT32 if of_spine.order is None else of_spine.order,
-        partition=of_rows,
-        known=known,
+        places=readers.places,
+        rows=of_rows,
         cutoffs=cutoffs,
         late=late,
         low=low,
         high=high,
-        ordered=_parts(tasks[~is_late], parts),
-        disordered=_parts(tasks[is_late], parts),
+        ordered=tasks[~is_late],
+        disordered=tasks[is_late],
+        parts=parts,
     )
 
 
@@ -240,144 +232,149 @@ def _edges(weights: Int64Array, parts: int) -> list[tuple[int, int]]:
     full = int(total[-1]) if len(total) else 0
     cuts = [int(np.searchsorted(total, full * part // parts)) for part in range(1, parts)]
     edges = [0, *cuts, len(weights)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
-def _parts(tasks: Int64Array, parts: int) -> list[Int64Array]:
+def _groups(tasks: Int64Array) -> list[Int64Array]:
+    """Cut tasks into neighbours of about `_GROUP_ROWS` rows and readers together."""
     weights = tasks[:, 1] - tasks[:, 0] + tasks[:, 3] - tasks[:, 2]
+    parts = int(weights.sum()) // _GROUP_ROWS + 1
     return [tasks[a:b] for a, b in _edges(weights, parts) if b > a]
 
 
 def _aggregate_column(
     column: Column, wanted: Sequence[Window], spans: list[tuple[int, int]], plan: _Plan
 ) -> dict[str, pa.Array]:
-    out: dict[str, pa.Array] = {}
-    span_of = {span: k for k, span in enumerate(spans)}
-    numeric = [w for w in wanted if w.function in {*SUM_NEEDS, "min", "max"}]
-    used = sorted({span_of[w.window_ns, w.tile_ns] for w in numeric})
-    row_of = {span: k for k, span in enumerate(used)}
-
-    def row(window: Window) -> int:
-        return row_of[span_of[window.window_ns, window.tile_ns]]
-
-    needs = np.zeros(len(used), np.int64)
-    for w in numeric:
-        needs[row(w)] |= SUM_NEEDS.get(w.function, 0)
-    used_spans = np.array(used, np.int64)
-    if numeric:
-        sums = _sum_column(column, used_spans, needs, plan)
-        counts = sums["count"]
-        for w in numeric:
-            if w.function in SUM_NEEDS:
-                least = {"count": 0, "std": 2, "var": 2}.get(w.function, 1)
-                empty = None if least == 0 else counts[row(w)] < least
-                out[w.name] = array_of(sums[w.function][row(w)], empty)
-        for function in ("min", "max"):
-            of_function = [w for w in numeric if w.function == function]
-            out |= _extremes_of(column, of_function, function == "max", span_of, counts, row, plan)
+    numeric = [w for w in wanted if w.function in {*SUMS, "min", "max"}]
+    out = _numbers(column, numeric, spans, plan) if numeric else {}
     for w in wanted:
+        span = spans.index((w.window_ns, w.tile_ns))
         if w.function == "n_distinct":
-            out[w.name] = _distinct(column, span_of[w.window_ns, w.tile_ns], plan)
+            out[w.name] = _distinct(column, span, plan)
         elif w.function in {"first", "last", "last_n"}:
-            out[w.name] = _pick(column, w, span_of[w.window_ns, w.tile_ns], plan)
+            out[w.name] = _pick(column, w, span, plan)
     return out
 
 
-def _sum_column(
-    column: Column, used: Int64Array, needs: Int64Array, plan: _Plan
-) -> dict[str, npt.NDArray[Any]]:
-    every = int(np.bitwise_or.reduce(needs)) if len(needs) else 0
-    if every:
-        values = column.numbers()
-    else:
-        valid = _NO_BOOL if column.name == "*" else column.valid()
-        values = (np.zeros(len(column.array) if len(valid) == 0 else len(valid), np.int64), valid, 1)
-    shape = (len(used), plan.spine_rows)
-    is_float = values[2] == FLOAT
-    whole = np.zeros(shape if every & 4 and not is_float else (0, 0), np.int64)
-    wants = (4 if is_float else 0, 8, 16, 32)
-    floats = [np.zeros(shape) if every & bit else _NO_FLOAT for bit in wants]
-    count = np.zeros(shape, np.int64)
-    outs = (count, whole, *floats)
-    overflow = _run_sums(values, used, needs, outs, plan)
+def _numbers(
+    column: Column, wanted: Sequence[Window], spans: list[tuple[int, int]], plan: _Plan
+) -> dict[str, pa.Array]:
+    """Answer counts, sums and extremes: written reader by reader, then turned into columns."""
+    used = sorted({spans.index((w.window_ns, w.tile_ns)) for w in wanted})
+    row = {spans[span]: k for k, span in enumerate(used)}
+    slots = np.full((len(used), len(_SLOTS)), -1, np.int64)
+    slots[:, 0] = np.arange(len(used))
+    width = len(used)
+    for w in wanted:
+        at = (row[w.window_ns, w.tile_ns], _SLOTS.index(w.function))
+        if slots[at] < 0:
+            slots[at] = width
+            width += 1
+    spine_rows = plan.spine_rows
+    rows = np.zeros((spine_rows, width), np.int64)
+    windows = np.array(used, np.int64)
+    values, ranked = _values(column, wanted)
+    _answer_numbers(column.name, _Numbers(values, windows, slots, rows, plan))
+    columns = columns_of(rows, threads=plan.rows.threads)
+    answers: dict[str, pa.Array] = {}
+    for w in wanted:
+        k = row[w.window_ns, w.tile_ns]
+        bits, count = columns[slots[k, _SLOTS.index(w.function)]], columns[k]
+        answers[w.name] = _answer(w.function, bits, count, values[2], ranked, column.array.type)
+    return answers
+
+
+def _values(column: Column, wanted: Sequence[Window]) -> tuple[Values, "pa.Array | None"]:
+    """Return what the kernels read, and the values that ranks stand for where they read ranks."""
+    functions = {w.function for w in wanted}
+    if functions & {"sum", "mean", "var", "std"}:
+        return column.numbers(), None
+    if functions & {"min", "max"}:
+        return column.keys()
+    valid = _NO_BOOL if column.name == "*" else column.valid()
+    return (np.zeros(len(column.order.event), np.int64), valid, INT), None
+
+
+def _answer(
+    function: str, bits: Int64Array, count: Int64Array, kind: int, ranked: "pa.Array | None", to: pa.DataType
+) -> pa.Array:
+    if function == "count":
+        return pa.array(bits)
+    if function in {"min", "max"}:
+        if ranked is None:
+            return array_of_bits(bits, count == 0, to)
+        return take_rows(ranked, np.where(count == 0, -1, bits).astype(np.int32)).cast(to)
+    if function == "sum" and kind != FLOAT:
+        return array_of(bits, count == 0)
+    return array_of(bits.view(np.float64), count < (2 if function in {"var", "std"} else 1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """What one column's counts, sums and extremes are computed from and written to."""
+
+    values: Values
+    windows: Int64Array
+    slots: Int64Array
+    rows: Int64Array
+    plan: _Plan
+
+    def answer(self, tasks: Int64Array, *, late: bool) -> int:
+        """Answer a group of tasks; return the place + 1 of a reader whose integer sum overflows, else 0."""
+        plan = self.plan
+        sums = np.ascontiguousarray(self.slots[:, : len(SUMS)])
+        answers = (self.windows, sums, plan.places, self.rows, self.rows.view(np.float64))
+        wide, bad = np.full(len(tasks), late), 0
+        if not late:
+            bad = _sums.sum_by_prefix(tasks, self.values, plan.low, plan.high, *answers, wide)
+        if wide.any():
+            rest = (tasks[wide], self.values, *plan.shared, plan.late, *answers)
+            bad = max(bad, _sums.sum_by_moves(*rest))
+        for function in ("min", "max"):
+            slots = self.slots[:, _SLOTS.index(function)]
+            has = slots >= 0
+            if not has.any():
+                continue
+            to = (self.windows[has], slots[has], plan.places, self.rows)
+            greatest = function == "max"
+            if late:
+                _extremes.extremes_by_moves(tasks, self.values, greatest, *plan.shared, *to)
+            else:
+                _extremes.extremes_by_blocks(tasks, self.values, greatest, plan.low, plan.high, *to)
+        return int(bad)
+
+
+def _answer_numbers(name: str, numbers: _Numbers) -> None:
+    """Answer all tasks in groups whose rows and answers stay in the cache, the next one to the first free thread.
+
+    Raises:
+        ExpressionError: a sum of integers does not fit int64.
+    """
+    plan = numbers.plan
+    bad: list[int] = []
+    work = deque(
+        partial(numbers.answer, group, late=late)
+        for tasks, late in ((plan.ordered, False), (plan.disordered, True))
+        for group in _groups(tasks)
+    )
+
+    def run() -> None:
+        while work:
+            try:
+                task = work.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            bad.append(task())
+
+    run_parallel([run] * plan.parts)
+    overflow = max(bad, default=0)
     if overflow:
         raise ExpressionError(
-            f"a sum of {column.name!r} does not fit int64 (spine row {overflow - 1})",
+            f"a sum of {name!r} does not fit int64 (spine row {overflow - 1})",
             hint="cast the column to double in the view, or shorten the window",
-            column=column.name,
+            column=name,
             row=overflow - 1,
         )
-    named = dict(zip(("sum", "mean", "var", "std"), floats, strict=True))
-    return {**named, "count": count, **({} if is_float else {"sum": whole})}
-
-
-def _run_sums(
-    values: tuple[Any, ...], used: Int64Array, needs: Int64Array, outs: tuple[Any, ...], plan: _Plan
-) -> int:
-    bad: list[int] = []
-    wide = [np.zeros(len(tasks), np.bool_) for tasks in plan.ordered]
-
-    def by_prefix(tasks: Int64Array, marks: BoolArray) -> None:
-        bad.append(
-            _sums.sum_by_prefix(tasks, values, plan.low, plan.high, used, needs, plan.places, outs, marks)
-        )
-
-    def by_moves(tasks: Int64Array) -> None:
-        bad.append(_sums.sum_by_moves(tasks, values, *plan.shared, plan.late, used, needs, plan.places, outs))
-
-    run_parallel([partial(by_prefix, t, m) for t, m in zip(plan.ordered, wide, strict=True)])
-    rest = [t[m] for t, m in zip(plan.ordered, wide, strict=True) if m.any()] + plan.disordered
-    run_parallel([partial(by_moves, t) for t in rest])
-    return max(bad, default=0)
-
-
-def _extremes_of(
-    column: Column,
-    wanted: Sequence[Window],
-    greatest: bool,
-    span_of: Mapping[tuple[int, int], int],
-    counts: Int64Array,
-    row: Callable[[Window], int],
-    plan: _Plan,
-) -> dict[str, pa.Array]:
-    if not wanted:
-        return {}
-    values, ranked = column.keys()
-    used = np.array([span_of[w.window_ns, w.tile_ns] for w in wanted], np.int64)
-    out = np.zeros((len(used), plan.spine_rows), np.int64)
-    run_parallel(
-        [
-            partial(
-                _extremes.extremes_by_blocks,
-                tasks,
-                values,
-                greatest,
-                plan.low,
-                plan.high,
-                used,
-                plan.places,
-                out,
-            )
-            for tasks in plan.ordered
-        ]
-    )
-    run_parallel(
-        [
-            partial(
-                _extremes.extremes_by_moves, tasks, values, greatest, *plan.shared, used, plan.places, out
-            )
-            for tasks in plan.disordered
-        ]
-    )
-    answers: dict[str, pa.Array] = {}
-    for k, w in enumerate(wanted):
-        empty = counts[row(w)] == 0
-        if ranked is None:
-            answers[w.name] = array_of_keys(out[k], empty, values[2], greatest, column.array.type)
-        else:
-            ranks = np.where(empty, -1, ~out[k] if greatest else out[k]).astype(np.int32)
-            answers[w.name] = take_rows(ranked, ranks).cast(column.array.type)
-    return answers
 
 
 def _distinct(column: Column, span: int, plan: _Plan) -> pa.Array:
@@ -420,7 +417,7 @@ def _pick(column: Column, window: Window, span: int, plan: _Plan) -> pa.Array:
                 used,
                 counts,
                 plan.places,
-                plan.order,
+                plan.rows.places,
                 out,
                 width,
             )

@@ -1,7 +1,6 @@
 """Columns as the window kernels read them, and answers as Arrow arrays."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -9,10 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.core.time import INT64_MAX, INT64_MIN, BoolArray, Int64Array
+from featurestore.core.time import BoolArray, Int64Array
 from featurestore.errors import SchemaError
-from featurestore.temporal.order import Partition
 from featurestore.temporal.times import one_array
+from featurestore.temporal.windows_order import Grouped
 
 FLOAT: Final = 0
 INT: Final = 1
@@ -29,22 +28,18 @@ class Column:
     Attributes:
         name: Names it in errors.
         array: The column itself, in the source's order.
-        partition: The order.
+        order: The order.
     """
 
     name: str
     array: pa.Array
-    partition: Partition
-
-    def _sorted(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        order = self.partition.order
-        return values if order is None else values[order]
+    order: Grouped
 
     def valid(self) -> BoolArray:
         """Return the validity per sorted row; empty where nothing is null."""
         if self.array.null_count == 0:
             return _NO_BOOL
-        mask: BoolArray = self._sorted(valid_mask(self.array))
+        mask: BoolArray = self.order.sorted(valid_mask(self.array))
         return mask
 
     def numbers(self) -> Values:
@@ -64,7 +59,7 @@ class Column:
 
     def _values(self) -> Values:
         bits, kind = number_bits(self.array)
-        return self._sorted(bits), self.valid(), kind
+        return self.order.sorted(bits), self.valid(), kind
 
     def keys(self) -> tuple[Values, "pa.Array | None"]:
         """Return what min and max compare, and the values that ranks stand for (`None`: the bits do).
@@ -111,7 +106,7 @@ class Column:
                 column=self.name,
             ) from error
         codes = coded.indices.fill_null(-1).to_numpy().astype(np.int64)
-        return self._sorted(codes), coded.dictionary
+        return self.order.sorted(codes), coded.dictionary
 
 
 def valid_mask(array: pa.Array) -> BoolArray:
@@ -162,24 +157,16 @@ def _one_zero_one_nan(array: pa.Array) -> pa.Array:
     return pa.array(values, mask=None if array.null_count == 0 else ~valid_mask(array))
 
 
-def array_of_keys(keys: Int64Array, empty: BoolArray, kind: int, greatest: bool, to: pa.DataType) -> pa.Array:
-    """Return min or max values of a fixed-width type from their keys, null where `empty`."""
-    if kind == FLOAT:
-        nan = keys == INT64_MIN
-        plain = ~keys if greatest else keys
-        floats = np.where(plain < 0, plain ^ INT64_MAX, plain).view(np.float64)
-        floats = np.where(nan, np.nan, floats)
-        size = to.bit_width // 8
-        return pa.array(floats.astype(f"f{size}", copy=False), mask=empty)
-    plain = ~keys if greatest else keys
-    if kind == UINT:
-        plain ^= INT64_MIN
+def array_of_bits(bits: Int64Array, empty: BoolArray, to: pa.DataType) -> pa.Array:
+    """Return values of a fixed-width type from doubles' or integers' bits, null where `empty`."""
+    mask = empty if empty.any() else None
+    if pa.types.is_floating(to):
+        return pa.array(bits.view(np.float64).astype(f"f{to.bit_width // 8}", copy=False), mask=mask)
     if pa.types.is_boolean(to):
-        return pa.array(plain.astype(np.bool_), mask=empty)
+        return pa.array(bits.astype(np.bool_), mask=mask)
     letter = "u" if pa.types.is_unsigned_integer(to) else "i"
-    physical = pa.array(plain.view(np.uint64) if kind == UINT else plain)
-    cast = np.asarray(physical).astype(f"{letter}{to.bit_width // 8}", copy=False)
-    return pa.array(cast, mask=empty).view(to)
+    physical = bits.view(np.uint64) if letter == "u" else bits
+    return pa.array(physical.astype(f"{letter}{to.bit_width // 8}", copy=False), mask=mask).view(to)
 
 
 def array_of(values: npt.NDArray[Any], empty: BoolArray | None) -> pa.Array:
@@ -202,7 +189,7 @@ def take_rows(column: pa.Array, rows: npt.NDArray[np.int32]) -> pa.Array:
     return column.take(pa.array(rows, mask=missing if missing.any() else None))
 
 
-def column_of(name: str, data: "pa.ChunkedArray | pa.Array", rows: int, partition: Partition) -> Column:
+def column_of(name: str, data: "pa.ChunkedArray | pa.Array", rows: int, order: Grouped) -> Column:
     """Check a column's length and join its chunks.
 
     Raises:
@@ -215,7 +202,4 @@ def column_of(name: str, data: "pa.ChunkedArray | pa.Array", rows: int, partitio
             hint="pass one value per row, in the rows' order",
             column=name,
         )
-    return Column(name, array, partition)
-
-
-__all__ = ["Column", "array_of", "array_of_keys", "column_of", "lists_of", "partial", "take_rows"]
+    return Column(name, array, order)

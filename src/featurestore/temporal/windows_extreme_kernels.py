@@ -32,6 +32,18 @@ def order_key(bits: int, kind: int, greatest: bool) -> int:
 
 
 @kernel
+def bits_of_key(key: int, kind: int, greatest: bool) -> int:
+    """Return the bits of the value a key stands for: the inverse of `order_key`."""
+    if kind == 0:
+        if key == INT64_MIN:
+            return 0x7FF8000000000000
+        bits = ~key if greatest else key
+        return bits ^ _SIGN_KEPT if bits < 0 else bits
+    bits = ~key if greatest else key
+    return bits ^ INT64_MIN if kind == 2 else bits
+
+
+@kernel
 def fill_keys(
     values: tuple[Int64Array, BoolArray, int], lo: int, hi: int, greatest: bool, out: Int64Array
 ) -> None:
@@ -98,10 +110,11 @@ def extremes_by_blocks(
     low: Int32Matrix,
     high: npt.NDArray[np.int32],
     windows: Int64Array,
+    slots: Int64Array,
     places: npt.NDArray[np.int32],
-    out: npt.NDArray[np.int64],
+    out: Int64Array,
 ) -> None:
-    """Write the smallest key per window and reader; readers of empty windows are left alone."""
+    """Write the least (greatest) value's bits per window to column `slots[w]`; empty windows stay alone."""
     size = 1
     for k in range(len(tasks)):
         size = max(size, tasks[k, 3] - tasks[k, 2])
@@ -115,12 +128,14 @@ def extremes_by_blocks(
         lo, hi = tasks[k, 2], tasks[k, 3]
         fill_keys(values, lo, hi, greatest, keys)
         fill_blocks(keys, hi - lo, before, after, table)
-        for w in range(len(windows)):
-            for q in range(tasks[k, 0], tasks[k, 1]):
-                a, b = low[windows[w], q] - lo, high[q] - lo
+        for q in range(tasks[k, 0], tasks[k, 1]):
+            place = np.int64(places[q]) if len(places) else q
+            b = np.int64(high[q]) - lo
+            for w in range(len(windows)):
+                a = np.int64(low[windows[w], q]) - lo
                 if b > a:
-                    place = np.int64(places[q]) if len(places) else q
-                    out[w, place] = range_minimum(keys, before, after, table, levels, a, b)
+                    least = range_minimum(keys, before, after, table, levels, a, b)
+                    out[place, slots[w]] = bits_of_key(least, values[2], greatest)
 
 
 @kernel
@@ -146,8 +161,9 @@ def extremes_by_moves(
     known: Int64Array,
     cutoffs: Int64Array,
     windows: Int64Array,
+    slots: Int64Array,
     places: npt.NDArray[np.int32],
-    out: npt.NDArray[np.int64],
+    out: Int64Array,
 ) -> None:
     """Answer what `extremes_by_blocks` does for rows known out of order: O(log rows) per change."""
     for k in range(len(tasks)):
@@ -169,7 +185,8 @@ def extremes_by_moves(
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
-                    out[w, np.int64(places[at]) if len(places) else at] = tree[1]
+                    place = np.int64(places[at]) if len(places) else at
+                    out[place, slots[w]] = bits_of_key(tree[1], values[2], greatest)
                 elif code == REBUILD:
                     tree[:] = INT64_MAX
                     for i in range(low_w[at], high[at]):

@@ -30,7 +30,7 @@ Int32Matrix = npt.NDArray[np.int32]
 U64 = np.uint64
 
 FLOAT, INT, UINT = 0, 1, 2
-NEED_TOTAL, NEED_SPREAD = 1, 2
+COUNT, SUM, MEAN, VAR, STD = 0, 1, 2, 3, 4
 _ZERO, _ONE = U64(0), U64(1)
 # The largest |exponent| span a 128-bit sum of 85-bit integers and a 192-bit sum of their squares can hold.
 _SPREAD_WIDTH = 85
@@ -67,29 +67,19 @@ def bit_length(value: int) -> int:
 
 
 @kernel
-def fits_prefix(least: int, most: int, rows: int, need: int) -> bool:
+def fits_prefix(least: int, most: int, rows: int, squares: bool) -> bool:
     """Whether 128-bit sums (and 192-bit sums of squares) of `rows` values hold every partial sum."""
     width = most - least + 53
-    if need & NEED_SPREAD and (width > _SPREAD_WIDTH or 2 * width + bit_length(rows) > 191):
+    if squares and (width > _SPREAD_WIDTH or 2 * width + bit_length(rows) > 191):
         return False
     return width + bit_length(rows) <= 126
 
 
 @kernel
 def write_totals(
-    w: int,
-    place: int,
-    count: int,
-    special: int,
-    total: float,
-    exponent: int,
-    need: int,
-    out_sum: FloatArray,
-    out_mean: FloatArray,
+    count: int, special: int, total: float, exponent: int, slots: Int64Array, out: FloatArray, whole: bool
 ) -> None:
     """Write sum and mean: `total * 2**exponent`; `special` 1 to 7: NaN, +inf and -inf seen, as bits."""
-    if count == 0:
-        return
     value = total
     if special:
         value = np.nan
@@ -97,34 +87,24 @@ def write_totals(
             value = np.inf
         elif special == 4:
             value = -np.inf
-    if need & 4:
-        out_sum[w, place] = scale_by(value, exponent)
-    if need & 8:
-        out_mean[w, place] = scale_by(value / count, exponent)
+    if slots[SUM] >= 0 and not whole:
+        out[slots[SUM]] = scale_by(value, exponent)
+    if slots[MEAN] >= 0:
+        out[slots[MEAN]] = scale_by(value / count, exponent)
 
 
 @kernel
 def write_spread(
-    w: int,
-    place: int,
-    count: int,
-    special: int,
-    spread: float,
-    exponent: int,
-    need: int,
-    out_var: FloatArray,
-    out_std: FloatArray,
+    count: int, special: int, spread: float, exponent: int, slots: Int64Array, out: FloatArray
 ) -> None:
     """Write variance and standard deviation from `count * sum(x*x) - sum(x)**2 = spread * 4**exponent`."""
-    if count < 2:
-        return
     value = spread / np.float64(count * (count - 1))
     if special:
         value = np.nan
-    if need & 16:
-        out_var[w, place] = scale_by(value, 2 * exponent)
-    if need & 32:
-        out_std[w, place] = scale_by(math.sqrt(value), exponent)
+    if slots[VAR] >= 0:
+        out[slots[VAR]] = scale_by(value, 2 * exponent)
+    if slots[STD] >= 0:
+        out[slots[STD]] = scale_by(math.sqrt(value), exponent)
 
 
 @kernel
@@ -201,34 +181,41 @@ def fill_specials(bits: Int64Array, valid: BoolArray, lo: int, hi: int, out: Int
 
 
 @kernel
+def any_spread(slots: Int64Array) -> bool:
+    """Whether a variance or standard deviation is wanted of any window."""
+    for w in range(len(slots)):
+        if slots[w, VAR] >= 0 or slots[w, STD] >= 0:
+            return True
+    return False
+
+
+@kernel
 def sum_by_prefix(
     tasks: Int64Array,
     values: tuple[Int64Array, BoolArray, int],
     low: Int32Matrix,
     high: npt.NDArray[np.int32],
     windows: Int64Array,
-    needs: Int64Array,
+    slots: Int64Array,
     places: npt.NDArray[np.int32],
-    outs: tuple[Int64Array, Int64Array, FloatArray, FloatArray, FloatArray, FloatArray],
+    out: Int64Array,
+    real: FloatArray,
     wide: BoolArray,
 ) -> int:
     """Answer count, sum, mean, var and std of the tasks; mark those whose values need wider sums.
 
     Args:
         values: bits, validity (empty: all valid) and kind of a column, in sorted order.
-        windows: which rows of `low` to answer; `needs` and each out have one entry per element.
-        needs: bits: 4 sum, 8 mean, 16 var, 32 std.
+        windows: which rows of `low` to answer.
+        slots: `(len(windows), 5)`: which column of `out` takes count, sum, mean, var and std; -1: none.
         places: where a sorted reader's answer goes; empty: in the same place.
-        outs: count, integer sum, sum, mean, var, std, each `(len(windows), n)` or `(0, 0)`.
+        out: `(n, slots)` zeros; `real` is the same memory as doubles.
 
     Returns:
-        Row place + 1 of a reader whose integer sum does not fit int64, else 0.
+        Place + 1 of a reader whose integer sum does not fit int64, else 0.
     """
     bits, valid, kind = values
-    every = 0
-    for need in needs:
-        every |= need
-    squares = (every & 48) != 0
+    squares = any_spread(slots)
     scratch = 1
     for k in range(len(tasks)):
         scratch = max(scratch, tasks[k, 3] - tasks[k, 2] + 1)
@@ -238,7 +225,7 @@ def sum_by_prefix(
     for k in range(len(tasks)):
         lo, hi = tasks[k, 2], tasks[k, 3]
         least, most, special = scan(bits, valid, kind, lo, hi)
-        if not fits_prefix(least, most, hi - lo, NEED_SPREAD if squares else NEED_TOTAL):
+        if not fits_prefix(least, most, hi - lo, squares):
             wide[k] = True
             continue
         fill_prefix(bits, valid, kind, lo, hi, least, squares, prefix)
@@ -246,55 +233,67 @@ def sum_by_prefix(
             if len(specials) == 0:
                 specials = np.empty((scratch, 3), np.int32)
             fill_specials(bits, valid, lo, hi, specials)
-        exponent = least - 1075
-        for w in range(len(windows)):
-            need, window = needs[w], windows[w]
-            for q in range(tasks[k, 0], tasks[k, 1]):
-                a, b = low[window, q] - lo, high[q] - lo
-                if b <= a:
-                    continue
-                place = np.int64(places[q]) if len(places) else q
-                n = prefix[b, 0] - prefix[a, 0]
-                outs[0][w, place] = np.int64(n)
-                if need == 0 or n == _ZERO:
-                    continue
-                seen = 0
-                if special:
-                    for s in range(3):
-                        if specials[b, s] > specials[a, s]:
-                            seen |= 1 << s
-                s0 = prefix[b, 1] - prefix[a, 1]
-                s1 = prefix[b, 2] - prefix[a, 2] - U64(prefix[b, 1] < prefix[a, 1])
-                negative = (s1 >> U64(63)) != _ZERO
-                if negative:
-                    s0 = ~s0 + _ONE
-                    s1 = ~s1 + U64(s0 == _ZERO)
-                if need & 12:
-                    if kind != FLOAT and need & 4:
-                        if s1 != _ZERO or s0 > U64(2**63 - 1) + U64(negative):
-                            overflow = place + 1
-                        outs[1][w, place] = np.int64(_ZERO - s0 if negative else s0)
-                    total = double_of_128(s1, s0)
-                    write_totals(
-                        w,
-                        place,
-                        np.int64(n),
-                        seen,
-                        -total if negative else total,
-                        exponent,
-                        need & 8 if kind != FLOAT else need,
-                        outs[2],
-                        outs[3],
-                    )
-                if need & 48 and n > _ONE:
-                    q0 = prefix[b, 3] - prefix[a, 3]
-                    borrow = U64(prefix[b, 3] < prefix[a, 3])
-                    q1 = prefix[b, 4] - prefix[a, 4]
-                    under = U64(prefix[b, 4] < prefix[a, 4]) | U64(q1 < borrow)
-                    q1 -= borrow
-                    q2 = prefix[b, 5] - prefix[a, 5] - under
-                    spread = spread_of(n, q2, q1, q0, s1, s0)
-                    write_spread(w, place, np.int64(n), seen, spread, exponent, need, outs[4], outs[5])
+        for q in range(tasks[k, 0], tasks[k, 1]):
+            place = np.int64(places[q]) if len(places) else q
+            b = np.int64(high[q]) - lo
+            for w in range(len(windows)):
+                a = np.int64(low[windows[w], q]) - lo
+                if b > a:
+                    seen = seen_special(specials, a, b) if special else 0
+                    if read_prefix(
+                        prefix[a], prefix[b], kind, seen, least - 1075, slots[w], out[place], real[place]
+                    ):
+                        overflow = place + 1
+    return overflow
+
+
+@kernel
+def seen_special(specials: Int32Matrix, a: int, b: int) -> int:
+    """Return which of NaN, infinity and negative infinity lie in rows `[a, b)`, as bits."""
+    seen = 0
+    for s in range(3):
+        if specials[b, s] > specials[a, s]:
+            seen |= 1 << s
+    return seen
+
+
+@kernel
+def read_prefix(
+    before: UInt64Array,
+    after: UInt64Array,
+    kind: int,
+    seen: int,
+    exponent: int,
+    slots: Int64Array,
+    out: Int64Array,
+    real: FloatArray,
+) -> bool:
+    """Write what lies between two running sums; True where an integer sum does not fit int64."""
+    n = after[0] - before[0]
+    out[slots[COUNT]] = np.int64(n)
+    if n == _ZERO:
+        return False
+    s0 = after[1] - before[1]
+    s1 = after[2] - before[2] - U64(after[1] < before[1])
+    negative = (s1 >> U64(63)) != _ZERO
+    if negative:
+        s0 = ~s0 + _ONE
+        s1 = ~s1 + U64(s0 == _ZERO)
+    overflow = False
+    if kind != FLOAT and slots[SUM] >= 0:
+        overflow = s1 != _ZERO or s0 > U64(2**63 - 1) + U64(negative)
+        out[slots[SUM]] = np.int64(_ZERO - s0 if negative else s0)
+    if slots[SUM] >= 0 or slots[MEAN] >= 0:
+        total = double_of_128(s1, s0)
+        write_totals(np.int64(n), seen, -total if negative else total, exponent, slots, real, kind != FLOAT)
+    if n > _ONE and (slots[VAR] >= 0 or slots[STD] >= 0):
+        q0 = after[3] - before[3]
+        borrow = U64(after[3] < before[3])
+        q1 = after[4] - before[4]
+        under = U64(after[4] < before[4]) | U64(q1 < borrow)
+        q1 -= borrow
+        q2 = after[5] - before[5] - under
+        write_spread(np.int64(n), seen, spread_of(n, q2, q1, q0, s1, s0), exponent, slots, real)
     return overflow
 
 
@@ -349,21 +348,20 @@ def change_set(
 
 @kernel
 def read_set(
-    w: int,
-    place: int,
     kind: int,
-    need: int,
     exponent: int,
     counts: Int64Array,
     total: UInt64Array,
     squares: UInt64Array,
     scratch: tuple[UInt64Array, UInt64Array],
-    outs: tuple[Int64Array, Int64Array, FloatArray, FloatArray, FloatArray, FloatArray],
+    slots: Int64Array,
+    out: Int64Array,
+    real: FloatArray,
 ) -> bool:
     """Write what a window's set amounts to; True where an integer sum does not fit int64."""
     n = counts[0]
-    outs[0][w, place] = n
-    if n == 0 or need == 0:
+    out[slots[COUNT]] = n
+    if n == 0 or len(total) == 0:
         return False
     seen = 0
     for s in range(3):
@@ -372,28 +370,18 @@ def read_set(
     negative = limbs_magnitude(total, len(total), scratch[0])
     value, up = double_of_limbs(scratch[0], len(total))
     overflow = False
-    if kind != FLOAT and need & 4:
+    if kind != FLOAT and slots[SUM] >= 0:
         s0 = scratch[0][0]
         rest = _ZERO
         for k in range(1, len(total)):
             rest |= scratch[0][k]
         overflow = rest != _ZERO or s0 > U64(2**63 - 1) + U64(negative)
-        outs[1][w, place] = np.int64(_ZERO - s0 if negative else s0)
-    write_totals(
-        w,
-        place,
-        n,
-        seen,
-        -value if negative else value,
-        exponent + up,
-        need & 8 if kind != FLOAT else need,
-        outs[2],
-        outs[3],
-    )
-    if need & 48 and n > 1:
+        out[slots[SUM]] = np.int64(_ZERO - s0 if negative else s0)
+    write_totals(n, seen, -value if negative else value, exponent + up, slots, real, kind != FLOAT)
+    if n > 1 and len(squares) > 0:
         used = limbs_spread(U64(n), squares, len(squares), scratch[0], len(total), scratch[1])
         value, up = double_of_limbs(scratch[1], used)
-        write_spread(w, place, n, seen, value, exponent + (up >> 1), need, outs[4], outs[5])
+        write_spread(n, seen, value, exponent + (up >> 1), slots, real)
     return overflow
 
 
@@ -407,16 +395,17 @@ def sum_by_moves(
     cutoffs: Int64Array,
     late: BoolArray,
     windows: Int64Array,
-    needs: Int64Array,
+    slots: Int64Array,
     places: npt.NDArray[np.int32],
-    outs: tuple[Int64Array, Int64Array, FloatArray, FloatArray, FloatArray, FloatArray],
+    out: Int64Array,
+    real: FloatArray,
 ) -> int:
     """Answer what `sum_by_prefix` does, for rows known out of order and for any range of exponents."""
     bits, valid, kind = values
     overflow = 0
     for k in range(len(tasks)):
         task = tasks[k]
-        lo, hi = task[2], task[3]
+        lo, hi, is_late = task[2], task[3], late[task[4]]
         least, most, _ = scan(bits, valid, kind, lo, hi)
         width = most - least + 53
         rows_bits = bit_length(hi - lo) + 1
@@ -425,7 +414,7 @@ def sum_by_moves(
         scratch = (np.zeros(len(total), np.uint64), np.zeros(len(squares) + 2, np.uint64))
         counts = np.zeros(4, np.int64)
         by_known = np.empty(0, np.int64)
-        if late[task[4]]:
+        if is_late:
             by_known = lo + np.argsort(known[lo:hi], kind="mergesort")
         live = np.zeros(hi - lo, np.bool_)
         operations = np.empty(4 * (hi - lo) + 2 * (task[1] - task[0]) + 2, np.int64)
@@ -433,25 +422,24 @@ def sum_by_moves(
             total[:] = _ZERO
             squares[:] = _ZERO
             counts[:] = 0
-            of_total = total if needs[w] & 60 else total[:0]
-            of_squares = squares if needs[w] & 48 else squares[:0]
+            of_squares = squares if slots[w, VAR] >= 0 or slots[w, STD] >= 0 else squares[:0]
+            of_total = total if slots[w, SUM] >= 0 or slots[w, MEAN] >= 0 or len(of_squares) else total[:0]
             low_w = low[windows[w]]
-            made = moves(task, low_w, high, known, cutoffs, late[task[4]], by_known, live, operations)
+            made = moves(task, low_w, high, known, cutoffs, is_late, by_known, live, operations)
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
                     place = np.int64(places[at]) if len(places) else at
                     if read_set(
-                        w,
-                        place,
                         kind,
-                        needs[w],
                         least - 1075,
                         counts,
                         of_total,
                         of_squares,
                         scratch,
-                        outs,
+                        slots[w],
+                        out[place],
+                        real[place],
                     ):
                         overflow = place + 1
                 elif code == REBUILD:
@@ -459,7 +447,7 @@ def sum_by_moves(
                     squares[:] = _ZERO
                     counts[:] = 0
                     for i in range(low_w[at], high[at]):
-                        if not late[task[4]] or known[i] <= cutoffs[at]:
+                        if not is_late or known[i] <= cutoffs[at]:
                             change_set(i, True, values, least, counts, of_total, of_squares)
                 else:
                     change_set(at, code == INSERT, values, least, counts, of_total, of_squares)
