@@ -311,6 +311,7 @@ def fixed_values(column: pa.Array, dtype: np.dtype[np.generic]) -> npt.NDArray[n
 
 
 def fixed_array(kind: pa.DataType, cells: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_]) -> pa.Array:
+    """Return the cells of a fixed-width type as an Arrow array, null where not valid."""
     if pa.types.is_null(kind):
         return pa.nulls(len(cells))
     if pa.types.is_boolean(kind):

@@ -77,7 +77,6 @@ class ServerConfig:
         reload_s: How often the catalog is looked at for a newer version.
         drain_s: How long calls under way may take after SIGTERM.
         linger_s: How long health says NOT_SERVING before new calls are refused.
-        serve_expired: Whether the Feast wire carries values that are outside their ttl.
         opener: `module:function` that makes the backend from this configuration, in each worker.
     """
 
@@ -97,7 +96,6 @@ class ServerConfig:
     reload_s: float = 1.0
     drain_s: float = 10.0
     linger_s: float = 0.0
-    serve_expired: bool = False
     opener: str = "featurestore.serve.worker:open_root"
 
     def to_json(self) -> str:

@@ -46,6 +46,8 @@ _BY_STATUS: Final = {
     grpc.StatusCode.PERMISSION_DENIED: AccessDeniedError,
     grpc.StatusCode.DEADLINE_EXCEEDED: OnlineStoreTimeoutError,
     grpc.StatusCode.UNAVAILABLE: OnlineStoreError,
+    # Not by us: a server that stops gives back the calls it had not begun.
+    grpc.StatusCode.CANCELLED: OnlineStoreError,
 }
 
 
@@ -237,7 +239,7 @@ def _options(retries: int, max_message_bytes: int) -> list[tuple[str, Any]]:
         "initialBackoff": "0.02s",
         "maxBackoff": "0.5s",
         "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
     name = {"service": "featurestore.v1.OnlineService"}
     reads = [{**name, "method": m} for m in ("GetOnlineFeatures", "ListFeatures")]

@@ -41,6 +41,7 @@ from featurestore.errors import (
 )
 from featurestore.serve.access import Access, Caller
 from featurestore.serve.config import ServerConfig
+from featurestore.serve.feast_service import FeastService
 from featurestore.serve.metrics import Metrics
 from featurestore.serve.proto import online_pb2
 from featurestore.serve.service import OnlineService
@@ -140,7 +141,8 @@ class GrpcServer:
                 "StreamOnlineFeatures": grpc.stream_stream_rpc_method_handler(self._stream),
             },
         }
-        for path, methods in service.foreign().items():
+        feast = FeastService(service).methods()
+        for path, methods in feast.items():
             handlers[path] = {
                 name: self._unary(name, method, blocking=blocking)
                 for name, (method, blocking) in methods.items()
@@ -153,7 +155,7 @@ class GrpcServer:
         pool = descriptor_pool.DescriptorPool()
         pool.AddSerializedFile(online_pb2.DESCRIPTOR.serialized_pb)
         pool.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
-        names = [SERVICE, "grpc.health.v1.Health", *service.foreign()]
+        names = [SERVICE, "grpc.health.v1.Health", *feast]
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             ReflectionServicer(names, pool), self._server
         )

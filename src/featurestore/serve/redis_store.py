@@ -1,7 +1,7 @@
 """Redis or Valkey: the online store of many machines. The only file that imports the Redis client.
 
-A key's value is a random revision (8 bytes) and what it holds. A change is merged here and put by a Lua script
-that compares the revision and sets in one step; a key that someone else changed meanwhile is merged again.
+A key's value is a random revision (8 bytes) and what it holds. A change is merged here and put by a Lua
+script that compares the revision and sets in one step; a key changed meanwhile is merged again.
 Merging is by (event, created, sequence), so a late row never replaces a newer one, whatever the interleaving.
 How durable an acknowledged write is, is the server's own setting (`appendfsync always`: as durable as LMDB).
 """
@@ -121,7 +121,7 @@ class RedisStore:
     def update(self, edits: Sequence[Edit], delivery: Delivery | None = None) -> bool:
         """Apply edits key by key, each atomically.
 
-        A numbered delivery that fails midway is not marked as applied; applied again, it changes nothing twice.
+        A numbered delivery that fails midway is not marked as applied; again, it changes nothing twice.
 
         Raises:
             OnlineStoreError: a table does not exist, or the server failed.
@@ -162,7 +162,11 @@ class RedisStore:
         self._client.close()
 
     def _apply(self, edit: Edit) -> None:
-        """Merge and put until no key was changed by someone else in between."""
+        """Merge and put until no key was changed by someone else in between.
+
+        Raises:
+            CommitConflictError: others changed the same keys again and again.
+        """
         stored = [self._key(edit.table, key) for key in edit.keys]
         for attempt in range(_ATTEMPTS):
             found = self._call("mget", stored)

@@ -180,7 +180,11 @@ def _joined(host: str, port: int) -> str:
 
 
 def _reserved(host: str, port: int) -> socket.socket:
-    """Hold a port that no one else uses, so that workers can share it and find it again when they restart."""
+    """Hold a port that no one else uses, so that workers can share it and find it again when they restart.
+
+    Raises:
+        ServerError: it cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         if port:

@@ -1,7 +1,5 @@
 """OnlineService: what every front calls. Bytes and callers in, bytes out; access is checked before work."""
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 
 from featurestore.errors import DefinitionError
@@ -21,8 +19,6 @@ from featurestore.serve.wire import (
 )
 from featurestore.serve.wire import push_rows as push_request
 
-Method = Callable[[bytes, Caller], bytes]
-
 
 class OnlineService:
     """The verbs of serving, for one worker.
@@ -31,14 +27,11 @@ class OnlineService:
         backend: Store and catalog.
     """
 
-    def __init__(
-        self, backend: OnlineBackend, limits: Limits, metrics: Metrics, *, serve_expired: bool = False
-    ) -> None:
+    def __init__(self, backend: OnlineBackend, limits: Limits, metrics: Metrics) -> None:
         """Serve a backend."""
         self.backend = backend
         self.limits = limits
         self.metrics = metrics
-        self.serve_expired = serve_expired
 
     def get_online_features(self, data: bytes, caller: Caller) -> bytes:
         """Answer a GetOnlineFeaturesRequest.
@@ -93,7 +86,3 @@ class OnlineService:
         del data
         caller.check("read")
         return list_features(self.backend)
-
-    def foreign(self) -> Mapping[str, Mapping[str, tuple[Method, bool]]]:
-        """Return other protocols' methods by service path and name, and whether each waits for a commit."""
-        return {}

@@ -64,7 +64,7 @@ async def serve_until_told(config: ServerConfig, backend: OnlineBackend) -> None
         ServerError: a port is taken.
     """
     metrics = Metrics()
-    service = OnlineService(backend, config.limits, metrics, serve_expired=config.serve_expired)
+    service = OnlineService(backend, config.limits, metrics)
     access = Access(config, SystemClock())
     server = GrpcServer(service, config, access, metrics)
     told = asyncio.Event()
