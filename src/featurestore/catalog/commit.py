@@ -52,6 +52,10 @@ class Commit:
     entries: tuple[Entry, ...]
     digest: str
 
+    def __repr__(self) -> str:
+        what = ", ".join(self.changed[:6]) + (", …" if len(self.entries) > 6 else "")
+        return f"Commit({self.version}, {format_instant(self.time_ns)}, {self.message!r}: {what})"
+
     @property
     def changed(self) -> list[str]:
         """What it did, a word and a definition each, such as `add feature_view/quote@1`."""

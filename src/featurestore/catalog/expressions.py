@@ -76,7 +76,7 @@ def parse_expression(sql: str) -> Expression:
         DefinitionError: a syntax error, a subquery, an aggregate, a window, a parameter, a function that
             depends on anything but its arguments, or more than one expression.
     """
-    known = _PARSED.get(sql)
+    known = _PARSED.get(_text(sql))
     if known is None:
         node = expression_node(sql)
         paths = dict.fromkeys(tuple(n["column_names"]) for n in walk_checked(node, sql))
@@ -313,7 +313,7 @@ def _read_schema(expression: Expression, schema: pa.Schema) -> pa.Schema:
             raise DefinitionError(
                 f"expression {expression.sql!r} reads column {path[0]!r}, which is not there"
                 + (" exactly once" if path[0] in schema.names else ""),
-                hint=near(path[0], schema.names),
+                hint=_near_column(path[0], schema.names),
                 column=path[0],
             )
         field = schema.field(index)
@@ -330,6 +330,11 @@ def _read_schema(expression: Expression, schema: pa.Schema) -> pa.Schema:
                 hint="rename one in the source's query",
             )
     return pa.schema(dict.fromkeys(fields))
+
+
+def _near_column(column: str, names: Sequence[str]) -> str:
+    same = [name for name in names if name.lower() == column.lower() and name != column]
+    return f"upper and lower case count: did you mean {same[0]!r}?" if same else near(column, names)
 
 
 def _check_readable(sql: str, field: pa.Field) -> None:

@@ -1,13 +1,14 @@
 """Lineage: what a definition or feature is made from and what is made from it, down to columns."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
 
 from featurestore.catalog.binding import feature_names
 from featurestore.catalog.entity import Entity
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.label import Label
+from featurestore.catalog.lineage_graph import Edge, LineageGraph, depths
+from featurestore.catalog.lineage_pictures import mermaid_of, text_of
+from featurestore.catalog.lineage_svg import svg_of
 from featurestore.catalog.on_demand import OnDemandFeatureView
 from featurestore.catalog.outputs import output_name
 from featurestore.catalog.reads import columns_by_output
@@ -22,70 +23,21 @@ from featurestore.errors import NotFoundError
 Cell = tuple[str, str]  # a record's id and one of its columns
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """Data that flows from one definition to another.
+class Lineage(LineageGraph):
+    """The part of the graph that one definition or feature takes part in, and its pictures."""
 
-    Attributes:
-        source: The id of what is read, such as `source/quotes@1`.
-        target: The id of what reads it.
-        columns: Pairs (column read, column made from it); empty where only keys are shared (entities).
-    """
-
-    source: str
-    target: str
-    columns: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """The part of the graph that one definition or feature takes part in.
-
-    Attributes:
-        root: The id asked for.
-        feature: The one feature asked for, or `None` for the whole definition.
-        nodes: Ids in the order of dependency: what is read comes first.
-        edges: Between nodes.
-        up: The nodes that the root is made from.
-        down: The nodes made from the root.
-    """
-
-    root: str
-    feature: str | None
-    nodes: tuple[str, ...]
-    edges: tuple[Edge, ...]
-    up: frozenset[str]
-    down: frozenset[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the graph as JSON values."""
-        return {
-            "root": self.root,
-            "feature": self.feature,
-            "up": [n for n in self.nodes if n in self.up],
-            "down": [n for n in self.nodes if n in self.down],
-            "edges": [
-                {"from": e.source, "to": e.target, "columns": [list(c) for c in e.columns]}
-                for e in self.edges
-            ],
-        }
+    __slots__ = ()
 
     def to_text(self) -> str:
         """Return the graph as two indented trees: what it reads, and what reads it."""
-        from featurestore.catalog.lineage_pictures import text_of  # noqa: PLC0415 -- it imports this module
-
         return text_of(self)
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""
-        from featurestore.catalog.lineage_pictures import mermaid_of  # noqa: PLC0415 -- it imports this module
-
         return mermaid_of(self)
 
     def to_svg(self) -> str:
         """Return the graph as an SVG picture that needs nothing else."""
-        from featurestore.catalog.lineage_svg import svg_of  # noqa: PLC0415 -- it imports this module
-
         return svg_of(self)
 
 
@@ -237,20 +189,3 @@ def _layered(ids: set[str], edges: Iterable[Edge]) -> list[str]:
     """Return ids so that what is read comes before what reads it."""
     depth = depths(ids, edges)
     return sorted(ids, key=lambda i: (depth[i], i))
-
-
-def depths(ids: Iterable[str], edges: Iterable[Edge]) -> dict[str, int]:
-    """Return each node's layer: one below the deepest of what it reads."""
-    reads: dict[str, list[str]] = {i: [] for i in ids}
-    for edge in edges:
-        reads[edge.target].append(edge.source)
-    depth: dict[str, int] = {}
-
-    def of(node: str) -> int:
-        if node not in depth:
-            depth[node] = 1 + max((of(r) for r in reads[node]), default=-1)
-        return depth[node]
-
-    for node in reads:
-        of(node)
-    return depth

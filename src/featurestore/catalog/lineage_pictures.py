@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from featurestore.catalog.lineage import Edge, Lineage
+from featurestore.catalog.lineage_graph import Edge, LineageGraph
 from featurestore.catalog.snapshot import KIND_WORDS, split_id
 
 _SHOWN = 6
@@ -15,7 +15,7 @@ def title(record_id: str) -> str:
     return f"{KIND_WORDS[kind]} {name}@{version}"
 
 
-def text_of(lineage: Lineage) -> str:
+def text_of(lineage: LineageGraph) -> str:
     """Write two indented trees: what the root reads, and what reads it. A branch seen before ends in `…`."""
     feature = f":{lineage.feature}" if lineage.feature else ""
     lines = [title(lineage.root) + feature, "is made from" if lineage.up else "is made from nothing else"]
@@ -56,7 +56,7 @@ _SHAPES = {
 }
 
 
-def mermaid_of(lineage: Lineage) -> str:
+def mermaid_of(lineage: LineageGraph) -> str:
     """Write a Mermaid flowchart from left to right; arrows name the columns that flow."""
     lines = ["flowchart LR"]
     for node in lineage.nodes:

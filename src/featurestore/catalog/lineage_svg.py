@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from featurestore.catalog.lineage import Edge, Lineage, depths
+from featurestore.catalog.lineage_graph import Edge, LineageGraph, depths
 from featurestore.catalog.snapshot import KIND_WORDS, split_id
 
 _LINE: Final = 16
@@ -53,7 +53,7 @@ class _Box:
         return self.y + _HEAD + _PAD + self.columns.index(column) * _LINE + _LINE / 2 - 2
 
 
-def svg_of(lineage: Lineage) -> str:
+def svg_of(lineage: LineageGraph) -> str:
     """Draw a lineage; the picture holds its own style and opens in any browser."""
     boxes = _placed(lineage)
     width = max(b.x + b.width for b in boxes.values()) + _MARGIN
@@ -69,7 +69,7 @@ def svg_of(lineage: Lineage) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _placed(lineage: Lineage) -> dict[str, _Box]:
+def _placed(lineage: LineageGraph) -> dict[str, _Box]:
     columns = {node: _shown(node, lineage.edges) for node in lineage.nodes}
     layers = _ordered(lineage)
     boxes: dict[str, _Box] = {}
@@ -94,7 +94,7 @@ def _shown(node: str, edges: Iterable[Edge]) -> tuple[str, ...]:
     return (*listed[:_SHOWN], f"… {len(listed) - _SHOWN} more") if len(listed) > _SHOWN else tuple(listed)
 
 
-def _ordered(lineage: Lineage) -> list[list[str]]:
+def _ordered(lineage: LineageGraph) -> list[list[str]]:
     """Return the layers, each ordered by the mean place of its neighbours (barycentre sweeps)."""
     depth = depths(lineage.nodes, lineage.edges)
     layers = [[n for n in lineage.nodes if depth[n] == d] for d in range(max(depth.values(), default=0) + 1)]

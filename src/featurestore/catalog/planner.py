@@ -142,7 +142,6 @@ def _bind(desired: Desired, key: Key, schemas: Mapping[str, pa.Schema]) -> Entry
     version = earlier.version if same and earlier is not None else last + 1
     since = earlier.since if same and earlier is not None else desired.base.version + 1
     record = Record(key[0], key[1], version, spec, columns, pins, since)
-    record.__dict__["definition"] = definition
     if old is not None and same and old.spec == spec and old.columns == columns:
         desired.bound[key] = old
         return None

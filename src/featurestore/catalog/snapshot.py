@@ -265,7 +265,7 @@ class CatalogSnapshot:
         return self.record(ref, Source.kind, FeatureView.kind)
 
     def record_of(self, definition: Definition | AnyRef) -> Record:
-        """Return the record of a definition: the newest whose spec is equal, else the one in force.
+        """Return the record of a definition: the one it was read from, else the one in force.
 
         Raises:
             NotFoundError: no such definition.
