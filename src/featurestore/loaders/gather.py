@@ -87,11 +87,13 @@ class StoredColumn:
     Attributes:
         dtype: Of the stored values.
         width: Values per row.
+        name: The stored column; None where the values are computed from others.
         valid: Byte masks, 1 = valid; a part without nulls has none.
     """
 
-    def __init__(self, index: PartIndex, dtype: np.dtype[Any], width: int) -> None:
+    def __init__(self, index: PartIndex, dtype: np.dtype[Any], width: int, name: str | None = None) -> None:
         self.index = index
+        self.name = name
         self.dtype = dtype
         self.width = width
         self._blocks: list[AnyArray | None] = [None] * len(index)

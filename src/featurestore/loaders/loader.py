@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from featurestore.errors import DefinitionError, LoaderStateError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
+from featurestore.loaders.grain_source import GrainSource
 from featurestore.loaders.host import HostGather
+from featurestore.loaders.leakage import leakage_report
 from featurestore.loaders.prefetch import OrderedPrefetch
 from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
 from featurestore.loaders.state import position_in, state_of
@@ -203,6 +205,14 @@ class Loader:
             "rows": source.rows,
             "dataset": f"{source.manifest.name} version {source.manifest.version}",
         }
+
+    def leakage_report(self) -> dict[str, Any]:
+        """Count what the split removed from every subset and check that nothing overlaps; see `leakage`."""
+        return leakage_report(self.prepared)
+
+    def grain_source(self) -> GrainSource:
+        """Return the samples as a random-access source for Grain: compatible, not fast."""
+        return GrainSource(self.prepared)
 
     def stats(self) -> dict[str, Any]:
         """Return rows/s, share of time waited, queue depths since the loader was opened."""

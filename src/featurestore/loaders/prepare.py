@@ -1,8 +1,9 @@
 """From options to everything a tier needs: the one place where a loader is put together."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,29 +158,8 @@ def prepare(
         time=options.time,
         entity=options.entity,
     )
-    made: list[EntityIndex] = []
-
-    def entities() -> EntityIndex:
-        if not made:
-            made.append(EntityIndex(source))
-        return made[0]
-
-    label_names = [label.name for label in planned.labels]
-    selection = select(
-        source,
-        split=options.split,
-        subset=options.subset,
-        horizons_ns={n: h for n, h in manifest.horizons_ns.items() if n in label_names},
-        windows_ns={n: w for n, w in manifest.windows_ns.items() if n in planned.features},
-        labels=label_names if options.null_labels == "drop" else [],
-        entities=entities,
-    )
-    windows = None
-    if options.window is not None:
-        windows = WindowIndex(source, options.window, entities(), selection)
-        selection = windows.anchors(selection)
-    if options.shuffle is False:
-        selection = in_time_order(source, selection)
+    entities = cache(partial(EntityIndex, source))
+    selection, windows = samples_of(source, options, planned, entities, options.subset)
     vocabularies = {name: vocabulary_of(source, name, options.vocabularies) for name in planned.codes}
     identity = _identity(options, manifest.fingerprint, selection, planned, vocabularies)
     shuffle: Shuffle = {True: "blocks", False: "none", "full": "full"}[options.shuffle]  # type: ignore[assignment]
@@ -210,11 +190,40 @@ def prepare(
         plan=plan,
         identity=identity,
         vocabularies=vocabularies,
-        entities=entities() if made or options.entity else None,
+        entities=entities() if options.entity else None,
         windows=windows,
         threads=threads,
         prefetch=threads + 1 if options.prefetch is None else options.prefetch,
     )
+
+
+def samples_of(
+    source: DatasetRows,
+    options: LoaderOptions,
+    planned: Fields,
+    entities: Callable[[], EntityIndex],
+    subset: str | None,
+) -> tuple[Selection, WindowIndex | None]:
+    """Find the samples of a subset, in the order that `shuffle` permutes, and their windows."""
+    manifest = source.manifest
+    label_names = [label.name for label in planned.labels]
+    selection = select(
+        source,
+        split=options.split,
+        subset=subset,
+        horizons_ns={n: h for n, h in manifest.horizons_ns.items() if n in label_names},
+        windows_ns={n: w for n, w in manifest.windows_ns.items() if n in planned.features},
+        labels=label_names,
+        null_labels=options.null_labels,
+        entities=entities,
+    )
+    windows = None
+    if options.window is not None:
+        windows = WindowIndex(source, options.window, entities(), selection)
+        selection = windows.anchors(selection)
+    if options.shuffle is False:
+        selection = in_time_order(source, selection)
+    return selection, windows
 
 
 def rank_of(options: LoaderOptions, found: tuple[int, int] | None = None) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The resident tier: everything that will be delivered is loaded once; batches are gathers in device memory."""
 
-from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -12,13 +13,22 @@ from featurestore.loaders.device import Array, Device, Event
 from featurestore.loaders.host import HostGather
 from featurestore.loaders.prefetch import OrderedPrefetch
 from featurestore.loaders.prepare import Prepared
-from featurestore.loaders.shipping import Shipment
+from featurestore.loaders.shipping import Region, Shipment
 from featurestore.loaders.stats import Stats
+from featurestore.loaders.steps import StepRows
 
 # The rest stays for the model, its optimizer and activations.
 FREE_SHARE: Final = 0.6
 _SLOTS: Final = 3
 _SLOT_BYTES: Final = 64 << 20
+
+
+class DirectReader(Protocol):
+    """Reads files straight into device memory."""
+
+    def read(self, path: Path, file_offset: int, size: int, target: Any, offset: int) -> None:
+        """Fill `target[offset:offset + size]`; the bytes are there when this returns."""
+        ...
 
 
 class ResidentTier:
@@ -41,6 +51,7 @@ class ResidentTier:
         )
         self.shipment = Shipment(gather)
         self.rows = resident_rows(prepared)
+        self.direct: DirectReader | None = None
         self._views: dict[str, Array] | None = None
         self._buffer: Any = None
 
@@ -61,7 +72,9 @@ class ResidentTier:
             "tier": "resident",
             "reason": self.reason,
             "device": self.device.name,
-            "path": "columns loaded once through a pinned ring, batches gathered in device memory",
+            "path": "columns loaded once "
+            + ("through a pinned ring" if self.direct is None else "by GPUDirect where they lie whole in files")
+            + ", batches gathered in device memory",
             "device_bytes": self.needed_bytes,
             "loaded": self._views is not None,
         }
@@ -88,6 +101,8 @@ class ResidentTier:
         offsets = shipment.offsets(total)
         turn = 0
         for region in shipment.regions:
+            if self.direct is not None and self._read_direct(self.direct, region, buffer, offsets[region.name]):
+                continue
             rows_per_slot = max(1, _SLOT_BYTES // max(1, region.row_bytes))
             for start in range(0, total, rows_per_slot):
                 rows = self.rows[start : start + rows_per_slot]
@@ -108,6 +123,24 @@ class ResidentTier:
         self._views = shipment.views(device, buffer, total)
 
 
+    def _read_direct(self, reader: "DirectReader", region: Region, buffer: Any, offset: int) -> bool:
+        """Read a region's shards straight from their files into device memory, where it lies in them as it is."""
+        column = region.column
+        stored = region.dtype == str(column.dtype) and region.columns == tuple(range(column.width))
+        if not stored or region.mask or column.name is None or self.rows.size != self.prepared.source.rows:
+            return False
+        source = self.prepared.source
+        for part, shard in enumerate(source.manifest.shards):
+            source.open_part(part)
+            place = source.file_offset(part, column.name)
+            if place is None:
+                return False
+            size = shard.rows * region.row_bytes
+            reader.read(source.shards.path(part), place, size, buffer, offset)
+            offset += size
+        return True
+
+
 class ResidentFeed:
     """The batches of one epoch: places computed ahead by threads, gathered on the consumer's stream."""
 
@@ -118,7 +151,7 @@ class ResidentFeed:
         self._views = views
         prepared = tier.prepared
         walk = prepared.step_rows()
-        build: Callable[[int], tuple[Int64Array, int, Int64Array]] = lambda number: self._places(walk, epoch, number)  # noqa: E731
+        build = partial(self._places, walk, epoch)
         self._ahead = OrderedPrefetch(
             build, step, prepared.plan.steps, threads=prepared.threads, ahead=prepared.prefetch, stats=stats
         )
@@ -144,7 +177,7 @@ class ResidentFeed:
         """End the threads."""
         self._ahead.close()
 
-    def _places(self, walk: Any, epoch: int, step: int) -> tuple[Int64Array, int, Int64Array]:
+    def _places(self, walk: StepRows, epoch: int, step: int) -> tuple[Int64Array, int, Int64Array]:
         rows, real = walk.rows(epoch, step)
         windows = self._tier.prepared.windows
         wanted = rows if windows is None else windows.rows_of(rows).reshape(-1)

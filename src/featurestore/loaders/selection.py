@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array
-from featurestore.errors import DefinitionError
+from featurestore.errors import DefinitionError, SchemaError
 from featurestore.loaders.entities import EntityIndex
 from featurestore.loaders.source import DatasetRows
 from featurestore.loaders.splits import (
@@ -94,9 +95,10 @@ def select(
     horizons_ns: Mapping[str, int],
     windows_ns: Mapping[str, int | None],
     labels: Sequence[str],
+    null_labels: str,
     entities: Callable[[], EntityIndex],
 ) -> Selection:
-    """Find the samples of a subset; rows with a null in one of `labels` are none.
+    """Find the samples of a subset; rows with a null in one of `labels` are none, unless they are kept.
 
     Cost: reads the event times of the shards that a period cuts, the entity codes where entities split, the labels of
     shards where they have nulls; nothing of other shards.
@@ -119,7 +121,7 @@ def select(
             mine = np.append(chosen, False)[codes]
             counts[3] = shard.rows - mine.sum() if keep is None else (keep & ~mine).sum()
             keep = mine if keep is None else keep & mine
-        keep = _drop_null_labels(source, part, labels, keep, counts)
+        keep = _drop_null_labels(source, part, labels, keep, counts, drop=null_labels == "drop")
         kept = shard.rows if keep is None else int(keep.sum())
         counts[5] = kept
         totals += counts
@@ -241,11 +243,23 @@ def _drop_null_labels(
     labels: Sequence[str],
     keep: npt.NDArray[np.bool_] | None,
     counts: Int64Array,
+    *,
+    drop: bool,
 ) -> npt.NDArray[np.bool_] | None:
     if not labels or (keep is not None and not keep.any()):
         return keep
     columns = [source.shards.shard(part).column(name) for name in labels]
-    if not any(column.null_count for column in columns):
+    empty = [name for name, c in zip(labels, columns, strict=True) if c.null_count]
+    if not empty:
+        return keep
+    if not drop:
+        kinds = {name: source.manifest.schema.field(name).type for name in empty}
+        for name, kind in kinds.items():
+            if not pa.types.is_floating(kind):
+                raise SchemaError(
+                    f"label {name!r} is {kind} and has nulls, which it cannot show",
+                    hint='null_labels="drop", or a floating-point label',
+                )
         return keep
     source.open_part(part)
     valid = np.ones(source.manifest.shards[part].rows, np.bool_)

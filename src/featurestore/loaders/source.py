@@ -54,6 +54,10 @@ class DatasetRows:
         if self.verify == "open":
             self.touch_parts(range(len(self.manifest.shards)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Mappings and locks stay in their process; another one opens its own.
+        return _reopened, (str(self.shards.folder), self.verify)
+
     @property
     def rows(self) -> int:
         """Rows of the whole version."""
@@ -68,7 +72,7 @@ class DatasetRows:
             found = self._columns.get(name)
             if found is None:
                 dtype, width = self._type_of(name)
-                found = self._columns[name] = StoredColumn(self.index, dtype, width)
+                found = self._columns[name] = StoredColumn(self.index, dtype, width, name)
                 for part in np.flatnonzero(self._ready):
                     self._put(int(part), name, found, self.shards.shard(int(part)))
             return found
@@ -134,6 +138,17 @@ class DatasetRows:
         self.open_part(part)
         values: Int64Array = column.block(part).reshape(-1)
         return values
+
+    def file_offset(self, part: int, name: str) -> int | None:
+        """Say where a pack's values begin in a shard's file; None for other columns, which are not kept as they lie."""
+        if name not in self._packs:
+            return None
+        mapped = pa.memory_map(str(self.shards.path(part)))
+        base = mapped.read_buffer(mapped.size()).address
+        mapped.seek(0)
+        table = pa.ipc.open_file(mapped).read_all()
+        stored = table.column(name).chunk(0)
+        return int(stored.values.buffers()[1].address - base)
 
     def _located(self, error: FeatureStoreError, part: int) -> FeatureStoreError:
         shard, manifest = self.manifest.shards[part], self.manifest
@@ -228,3 +243,7 @@ def open_rows(
     else:
         shards = open_dataset_folder(dataset, version, verify="off")
     return DatasetRows(shards, verify=verify)
+
+
+def _reopened(folder: str, verify: Verify) -> DatasetRows:
+    return open_rows(folder, verify=verify)

@@ -1,35 +1,141 @@
-"""PyTorch: batches as tensors, alone or under DataLoader, and the device tiers over torch.cuda. The only file that imports torch."""
+"""PyTorch: batches as tensors, alone or under DataLoader, and the device tiers over torch.cuda.
 
-import warnings
+The only file that imports torch.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
+import torch.distributed
 
-from featurestore.errors import DefinitionError
+from featurestore.errors import DefinitionError, LoaderStateError, MissingDependencyError, SchemaError
 from featurestore.loaders.batch import Batch
-from featurestore.loaders.loader import HostTier, Loader
+from featurestore.loaders.loader import HostTier, Loader, Tier
 from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
+from featurestore.loaders.resident import FREE_SHARE, ResidentTier
+from featurestore.loaders.streamed import StreamedTier
 from featurestore.storage.shards import ShardSet
 
-# torch has no unsigned types beyond bytes that its operators take; the next wider signed type holds every value.
-_WIDER = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64}
+# torch has few operations on wide unsigned integers; the next signed type holds every value.
+_WIDER: Final = {"uint16": torch.int32, "uint32": torch.int64}
+_IO: Final = ("auto", "cpu", "mmap", "resident", "pinned", "gds")
 
 
-def to_tensor(array: Any) -> torch.Tensor:
+def to_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     """Wrap an array without a copy; unsigned 16 and 32 bit integers become the next wider signed type.
 
     Raises:
-        DefinitionError: unsigned 64 bit integers, which no tensor type holds.
+        SchemaError: unsigned 64 bit integers, which torch cannot compute with.
     """
-    if array.dtype in _WIDER:
-        array = array.astype(_WIDER[array.dtype])
-    if array.dtype == np.uint64:
-        raise DefinitionError(
-            "uint64 has no tensor type", hint='pass dtype="float32" or "int64", or leave it out'
-        )
+    if array.dtype.name in _WIDER:
+        array = array.astype("int32" if array.dtype.itemsize == 2 else "int64")
+    torch_type(array.dtype.name)
     return torch.from_numpy(array)
+
+
+def torch_type(name: str) -> torch.dtype:
+    """Give the torch type of a NumPy name.
+
+    Raises:
+        SchemaError: unsigned 64 bit integers.
+    """
+    if name == "uint64":
+        raise SchemaError("uint64 has no usable tensor type", hint='pass dtype="float64" or leave the column out')
+    found: torch.dtype = _WIDER.get(name) or getattr(torch, name)
+    return found
+
+
+class TorchDevice:
+    """The `Device` of torch: a CUDA device with a side stream, or the CPU, where everything happens at once."""
+
+    def __init__(self, device: str | torch.device) -> None:
+        self.device = torch.device(device)
+        self.cuda = self.device.type == "cuda"
+        self._side = torch.cuda.Stream(self.device) if self.cuda else None
+
+    @property
+    def name(self) -> str:
+        """Say which device."""
+        return torch.cuda.get_device_name(self.device) if self.cuda else str(self.device)
+
+    def free_bytes(self) -> int:
+        """Return free device memory, with what torch's allocator holds and does not use."""
+        if not self.cuda:
+            return 1 << 30
+        free = int(torch.cuda.mem_get_info(self.device)[0])
+        return free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+
+    def pinned(self, size: int) -> npt.NDArray[np.uint8]:
+        """Allocate page-locked memory (ordinary memory for the CPU)."""
+        memory: npt.NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8, pin_memory=self.cuda).numpy()
+        return memory
+
+    def empty(self, size: int) -> torch.Tensor:
+        """Allocate device bytes on the consumer's stream."""
+        return torch.empty(size, dtype=torch.uint8, device=self.device)
+
+    def copy(self, target: torch.Tensor, offset: int, source: npt.NDArray[np.uint8]) -> None:
+        """Enqueue a copy on the side stream."""
+        with torch.cuda.stream(self._side):
+            target[offset : offset + source.size].copy_(torch.from_numpy(source), non_blocking=True)
+
+    def side_event(self) -> Any:
+        """Mark a point of the side stream."""
+        return None if self._side is None else self._side.record_event()
+
+    def consumer_event(self) -> Any:
+        """Mark a point of the current stream."""
+        return torch.cuda.current_stream(self.device).record_event() if self.cuda else None
+
+    def side_wait(self, event: Any) -> None:
+        """Let the side stream wait."""
+        if self._side is not None and event is not None:
+            self._side.wait_event(event)
+
+    def consumer_wait(self, event: Any) -> None:
+        """Let the current stream wait."""
+        if event is not None:
+            torch.cuda.current_stream(self.device).wait_event(event)
+
+    def host_wait(self, event: Any) -> None:
+        """Block until the event has happened."""
+        if event is not None:
+            event.synchronize()
+
+    def upload(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        """Copy a small host array."""
+        wider = _WIDER.get(values.dtype.name)
+        return torch.tensor(values.astype(np.int64) if wider else values, dtype=wider, device=self.device)
+
+    def view(self, buffer: torch.Tensor, offset: int, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """See device bytes as a tensor."""
+        kind = torch_type(dtype)
+        size = int(np.prod(shape)) * kind.itemsize
+        return buffer[offset : offset + size].view(kind).reshape(shape)
+
+    def take(self, array: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Gather rows into a new tensor."""
+        return array.index_select(0, index)
+
+    def cast(self, array: torch.Tensor, dtype: str) -> torch.Tensor:
+        """Change the type."""
+        return array.to(torch_type(dtype))
+
+    def where(self, mask: torch.Tensor, array: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Choose by a mask."""
+        return torch.where(mask != 0, array, other)
+
+    def concat(self, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Join along the last axis."""
+        return torch.cat(list(arrays), dim=-1)
+
+    def reshape(self, array: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """See in another shape."""
+        return array.reshape(shape)
 
 
 class TorchHostTier(HostTier):
@@ -41,20 +147,201 @@ class TorchHostTier(HostTier):
 
 
 class TorchLoader(Loader):
-    """Batches of tensors."""
+    """Batches of tensors. Give it to a trainer as it is: it needs no DataLoader around it."""
+
+    _compared = False
+
+    def before_pass(self) -> None:
+        """Compare fingerprints and positions over ranks, once: one small all-gather.
+
+        Raises:
+            LoaderStateError: the ranks do not load the same thing.
+        """
+        if self._compared or self.prepared.plan.world == 1 or _process_group() is None:
+            return
+        mine = (self.fingerprint, self._epoch, self._step)
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, mine)
+        if any(other != mine for other in found):
+            shown = ", ".join(f"rank {i}: {f[0][:8]} epoch {f[1]} step {f[2]}" for i, f in enumerate(found))
+            raise LoaderStateError(
+                f"the ranks do not load the same batches: {shown}",
+                hint="open the same dataset version with the same options, and load the same state, on every rank",
+            )
+        self._compared = True
+
+    def as_torch_dataset(self) -> "TorchBatches":
+        """Return an `IterableDataset` of ready batches for `DataLoader(…, batch_size=None, num_workers=n)`."""
+        return TorchBatches(self)
+
+    def as_node(self) -> Any:
+        """Return a `torchdata.nodes.BaseNode` of batches.
+
+        Raises:
+            MissingDependencyError: torchdata is not installed.
+        """
+        return torchdata_node(self)
+
+
+class TorchBatches(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """Batches for a `DataLoader`: worker `i` of `n` makes every `n`-th, and they arrive in the loader's order.
+
+    Each batch is a dict of tensors (what DataLoader can move between processes). Every pass is one epoch; with workers
+    that are started anew for each pass, call `set_epoch` before it, since they cannot count for the process that owns
+    this object.
+    """
+
+    def __init__(self, loader: TorchLoader) -> None:
+        super().__init__()
+        self._loader: TorchLoader | None = loader
+        self._prepared = loader.prepared
+        self._epoch, self._start = loader._epoch, loader._step
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker needs what decides the batches; threads, buffers and the owner's position stay behind.
+        return {**self.__dict__, "_loader": None}
+
+    def __len__(self) -> int:
+        return self._prepared.plan.steps - self._start
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass be this epoch, from its start."""
+        self._epoch, self._start = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position after the last batch that this object made; in the process that makes them.
+
+        Under workers use the loader's own state, or count: `{**loader.state_dict(), "epoch": e, "step": k}`.
+        """
+        state = self._owner().state_dict()
+        return {**state, "epoch": self._epoch, "step": self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set the position of the next pass."""
+        owner = self._owner()
+        owner.load_state_dict(state)
+        self._epoch, self._start = owner._epoch, owner._step
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        prepared = self._prepared
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        tier = TorchHostTier(prepared, reason="under a DataLoader")
+        walk = prepared.step_rows()
+        padded = prepared.plan.drop_last == "pad"
+        epoch, start = self._epoch, self._start
+        for step in range(start + worker, prepared.plan.steps, workers):
+            rows, real = walk.rows(epoch, step)
+            batch = tier.finish(tier.gather.batch(rows, real if padded else None))
+            self._start = step + 1
+            yield dict(batch)
+        self._epoch, self._start = epoch + 1, 0
+
+    def _owner(self) -> TorchLoader:
+        if self._loader is None:
+            raise LoaderStateError("this copy of the dataset lives in a worker and has no loader")
+        return self._loader
 
 
 def open_torch_loader(
     dataset: str | Path | ShardSet, version: int | None = None, **options: Any
 ) -> TorchLoader:
-    """Open a loader of tensors; arguments as for `open_loader`."""
+    """Open a loader of tensors; arguments as for `open_loader`.
+
+    `device`: `"auto"` takes the current CUDA device where there is one; `io`: `auto`, `resident`, `pinned` (streamed),
+    `gds`, or `cpu` (tensors on the host whatever the device).
+
+    Raises:
+        DefinitionError: an unknown `io`, a device that is not there.
+    """
     chosen: LoaderOptions = options_of(options)
     rank, world = rank_of(chosen, _process_group())
-    prepared: Prepared = prepare(dataset, version, chosen, rank=rank, world=world)
-    return TorchLoader(prepared, TorchHostTier(prepared, reason="no CUDA device"))
+    prepared = prepare(dataset, version, chosen, rank=rank, world=world)
+    return TorchLoader(prepared, choose_tier(prepared))
+
+
+def choose_tier(prepared: Prepared) -> Tier:
+    """Choose the tier by what is there; `io_report()` says which and why.
+
+    Raises:
+        DefinitionError: an unknown `io`, a CUDA device that is not there.
+    """
+    options = prepared.options
+    if options.io not in _IO:
+        raise DefinitionError(f"io is {options.io!r}", hint=f"one of {', '.join(_IO)}")
+    device = _device(options.device)
+    if options.io in {"cpu", "mmap"}:
+        return TorchHostTier(prepared, reason=f"io={options.io!r} was asked for")
+    if device.type == "cpu" and options.io == "auto":
+        why = "the device is the CPU" if torch.cuda.is_available() else "torch sees no CUDA device"
+        return TorchHostTier(prepared, reason=why)
+    target = TorchDevice(device)
+    if options.io == "pinned":
+        return StreamedTier(prepared, target, reason="io='pinned' was asked for")
+    resident = ResidentTier(prepared, target, reason="")
+    needed, free = resident.needed_bytes, target.free_bytes()
+    if options.io == "resident" or (options.io == "auto" and needed <= FREE_SHARE * free):
+        asked = "io='resident' was asked for" if options.io == "resident" else "it fits"
+        resident.reason = f"{asked}: {needed} bytes, {free} free"
+        return resident
+    if options.io == "gds":
+        return _direct_tier(prepared, target, resident)
+    why = f"{needed} bytes are more than {FREE_SHARE:.0%} of the {free} free on the device"
+    return StreamedTier(prepared, target, reason=why)
+
+
+def _direct_tier(prepared: Prepared, target: TorchDevice, resident: ResidentTier) -> Tier:
+    """GPUDirect loads the resident tier; where it does not work, the pinned ring feeds, and says why."""
+    from featurestore.loaders.kvikio_reader import open_direct_reader  # noqa: PLC0415 - only when asked for
+
+    reader, why = open_direct_reader()
+    if reader is None:
+        return StreamedTier(prepared, target, reason=f"io='gds' was asked for, but {why}")
+    resident.reason, resident.direct = f"io='gds' was asked for: {why}", reader
+    return resident
+
+
+def _device(wanted: Any) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DefinitionError(
+            f"device is {wanted!r}, but torch sees no CUDA device", hint='device="cpu", or install a CUDA build of torch'
+        )
+    return device
 
 
 def _process_group() -> tuple[int, int] | None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return None
+
+
+def torchdata_node(loader: TorchLoader) -> Any:
+    """Wrap a loader as a `torchdata.nodes.BaseNode`.
+
+    Raises:
+        MissingDependencyError: torchdata is not installed.
+    """
+    try:
+        import torchdata.nodes as nodes  # noqa: PLC0415 - optional
+    except ImportError as error:
+        raise MissingDependencyError("as_node() needs torchdata", hint="pip install torchdata") from error
+
+    class LoaderNode(nodes.BaseNode):  # type: ignore[misc] # torchdata carries no types
+        """One pass over (the rest of) an epoch at a time."""
+
+        def reset(self, initial_state: dict[str, Any] | None = None) -> None:
+            super().reset(initial_state)
+            if initial_state is not None:
+                loader.load_state_dict(initial_state)
+            self._pass = iter(loader)
+
+        def next(self) -> Batch:
+            return next(self._pass)
+
+        def get_state(self) -> dict[str, Any]:
+            return loader.state_dict()
+
+    return LoaderNode()

@@ -136,6 +136,17 @@ class WindowIndex:
         found: Int64Array = self._start[segment] + offset
         return found
 
+    def oldest(self, rows: Int64Array) -> Int64Array:
+        """Return the row number of the oldest row of each window."""
+        back = self.history[rows].astype(np.int64) - 1
+        segment = self._segment_of(rows)
+        offset = rows - self._start[segment] - back
+        while (short := offset < 0).any():
+            segment[short] = self._previous[segment[short]]
+            offset[short] += self._length[segment[short]]
+        found: Int64Array = self._start[segment] + offset
+        return found
+
     def touch(self, rows: Int64Array) -> None:
         """Open and verify every shard that the windows of `rows` reach into."""
         self.source.touch(rows)
