@@ -11,7 +11,7 @@ from featurestore.errors import DefinitionError, SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.merge import is_mergeable, merge_indices
 from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, partition_rows
-from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows, check_choice, check_rows
+from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows, check_choice, check_rows, frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.asof_kernels")
@@ -127,8 +127,8 @@ def _valid_rows(partition: Partition, valid: BoolArray) -> Partition:
     order = NO_INT32 if partition.order is None else partition.order
     kept = np.empty(np.count_nonzero(valid), np.int32)
     starts, ends = np.empty_like(partition.starts), np.empty_like(partition.ends)
-    total = _kernels.keep_valid(valid, order, partition.starts, partition.ends, kept, starts, ends)
-    return Partition(kept[:total], starts, ends)
+    total = _kernels.keep_valid(frozen(valid), order, partition.starts, partition.ends, kept, starts, ends)
+    return Partition(frozen(kept[:total]), frozen(starts), frozen(ends))
 
 
 def _search(
@@ -140,19 +140,19 @@ def _search(
     boundary: str,
     threads: int | None,
 ) -> Int64Array:
-    time = np.ascontiguousarray(spine.event_ns)
-    event = partition.take(np.ascontiguousarray(rows.event_ns), threads=threads)
+    time = frozen(spine.event_ns)
+    event = partition.take(frozen(rows.event_ns), threads=threads)
     cutoff, known = NO_INT64, NO_INT64
     tree, levels = NO_INT64, NO_INT64
     if spine.known_ns is not None or rows.known_ns is not None:
-        cutoff = time if spine.known_ns is None else np.ascontiguousarray(spine.known_ns)
+        cutoff = time if spine.known_ns is None else frozen(spine.known_ns)
         known = event
         if rows.known_ns is not None:
-            known = partition.take(np.ascontiguousarray(rows.known_ns), threads=threads)
+            known = partition.take(frozen(rows.known_ns), threads=threads)
         tree, levels = _knowledge_tree(known)
     out = np.empty(len(spine), np.int64)
     order = NO_INT32 if partition.order is None else partition.order
-    codes = np.ascontiguousarray(spine.codes)
+    codes = frozen(spine.codes)
     tasks = [
         partial(
             _kernels.search, codes, time, cutoff, event, known, tree, levels,
@@ -173,4 +173,4 @@ def _knowledge_tree(known: Int64Array) -> tuple[Int64Array, Int64Array]:
         sizes.append(count)
     tree, levels = np.empty(sum(sizes), np.int64), np.empty(len(sizes), np.int64)
     _kernels.knowledge_tree(known, tree, levels)
-    return tree, levels
+    return frozen(tree), frozen(levels)

@@ -10,12 +10,13 @@ import pyarrow as pa
 from featurestore.core.time import Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.jit import lazy_module
+from featurestore.temporal.rows import frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
 from featurestore.temporal.times import one_array
 
 _kernels: Any = lazy_module("featurestore.temporal.gather_kernels")
 
-_NO_BITMAP: Final = np.empty(0, np.uint8)
+_NO_BITMAP: Final = frozen(np.empty(0, np.uint8))
 _WORDS: Final = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 # Fewer rows than this are taken by Arrow: calling a compiled loop costs more.
 _FEW_ROWS: Final = 512
@@ -42,6 +43,8 @@ def gather(
         return pa.ExtensionArray.from_storage(kind, gather(array.storage, indices, threads=threads))
     if len(array) == 0:
         return pa.nulls(len(indices), kind)
+    if _is_view(kind):
+        return _gather_words(array, indices, threads)
     if len(indices) >= _FEW_ROWS:
         if pa.types.is_dictionary(kind):
             places = gather(array.indices, indices, threads=threads)
@@ -59,22 +62,30 @@ def _is_word(kind: pa.DataType) -> bool:
     return (pa.types.is_primitive(kind) and not pa.types.is_boolean(kind)) and kind.bit_width in _WORDS
 
 
+def _is_view(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
+
+
 def _gather_words(array: pa.Array, indices: Int64Array, threads: int | None) -> pa.Array:
-    bitmap, data = array.buffers()
-    word = np.dtype(_WORDS[array.type.bit_width])
-    values = np.frombuffer(data, word, len(array), array.offset * word.itemsize)
-    valid_in = _NO_BITMAP if array.null_count == 0 else np.frombuffer(bitmap, np.uint8)
-    count = len(indices)
-    data_out, out = allocate(count, word)
+    """Copy words, or pairs of them: a view array keeps its data buffers and gets new views into them."""
+    bitmap, data, *rest = array.buffers()
+    lanes = 2 if _is_view(array.type) else 1
+    copy = _kernels.gather_views if lanes == 2 else _kernels.gather_fixed
+    word = np.dtype(np.uint64 if lanes == 2 else _WORDS[array.type.bit_width])
+    begin = array.offset * lanes * word.itemsize
+    values = frozen(np.frombuffer(data, word, lanes * len(array), begin))
+    valid_in = _NO_BITMAP if array.null_count == 0 else frozen(np.frombuffer(bitmap, np.uint8))
+    count, places = len(indices), frozen(indices)
+    data_out, out = allocate(count * lanes, word)
     valid_out, valid = allocate((count + 7) // 8, np.dtype(np.uint8))
     complete: list[bool] = []
 
     def part(lo: int, hi: int) -> None:
-        complete.append(_kernels.gather_fixed(values, valid_in, array.offset, indices, lo, hi, out, valid))
+        complete.append(copy(values, valid_in, array.offset, places, lo, hi, out, valid))
 
     parts = split((count + 7) // 8, thread_count(threads, count))
     run_parallel([partial(part, 8 * lo, min(count, 8 * hi)) for lo, hi in parts])
-    buffers = [None if all(complete) else valid_out, data_out]
+    buffers = [None if all(complete) else valid_out, data_out, *rest]
     return pa.Array.from_buffers(array.type, count, buffers)
 
 

@@ -9,6 +9,7 @@ from featurestore.core.time import Int64Array
 from featurestore.temporal.jit import inlined, kernel
 
 UInt8Array = npt.NDArray[np.uint8]
+UInt64Array = npt.NDArray[np.uint64]
 U64 = np.uint64
 
 
@@ -81,3 +82,35 @@ def gather_fixed(
         valid[whole] = bits
         every &= bits | ~((U64(1) << U64(rest)) - U64(1))
     return bool(every == U64(255))
+
+
+@kernel
+def gather_views(
+    views: UInt64Array,
+    bitmap: UInt8Array,
+    offset: int,
+    indices: Int64Array,
+    lo: int,
+    hi: int,
+    out: UInt64Array,
+    valid: UInt8Array,
+) -> bool:
+    """Do the same for values of two words each: the views of string_view and binary_view."""
+    every = U64(1)
+    for block in range(lo >> 3, (hi + 7) >> 3):
+        bits = U64(0)
+        begin = U64(block) * U64(8)
+        for k in range(min(8, hi - block * 8)):
+            row = indices[begin + U64(k)]
+            there = ~(row >> 63)
+            place = U64(row & there)
+            bit = U64(there) & U64(1)
+            if len(bitmap) > 0:
+                bit &= bit_of(bitmap, U64(offset) + place)
+            slot = U64(2) * (begin + U64(k))
+            out[slot] = views[U64(2) * place] & (U64(0) - bit)
+            out[slot + U64(1)] = views[U64(2) * place + U64(1)] & (U64(0) - bit)
+            bits |= bit << U64(k)
+            every &= bit
+        valid[block] = bits
+    return bool(every == U64(1))

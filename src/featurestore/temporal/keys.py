@@ -15,7 +15,7 @@ from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.key_kinds import key_kind
-from featurestore.temporal.rows import Int32Array
+from featurestore.temporal.rows import Int32Array, frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.key_kernels")
@@ -27,8 +27,8 @@ _UInt8Array = npt.NDArray[np.uint8]
 _DIRECT_RANGE: Final = 1 << 16
 # Columns in more pieces than this are joined first: each piece costs some microseconds.
 _MANY_CHUNKS: Final = 64
-_NO_BITMAP: Final[_UInt8Array] = np.empty(0, np.uint8)
-_NO_OFFSETS: Final[Int32Array] = np.empty(0, np.int32)
+_NO_BITMAP: Final[_UInt8Array] = frozen(np.empty(0, np.uint8))
+_NO_OFFSETS: Final[Int32Array] = frozen(np.empty(0, np.int32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def code_keys(
     for place in range(1, len(names)):
         other, size = _code_column([side[place] for side in sides], names[place], threads)
         pairs = np.empty(len(codes), np.int64)
-        _kernels.combine(codes, other, size, pairs)
+        _kernels.combine(frozen(codes), frozen(other), size, pairs)
         entities = _code_pairs(pairs, entities * size, codes, threads)
     edges = [0, *np.cumsum(counts).tolist()]
     return KeyCodes(tuple(codes[a:b] for a, b in pairwise(edges)), entities)
@@ -123,11 +123,12 @@ def _code_dictionaries(arrays: list[pa.Array], outs: list[Int32Array], kind: str
         if not pa.types.is_dictionary(array.type):
             out[:] = tables[place]
             continue
-        indices = _numbers(array.indices).astype(np.int32, copy=False)
+        table = frozen(tables[place])
+        indices = frozen(_numbers(array.indices).astype(np.int32, copy=False))
         bitmap = _bitmap(array.indices)
         for lo, hi in split(len(array), thread_count(threads, len(array))):
             offset = array.indices.offset + lo
-            tasks.append(partial(_kernels.look_up, indices[lo:hi], bitmap, offset, tables[place], out[lo:hi]))
+            tasks.append(partial(_kernels.look_up, indices[lo:hi], bitmap, offset, table, out[lo:hi]))
     _run(tasks, threads)
     return entities
 
@@ -192,7 +193,7 @@ def _renumber(
     edges = [0, *np.cumsum([len(first) for first in firsts]).tolist()]
     tasks = []
     for out, (a, b) in zip(outs, pairwise(edges), strict=True):
-        mapped = table[a:b]
+        mapped = frozen(table[a:b])
         if not np.array_equal(mapped, np.arange(len(mapped), dtype=np.int32)):
             tasks.append(partial(_kernels.remap, out, mapped))
     _run(tasks, threads)
@@ -201,15 +202,15 @@ def _renumber(
 def _bytes_of(array: pa.Array) -> tuple[npt.NDArray[Any], int, _UInt8Array, _UInt8Array, int]:
     """Offsets, width, data, bitmap and offset of a byte array, as `code_bytes` takes them."""
     buffers = array.buffers()
-    data = _NO_BITMAP if buffers[-1] is None else np.frombuffer(buffers[-1], np.uint8)
+    data = _NO_BITMAP if buffers[-1] is None else frozen(np.frombuffer(buffers[-1], np.uint8))
     if pa.types.is_fixed_size_binary(array.type):
         return _NO_OFFSETS, array.type.byte_width, data, _bitmap(array), array.offset
     wide = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
     kind = np.dtype(np.int64 if wide else np.int32)
     if len(array) == 0 or buffers[1] is None:
-        return np.zeros(1, kind), 0, data, _bitmap(array), array.offset
+        return frozen(np.zeros(1, kind)), 0, data, _bitmap(array), array.offset
     offsets = np.frombuffer(buffers[1], kind, len(array) + 1, array.offset * kind.itemsize)
-    return offsets, 0, data, _bitmap(array), array.offset
+    return frozen(offsets), 0, data, _bitmap(array), array.offset
 
 
 def _code_integers(arrays: list[pa.Array], outs: list[Int32Array], threads: int | None) -> int:
@@ -222,7 +223,7 @@ def _code_integers(arrays: list[pa.Array], outs: list[Int32Array], threads: int 
     rows = sum(len(array) for array in arrays)
     if most - least < max(_DIRECT_RANGE, 2 * rows) and most <= INT64_MAX:
         return _code_narrow(arrays, numbers, bitmaps, outs, least, most, threads)
-    wide = [_as_int64(values, least) for values in numbers]
+    wide = [_as_int64(values) for values in numbers]
     if most > INT64_MAX and least < 0:
         return _code_mixed_signs(arrays, wide, bitmaps, outs, threads)
     offsets = [array.offset for array in arrays]
@@ -245,9 +246,9 @@ def _code_narrow(
     for array, whole, bitmap, out in zip(arrays, numbers, bitmaps, outs, strict=True):
         values = whole if whole.dtype in (np.int32, np.int64) else whole.astype(np.int64)
         for lo, hi in split(len(array), thread_count(threads, len(array))):
-            part = (values[lo:hi], bitmap, array.offset + lo, least)
+            part = (frozen(values[lo:hi]), bitmap, array.offset + lo, least)
             marks.append(partial(_kernels.mark_present, *part, present))
-            looks.append(partial(_kernels.look_up_values, *part, table, out[lo:hi]))
+            looks.append(partial(_kernels.look_up_values, *part, frozen(table), out[lo:hi]))
     _run(marks, threads)
     entities = int(_kernels.number_present(present, table))
     _run(looks, threads)
@@ -267,7 +268,7 @@ def _code_wide(
     pieces: list[tuple[Int64Array, _UInt8Array, int, Int32Array]] = []
     for values, bitmap, offset, out in zip(wide, bitmaps, offsets, outs, strict=True):
         for lo, hi in split(len(values), thread_count(threads, len(values))):
-            pieces.append((values[lo:hi], bitmap, offset + lo, out[lo:hi]))
+            pieces.append((frozen(values[lo:hi]), bitmap, offset + lo, out[lo:hi]))
     firsts: list[Int64Array] = [np.empty(0, np.int64)] * len(pieces)
 
     def code(place: int) -> None:
@@ -277,7 +278,7 @@ def _code_wide(
     _run([partial(code, place) for place in range(len(pieces))], threads)
     if len(pieces) == 1:
         return len(firsts[0])
-    distinct = np.concatenate([piece[0][first] for piece, first in zip(pieces, firsts, strict=True)])
+    distinct = frozen(np.concatenate([piece[0][first] for piece, first in zip(pieces, firsts, strict=True)]))
     table = np.empty(len(distinct), np.int32)
     entities = len(_kernels.code_words(distinct, _NO_BITMAP, 0, False, table))
     _renumber([piece[3] for piece in pieces], firsts, table, threads)
@@ -319,18 +320,17 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
     kind = np.dtype(array.type.to_pandas_dtype())
     data = array.buffers()[1]
     if len(array) == 0 or data is None:
-        return np.zeros(len(array), kind)
-    return np.frombuffer(data, kind, len(array), array.offset * kind.itemsize)
+        return frozen(np.zeros(len(array), kind))
+    return frozen(np.frombuffer(data, kind, len(array), array.offset * kind.itemsize))
 
 
-def _as_int64(values: npt.NDArray[Any], least: int) -> Int64Array:
-    del least
+def _as_int64(values: npt.NDArray[Any]) -> Int64Array:
     return values.view(np.int64) if values.dtype == np.uint64 else values.astype(np.int64, copy=False)
 
 
 def _bitmap(array: pa.Array) -> _UInt8Array:
     data = array.buffers()[0] if array.null_count else None
-    return _NO_BITMAP if data is None else np.frombuffer(data, np.uint8)
+    return _NO_BITMAP if data is None else frozen(np.frombuffer(data, np.uint8))
 
 
 def _run(tasks: Sequence[Any], threads: int | None) -> None:

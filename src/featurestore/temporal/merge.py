@@ -9,7 +9,7 @@ import numpy as np
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.order import NO_INT64
-from featurestore.temporal.rows import Int32Array, Rows
+from featurestore.temporal.rows import Int32Array, Rows, frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.merge_kernels")
@@ -29,9 +29,10 @@ def is_mergeable(spine: Rows, rows: Rows) -> bool:
     # Differences of times must not wrap in the branchless steps.
     if max(ends) - min(ends) >= INT64_MAX:
         return False
-    ties = NO_INT64 if rows.sequence is None else rows.sequence
+    ties = NO_INT64 if rows.sequence is None else frozen(rows.sequence)
     return bool(
-        _kernels.is_ascending(rows.event_ns, ties) and _kernels.is_ascending(spine.event_ns, NO_INT64)
+        _kernels.is_ascending(frozen(rows.event_ns), ties)
+        and _kernels.is_ascending(frozen(spine.event_ns), NO_INT64)
     )
 
 
@@ -58,9 +59,10 @@ def merge_indices(
         after = _merge(spine, rows, entities, tolerance_ns, boundary == "inclusive", wide, 1)
     if before is None or after is None:
         return before if after is None else after  # type: ignore[return-value]
+    time, event, after = frozen(spine.event_ns), frozen(rows.event_ns), frozen(after)
     run_parallel(
         [
-            partial(_kernels.take_nearer, spine.event_ns, rows.event_ns, after, lo, hi, before)
+            partial(_kernels.take_nearer, time, event, after, lo, hi, before)
             for lo, hi in split(len(spine), wide)
         ]
     )
@@ -80,9 +82,10 @@ def _merge(
     parts = _stretches(len(spine), entities, 2 * wide if pairs else wide)
     # Forward excludes from "before" exactly what backward includes in it.
     slack = int(inclusive) if step < 0 else int(not inclusive)
-    sides = (spine.event_ns, spine.codes, rows.event_ns, rows.codes, slack)
+    time, codes, event = frozen(spine.event_ns), frozen(spine.codes), frozen(rows.event_ns)
+    sides = (time, codes, event, frozen(rows.codes), slack)
     cuts = np.zeros((parts + 1, 2), np.int64)
-    _kernels.cut_merge(spine.event_ns, rows.event_ns, slack, cuts)
+    _kernels.cut_merge(time, event, slack, cuts)
     states: Int32Array = np.full((parts, entities + 1), -1, np.int32)
     out = np.empty(len(spine), np.int64)
     if pairs:
@@ -102,7 +105,7 @@ def _merge(
             [partial(_kernels.merge_back, *sides, cuts, part, states[part], out) for part in range(parts)]
         )
     tolerance = -1 if tolerance_ns is None else tolerance_ns
-    shared = (spine.event_ns, spine.codes, rows.event_ns, states, cuts)
+    shared = (time, codes, event, states, cuts)
     first = 0 if step < 0 else parts - 1
     run_parallel(
         [

@@ -9,13 +9,13 @@ import numpy as np
 
 from featurestore.core.time import Int64Array
 from featurestore.temporal.jit import lazy_module
-from featurestore.temporal.rows import Int32Array, Rows, check_rows
+from featurestore.temporal.rows import Int32Array, Rows, check_rows, frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.order_kernels")
 
-NO_INT64: Int64Array = np.empty(0, np.int64)
-NO_INT32: Int32Array = np.empty(0, np.int32)
+NO_INT64: Int64Array = frozen(np.empty(0, np.int64))
+NO_INT32: Int32Array = frozen(np.empty(0, np.int32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ class Partition:
         """Return `values` (one per source row) in this order; not copied where the order is the source's."""
         order = self.order
         if order is None:
-            return values
+            return frozen(values)
         out = np.empty(len(order), np.int64)
         parts = split(len(order), thread_count(threads, len(order)))
-        run_parallel([partial(_kernels.take_int64, values, order, lo, hi, out) for lo, hi in parts])
-        return out
+        run_parallel([partial(_kernels.take_int64, frozen(values), order, lo, hi, out) for lo, hi in parts])
+        return frozen(out)
 
 
 def partition_rows(rows: Rows, *, entities: int, threads: int | None = None) -> Partition:
@@ -57,15 +57,15 @@ def partition_rows(rows: Rows, *, entities: int, threads: int | None = None) -> 
     entity is sorted 24 bytes per row of it.
     """
     check_rows(rows, "rows")
-    event = np.ascontiguousarray(rows.event_ns)
-    known = NO_INT64 if rows.known_ns is None else np.ascontiguousarray(rows.known_ns)
-    sequence = NO_INT64 if rows.sequence is None else np.ascontiguousarray(rows.sequence)
-    codes = np.ascontiguousarray(rows.codes)
+    event = frozen(rows.event_ns)
+    known = NO_INT64 if rows.known_ns is None else frozen(rows.known_ns)
+    sequence = NO_INT64 if rows.sequence is None else frozen(rows.sequence)
+    codes = frozen(rows.codes)
     starts, ends = np.full(entities, -1, np.int64), np.zeros(entities, np.int64)
     if _kernels.contiguous_runs(codes, starts, ends) and _kernels.all_sorted(
         starts, ends, event, known, sequence
     ):
-        return Partition(None, starts, ends)
+        return Partition(None, frozen(starts), frozen(ends))
     order = np.empty(len(codes), np.int32)
     _kernels.group_rows(codes, starts, ends, order)
     order = order[: int(ends[-1])] if entities else order[:0]
@@ -76,7 +76,7 @@ def partition_rows(rows: Rows, *, entities: int, threads: int | None = None) -> 
             for first, last in edges
         ]
     )
-    return Partition(order, starts, ends)
+    return Partition(frozen(order), frozen(starts), frozen(ends))
 
 
 def _balanced(ends: Int64Array, parts: int) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """One side of a point-in-time join, as arrays."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ from featurestore.core.time import Int64Array
 from featurestore.errors import DefinitionError, SchemaError
 
 Int32Array = npt.NDArray[np.int32]
+Kind = TypeVar("Kind", bound=np.generic)
 
 MAX_ROWS: Final = 2**31 - 1
 DIRECTIONS: Final = ("backward", "forward", "nearest")
@@ -40,6 +41,16 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.codes)
+
+
+def frozen(array: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
+    """Return a contiguous read-only view, or a copy where the array is strided.
+
+    Kernels take their inputs in this one form: numba compiles anew for every other one.
+    """
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 def check_rows(rows: Rows, what: str) -> None:
