@@ -8,9 +8,9 @@ import numpy as np
 from featurestore.core.time import INT64_MIN, BoolArray, Int64Array
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.order import NO_INT64
-from featurestore.temporal.rows import Rows, check_rows
+from featurestore.temporal.rows import Rows, check_rows, frozen
 
-_NO_BOOL: BoolArray = np.zeros(0, np.bool_)
+_NO_BOOL: BoolArray = frozen(np.zeros(0, np.bool_))
 
 _kernels: Any = lazy_module("featurestore.temporal.retain_kernels")
 
@@ -48,16 +48,17 @@ def retained_indices(
     visible before `at_ns`; rows known later than `at_ns` stay only while they can still win.
     """
     check_rows(rows, "rows")
-    known = NO_INT64 if rows.known_ns is None else rows.known_ns
-    sequence = NO_INT64 if rows.sequence is None else rows.sequence
+    known = NO_INT64 if rows.known_ns is None else frozen(rows.known_ns)
+    sequence = NO_INT64 if rows.sequence is None else frozen(rows.sequence)
+    codes, event = frozen(rows.codes), frozen(rows.event_ns)
     keep = np.zeros(len(rows), np.bool_)
     oldest = INT64_MIN if ttl_ns is None else max(at_ns - ttl_ns, INT64_MIN)
     masks = ([None] if newest else []) + list(last_known)
     for mask in masks:
         best = np.full(entities, -1, np.int64)
-        valid = _NO_BOOL if mask is None else mask
-        _kernels.mark_newest(rows.codes, rows.event_ns, known, sequence, valid, at_ns, oldest, best, keep)
+        valid = _NO_BOOL if mask is None else frozen(mask)
+        _kernels.mark_newest(codes, event, known, sequence, valid, at_ns, oldest, best, keep)
     if window_ns > 0:
         start = at_ns - window_ns
-        _kernels.mark_window(rows.codes, rows.event_ns, known, max(start, INT64_MIN), start < INT64_MIN, keep)
+        _kernels.mark_window(codes, event, known, max(start, INT64_MIN), start < INT64_MIN, keep)
     return np.flatnonzero(keep)

@@ -16,11 +16,12 @@ from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.errors import DefinitionError, ExpressionError, SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.order import NO_INT64
-from featurestore.temporal.rows import Int32Array, Rows
+from featurestore.temporal.rows import Int32Array, Rows, frozen
 from featurestore.temporal.threads import run_parallel, thread_count
 from featurestore.temporal.windows_columns import (
     FLOAT,
     INT,
+    NO_BOOL,
     Column,
     Values,
     array_of,
@@ -41,7 +42,6 @@ _SLOTS: Final = (*SUMS, "min", "max")
 # Rows and readers of one call into the kernels: their answers should stay in the cache.
 _GROUP_ROWS: Final = 1 << 15
 FUNCTIONS: Final = (*_SLOTS, "first", "last", "n_distinct", "last_n")
-_NO_BOOL: BoolArray = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _plan(spine: Rows, rows: Rows, spans: list[tuple[int, int]], entities: int, 
     has_cutoffs = len(readers.known) > 0 or len(of_rows.known) > 0
     # INT64_MAX is "never" for a row and "everything that is ever known" for a reader.
     cutoffs = readers.known if len(readers.known) else readers.event
-    cutoffs = np.minimum(cutoffs, INT64_MAX - 1) if has_cutoffs else cutoffs
+    cutoffs = frozen(np.minimum(cutoffs, INT64_MAX - 1)) if has_cutoffs else cutoffs
     low = np.zeros((len(spans), len(readers.event)), np.int32)
     high = np.zeros(len(readers.event), np.int32)
     window, tile = np.array(spans, np.int64).reshape(-1, 2).T.copy()
@@ -291,8 +291,8 @@ def _values(column: Column, wanted: Sequence[Window]) -> tuple[Values, "pa.Array
         return column.numbers(), None
     if functions & {"min", "max"}:
         return column.keys()
-    valid = _NO_BOOL if column.name == "*" else column.valid()
-    return (np.zeros(len(column.order.event), np.int64), valid, INT), None
+    valid = NO_BOOL if column.name == "*" else column.valid()
+    return (frozen(np.zeros(len(column.order.event), np.int64)), valid, INT), None
 
 
 def _answer(

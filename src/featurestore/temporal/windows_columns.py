@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from featurestore.core.time import BoolArray, Int64Array
 from featurestore.errors import SchemaError
+from featurestore.temporal.rows import frozen
 from featurestore.temporal.times import one_array
 from featurestore.temporal.windows_order import Grouped
 
@@ -18,7 +19,7 @@ INT: Final = 1
 UINT: Final = 2
 
 Values = tuple[Int64Array, BoolArray, int]
-_NO_BOOL: BoolArray = np.zeros(0, np.bool_)
+NO_BOOL: BoolArray = frozen(np.zeros(0, np.bool_))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Column:
     def valid(self) -> BoolArray:
         """Return the validity per sorted row; empty where nothing is null."""
         if self.array.null_count == 0:
-            return _NO_BOOL
+            return NO_BOOL
         mask: BoolArray = self.order.sorted(valid_mask(self.array))
         return mask
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from featurestore.core.time import Int64Array
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.order import NO_INT32, NO_INT64, partition_rows
-from featurestore.temporal.rows import Int32Array, Rows
+from featurestore.temporal.rows import Int32Array, Rows, check_rows, frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.windows_order_kernels")
@@ -48,13 +48,13 @@ class Grouped:
         """Bring one value per source row into this order; not copied where it is the source's."""
         order = self.order
         if order is None:
-            return values
+            return frozen(values)
         if self.codes is not None:
             return _scattered(self.codes, self.starts, values, len(order))
         out = np.empty(len(order), values.dtype)
         parts = split(len(order), thread_count(self.threads, len(order)))
-        run_parallel([partial(_kernels.take, values, order, lo, hi, out) for lo, hi in parts])
-        return out
+        run_parallel([partial(_kernels.take, frozen(values), order, lo, hi, out) for lo, hi in parts])
+        return frozen(out)
 
 
 def group_rows(rows: Rows, *, entities: int, threads: int | None) -> Grouped:
@@ -70,11 +70,11 @@ def group_rows(rows: Rows, *, entities: int, threads: int | None) -> Grouped:
     if grouped is not None:
         return grouped
     partition = partition_rows(rows, entities=entities, threads=threads)
-    known = NO_INT64 if rows.known_ns is None else np.ascontiguousarray(rows.known_ns)
+    known = NO_INT64 if rows.known_ns is None else frozen(rows.known_ns)
     return Grouped(
         partition.starts,
         partition.ends,
-        partition.take(np.ascontiguousarray(rows.event_ns), threads=threads),
+        partition.take(rows.event_ns, threads=threads),
         partition.take(known, threads=threads) if len(known) else known,
         partition.order,
         None,
@@ -84,7 +84,8 @@ def group_rows(rows: Rows, *, entities: int, threads: int | None) -> Grouped:
 
 def _grouped_only(rows: Rows, entities: int, threads: int | None) -> Grouped | None:
     """Group rows whose entities are each in order; `None` where sorting (or nothing at all) is needed."""
-    codes = np.ascontiguousarray(rows.codes)
+    check_rows(rows, "rows")
+    codes = frozen(rows.codes)
     starts, ends = np.full(entities, -1, np.int64), np.zeros(entities, np.int64)
     if _order_kernels.contiguous_runs(codes, starts, ends):
         return None
@@ -96,22 +97,22 @@ def _grouped_only(rows: Rows, entities: int, threads: int | None) -> Grouped | N
     def bring(place: int) -> None:
         values = clocks[place]
         if values is not None:
-            sides[place] = _scattered(codes, starts, np.ascontiguousarray(values), total)
+            sides[place] = _scattered(codes, starts, values, total)
 
     tasks = [partial(bring, place) for place in range(3) if clocks[place] is not None]
-    run_parallel([*tasks, partial(_kernels.scatter_places, codes, starts, order)])
+    run_parallel([*tasks, partial(_kernels.scatter_places, codes, frozen(starts), order)])
     event, known, sequence = sides
     if not _order_kernels.all_sorted(starts, ends, event, known, sequence):
         return None
-    return Grouped(starts, ends, event, known, order, codes, threads)
+    return Grouped(frozen(starts), frozen(ends), event, known, frozen(order), codes, threads)
 
 
 def _scattered(
     codes: Int32Array, starts: Int64Array, values: npt.NDArray[Any], total: int
 ) -> npt.NDArray[Any]:
     out = np.empty(total, values.dtype)
-    _kernels.scatter(codes, starts, values, out)
-    return out
+    _kernels.scatter(codes, frozen(starts), frozen(values), out)
+    return frozen(out)
 
 
 def columns_of(rows: Int64Array, *, threads: int | None) -> Int64Array:
