@@ -8,7 +8,7 @@ import pytest
 from tests.catalog.house import SYMBOL, Columns, catalog_in, in_force, market, quote_view
 
 from featurestore import Entity, FeatureService
-from featurestore.catalog.catalog import Catalog
+from featurestore.catalog.catalog import Catalog, open_catalog
 from featurestore.catalog.commit import commit_name, snapshot_name
 from featurestore.core.clock import ManualClock
 from featurestore.errors import (
@@ -16,6 +16,7 @@ from featurestore.errors import (
     CorruptDataError,
     DefinitionError,
     NotFoundError,
+    StorageError,
 )
 
 HOUR = 3_600_000_000_000
@@ -88,7 +89,7 @@ def test_old_versions_stay_readable_and_keep_reading_what_they_read(catalog: Cat
         assert snapshot.source_of("drift") == quote_view("bid")
         assert snapshot.source_of(snapshot.view("drift@1")) == quote_view()
         assert [r.version for r in snapshot.versions_of("drift")] == [1, 2]
-        with pytest.raises(NotFoundError, match="there is 1 to 2"):
+        with pytest.raises(NotFoundError, match="there are versions 1 to 2"):
             opened.get("quote@3")
 
 
@@ -202,8 +203,6 @@ def test_a_race_for_one_version_has_one_winner(catalog: Catalog, tmp_path: Path)
 
 
 def test_a_put_that_failed_after_it_was_done_counts_as_done(catalog: Catalog) -> None:
-    from featurestore.errors import StorageError
-
     store = catalog._store
     put = store.put_if_absent
 
@@ -214,7 +213,7 @@ def test_a_put_that_failed_after_it_was_done_counts_as_done(catalog: Catalog) ->
     store.put_if_absent = ambiguous  # type: ignore[method-assign]
     assert catalog.apply([quote_view()]).version == 1
 
-    def broken(name: str, data: bytes) -> bool:
+    def broken(name: str, data: bytes) -> bool:  # noqa: ARG001 -- the signature is the store's
         raise StorageError("the connection broke")
 
     store.put_if_absent = broken  # type: ignore[method-assign]
@@ -332,8 +331,6 @@ def test_a_damaged_snapshot_is_noticed(tmp_path: Path) -> None:
 
 
 def test_planning_needs_a_way_to_read_sources(tmp_path: Path) -> None:
-    from featurestore.catalog.catalog import open_catalog
-
     with pytest.raises(DefinitionError, match="through a FeatureStore"):
         open_catalog(tmp_path).plan([quote_view()])
     assert open_catalog(tmp_path).apply([Entity("x")]).version == 1

@@ -19,6 +19,7 @@ from featurestore.catalog.expressions import (
     parse_many,
 )
 from featurestore.errors import DefinitionError, ExpressionError
+from featurestore.storage.duckdb_sql import sandbox
 
 NS = pa.timestamp("ns", "UTC")
 SCHEMA = pa.schema(
@@ -302,7 +303,7 @@ def test_a_value_that_fails_names_its_expression_and_feature() -> None:
     with pytest.raises(ExpressionError, match="bad = '1 // n'") as raised:
         evaluate({"good": "n + 1", "bad": "1 // n"}, table)
     assert raised.value.context["name"] == "bad"
-    with pytest.raises(ExpressionError, match="[Oo]verflow"):
+    with pytest.raises(ExpressionError, match=r"[Oo]verflow"):
         evaluate({"over": "m + 1"}, table)
     assert evaluate({"good": "TRY(1 // n)"}, table)["good"].to_pylist() == [1, None]
 
@@ -341,8 +342,6 @@ def test_threads_evaluate_side_by_side() -> None:
 
 
 def test_many_different_expressions_do_not_pile_up() -> None:
-    from featurestore.storage.duckdb_sql import sandbox
-
     for i in range(300):
         assert evaluate({"x": f"n + {i}"}, pa.table({"n": [1]}))
     assert len(sandbox()._prepared) <= 256

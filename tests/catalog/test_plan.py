@@ -583,7 +583,7 @@ def test_a_plan_as_json_holds_every_change(catalog: Catalog) -> None:
     told = data.to_json()
     assert told["base"] == 1
     assert told["breaking"] is True
-    assert [c["name"] for c in told["changes"]][0] == "quote"
+    assert told["changes"][0]["name"] == "quote"
     assert told["changes"][0]["fields"] == [
         {"field": "features.bid", "before": "bid", "after": "bid + 0"},
         {"field": "features.mid", "before": "(bid + ask) / 2", "after": None},

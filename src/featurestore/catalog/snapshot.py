@@ -163,7 +163,7 @@ class CatalogSnapshot:
             )
         return NotFoundError(
             f"no version {ref.version} of {what} {ref.name!r} in {at}",
-            hint=f"there is 1 to {last}",
+            hint="there is version 1" if last == 1 else f"there are versions 1 to {last}",
             name=ref.name,
         )
 
