@@ -1,12 +1,13 @@
 """The fingerprint: one number for what a dataset says, whatever files it lies in.
 
 Rows are taken in canonical order, partition by partition (event date, then bucket). Within a partition every
-column feeds its own streams: validity, values with nulls as zero, lengths of strings and lists. A stream does not
-know where one chunk ends and the next begins, so batches, row groups, files and shards leave no trace.
+column feeds its own streams: validity, values with nulls as zero, lengths of strings and lists. A stream does
+not know where one chunk ends and the next begins, so batches, row groups, files and shards leave no trace.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +52,7 @@ def partition_digest(table: pa.Table) -> str:
 
 
 def combine_partitions(schema: pa.Schema, partitions: Iterable[PartitionDigest]) -> str:
-    """Return the fingerprint of a dataset from its partitions, given in any order; empty ones do not count."""
+    """Return a dataset's fingerprint from its partitions, given in any order; empty ones do not count."""
     return digest_json(
         {
             "columns": [[f.name, logical_type(f.type)] for f in schema],
@@ -91,9 +92,8 @@ class _Stream:
             validity.update(np.ascontiguousarray(valid.to_numpy(zero_copy_only=False)).view(np.uint8))
             children.append(_feed(chunk, values, lengths))
         out: list[object] = [validity.hexdigest() if nulls else "", values.hexdigest(), lengths.hexdigest()]
-        for parts in zip(*children, strict=True):
-            out.append(_Stream(self.hasher, pa.chunked_array(list(parts))).text())
-        return out
+        nested = (pa.chunked_array(list(parts)) for parts in zip(*children, strict=True))
+        return [*out, *(_Stream(self.hasher, column).text() for column in nested)]
 
 
 def _plain(chunk: pa.Array) -> pa.Array:
@@ -110,13 +110,13 @@ def _plain(chunk: pa.Array) -> pa.Array:
     return chunk
 
 
-def _feed(chunk: pa.Array, values: object, lengths: object) -> list[pa.Array]:
+def _feed(chunk: pa.Array, values: Any, lengths: Any) -> list[pa.Array]:
     """Feed one chunk; nested types return their children instead."""
     kind = chunk.type
-    update = values.update  # type: ignore[attr-defined] -- xxhash ships no protocol for its hashers
+    update = values.update
     if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
         counts = pc.binary_length(chunk).fill_null(0)
-        lengths.update(np.ascontiguousarray(counts.to_numpy(zero_copy_only=False), np.int64))  # type: ignore[attr-defined]
+        lengths.update(np.ascontiguousarray(counts.to_numpy(zero_copy_only=False), np.int64))
         filled = (
             pc.fill_null(chunk, b"" if pa.types.is_large_binary(kind) else "") if chunk.null_count else chunk
         )
@@ -129,7 +129,7 @@ def _feed(chunk: pa.Array, values: object, lengths: object) -> list[pa.Array]:
         return []
     if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         counts = pc.list_value_length(chunk).fill_null(0)
-        lengths.update(np.ascontiguousarray(counts.to_numpy(zero_copy_only=False), np.int64))  # type: ignore[attr-defined]
+        lengths.update(np.ascontiguousarray(counts.to_numpy(zero_copy_only=False), np.int64))
         return [chunk.drop_null().flatten()]
     if pa.types.is_struct(kind):
         return list(chunk.flatten())

@@ -1,6 +1,7 @@
 """Entity keys as bytes, and the bucket each belongs to."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 from featurestore.errors import SchemaError
 
 Int32Array = npt.NDArray[np.int32]
-Column = pa.Array | pa.ChunkedArray
+Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 def key_bytes(columns: Sequence[Column]) -> list[bytes | None]:

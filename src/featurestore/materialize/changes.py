@@ -93,7 +93,7 @@ def _source_changes(
 
 
 def _contents(source: Pinned, snapshot: Snapshot) -> dict[str, object]:
-    """Return what tells whether a file is the same: its hash, or for Delta its name, which is never reused."""
+    """Return what tells whether a file is the same: its hash; for Delta its name, never reused."""
     if snapshot.kind == "delta":
         return dict.fromkeys(source.table.file_names(snapshot), True)
     return {f.path: (f.size, f.xxh3) for f in snapshot.files}

@@ -82,7 +82,7 @@ def home_of(context: Context, name: str) -> Home:
     """
     if "://" in context.root and not context.root.startswith("file://"):
         raise StorageError(
-            f"cannot materialize under {context.root!r}: versions are written to local folders in this release",
+            f"cannot materialize under {context.root!r}: this release writes versions to local folders",
             hint="use a local root; sources may be remote",
         )
     root = Path(context.root.removeprefix("file://"))

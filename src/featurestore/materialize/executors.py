@@ -4,11 +4,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
-    Executor as Pool,
     Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
     wait,
+)
+from concurrent.futures import (
+    Executor as Pool,
 )
 from multiprocessing import get_context
 from typing import Protocol, TypeVar
@@ -76,8 +78,8 @@ class Processes:
         except BrokenProcessPool as error:
             raise StorageError(
                 "a worker process died; nothing was published",
-                hint="most often memory: lower the memory budget or the number of workers; in a script, the call "
-                'must stand under if __name__ == "__main__"',
+                hint="most often memory: lower the budget or the number of workers; in a script, the call must "
+                'stand under if __name__ == "__main__"',
             ) from error
 
 

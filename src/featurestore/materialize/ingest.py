@@ -1,6 +1,6 @@
 """Appending rows to a source: one new file, whole or not at all, with the columns that are there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class IngestResult:
 
 
 def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
-    """Append rows to a source: a Parquet folder gets a file that sorts behind all others, a Delta table a commit.
+    """Append rows: a Parquet folder gets a file that sorts behind all others, a Delta table a commit.
 
     Args:
         data: Anything with the Arrow PyCapsule protocol.
@@ -83,16 +83,16 @@ def _table(data: Any) -> pa.Table:
 
 
 def _conform(context: Context, source: Source, rows: pa.Table) -> pa.Table:
-    """Check columns by name and type, without any cast, and put them in the source's order."""
+    """Check columns by name and type, without any cast, and put them in the source's order.
+
+    Raises:
+        SchemaError: a column is missing, unknown or of another type, or a time is null.
+    """
+    plain = replace(source_spec(source), query=None)
     try:
-        schema = open_source(source_spec(source), context.root).schema if source.query is None else None
+        schema = open_source(plain, context.root).schema
     except NotFoundError:
         schema = rows.schema
-    if schema is None:
-        plain = source_spec(source)
-        schema = open_source(
-            type(plain)(plain.name, plain.path, plain.timestamp_field, plain.format), context.root
-        ).schema
     for name in [*schema.names, *rows.column_names]:
         if name not in rows.column_names or name not in schema.names:
             what = "is missing" if name in schema.names else "is not in the source"
@@ -101,10 +101,10 @@ def _conform(context: Context, source: Source, rows: pa.Table) -> pa.Table:
                 hint=near(name, rows.column_names if name in schema.names else schema.names),
                 column=name,
             )
-        if rows.schema.field(name).type != schema.field(name).type:
+        found, expected = rows.schema.field(name).type, schema.field(name).type
+        if found != expected:
             raise SchemaError(
-                f"cannot append to source {source.name!r}: column {name!r} is {rows.schema.field(name).type}, "
-                f"there it is {schema.field(name).type}",
+                f"cannot append to source {source.name!r}: column {name!r} is {found}, there {expected}",
                 hint="cast it yourself: nothing is cast silently",
                 column=name,
             )

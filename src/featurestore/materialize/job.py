@@ -138,7 +138,7 @@ def _training_job(
     keys = _spine_keys(context, found, spine, join, schema)
     names = {c.name: ("feature", c.feature.partition(":")[0] or None) for c in join.columns}
     labels = tuple(x.program.name for x in join.labels)
-    roles = {n: ("spine", None) for n in schema.names} | names | {n: ("label", None) for n in labels}
+    roles = dict.fromkeys(schema.names, ("spine", None)) | names | dict.fromkeys(labels, ("label", None))
     return Job(
         kind="training_set",
         name=found.name,

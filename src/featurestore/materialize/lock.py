@@ -1,4 +1,4 @@
-"""One writer at a time for each dataset: a lock that the kernel frees when its holder dies, however it dies."""
+"""One writer at a time for each dataset: a lock that the kernel frees however its holder dies."""
 
 import errno
 import fcntl

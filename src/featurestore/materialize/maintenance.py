@@ -18,8 +18,8 @@ from featurestore.materialize.lock import writing
 from featurestore.materialize.partition import Shape, canonical_order
 from featurestore.materialize.progress import Silence
 from featurestore.materialize.publish import heal, orphans
-from featurestore.materialize.tags import resolve_version, tags_of
 from featurestore.materialize.run import compute_version, fingerprint_of, shape_of
+from featurestore.materialize.tags import resolve_version, tags_of
 from featurestore.storage.delta_log import DataFile, DeltaLog, read_log
 from featurestore.storage.files import TEMPORARY, make_folders, remove_files, remove_folder
 from featurestore.storage.manifest import Manifest, Shard, current_version, published_versions, version_folder

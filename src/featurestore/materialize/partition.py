@@ -101,7 +101,7 @@ def canonical_order(table: pa.Table, shape: Shape) -> Ordered:
     rank, keys = _ranked(keys)
     # The last place serves code -1: a null key sorts behind all others.
     ranked = np.append(rank, np.int32(keys.num_rows))[codes]
-    sorts = [ranked, *_clock(table, shape)]
+    sorts: list[np.ndarray] = [ranked, *_clock(table, shape)]
     if not _is_sorted(sorts):
         order = np.lexsort(sorts[::-1])
         table = table.take(pa.array(order))
@@ -123,8 +123,8 @@ def _ranked(keys: pa.Table) -> tuple[Int32Array, pa.Table]:
     return rank, keys.take(order).combine_chunks()
 
 
-def _clock(table: pa.Table, shape: Shape) -> list[Int64Array]:
-    out = []
+def _clock(table: pa.Table, shape: Shape) -> list[np.ndarray]:
+    out: list[np.ndarray] = []
     for name in (shape.timestamp, shape.created):
         if name is not None:
             values, null = times_ns(table.column(name), name)

@@ -154,7 +154,7 @@ def _task_line(task: Task) -> str:
     if len(task.days) > 1:
         span += f" … {day_text(task.days[-1])}"
     reads = ", ".join(
-        f"{i.source} {day_text(i.first_day)} … {day_text(i.last_day)}{' + carried state' if i.carried else ''}"
+        f"{i.source} {day_text(i.first_day)} … {day_text(i.last_day)}" + (" + carried" if i.carried else "")
         for i in task.inputs
     )
     return f"  bucket {task.bucket:04d} {span}: {task.rows:,} rows; reads {reads}"

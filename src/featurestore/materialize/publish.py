@@ -1,4 +1,4 @@
-"""Publishing: one Delta commit, then the Arrow version, each in one atomic step; and healing after a crash."""
+"""Publishing: one Delta commit, then the Arrow version, each one atomic step; and healing after a crash."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ from featurestore.storage.manifest import (
     CURRENT,
     MANIFEST,
     Manifest,
+    current_text,
     current_version,
     read_manifest,
     version_folder,
@@ -90,7 +91,11 @@ def staging_folder(home: Home) -> Path:
 
 
 def open_table(context: Context, home: Home, job: Job, log: DeltaLog | None) -> DeltaLog:
-    """Return the table's log, creating the empty version 0 where there is none."""
+    """Return the table's log, creating the empty version 0 where there is none.
+
+    Raises:
+        CorruptDataError: the log vanished under the lock.
+    """
     if log is None:
         create_table(
             home.delta,
@@ -125,6 +130,7 @@ def publish(
 
     Raises:
         CommitConflictError: another writer committed first; nothing was changed.
+        CorruptDataError: the commit got another number than the manifest.
         StorageError: the disk refused; run again.
     """
     write_file(staged / MANIFEST, manifest.to_json())
@@ -156,7 +162,7 @@ def _make_visible(home: Home, staged: Path, version: int) -> Path:
     target = home.ipc / version_folder(version)
     if not target.exists():
         publish_folder(staged, target)
-    replace_file(home.ipc / CURRENT, f"{version_folder(version)}\n".encode())
+    replace_file(home.ipc / CURRENT, current_text(version))
     return target
 
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.catalog.refs import parse_ref
+from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.core.names import near
 from featurestore.core.time import INT64_MAX, INT64_MIN, format_instant
 from featurestore.errors import NotFoundError, SchemaError
 from featurestore.materialize.context import Context
 from featurestore.materialize.stored_rows import Reach, StoredView, stored_view
 from featurestore.resolve.joins import JoinPlan, Need, compile_join, expand_refs
-from featurestore.resolve.program import ViewProgram
+from featurestore.resolve.program import compile_view
 from featurestore.resolve.training import Joined, resolve_features
 from featurestore.storage.snapshots import Snapshot
 from featurestore.storage.sources import SourceTable
@@ -225,17 +226,18 @@ def _origin(context: Context, join: JoinPlan, name: str, need: Need) -> Origin:
     snapshot = None if table is None else table.snapshot()
     stored = None
     if len(readers) == 1:
-        stored = stored_view(context, _whole(readers[0][0]), snapshot)
+        stored = stored_view(context, readers[0][0], snapshot)
     if stored is None and table is None:
         table = context.open(context.snapshot.source(name))
     return Origin(need, stored, table, snapshot, readers[0][1])
 
 
-def _whole(program: ViewProgram) -> ViewProgram:
-    return program
-
-
 def _spine(spine: Any) -> tuple[pa.Table | Iterable[pa.RecordBatch], pa.Schema]:
+    """Return the spine's rows and columns.
+
+    Raises:
+        SchemaError: it holds no rows that Arrow can read.
+    """
     if isinstance(spine, Iterator):
         first = next(spine, None)
         if first is None:
@@ -256,24 +258,24 @@ def _chained(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[
     yield from rest
 
 
-def _timestamp_of(context: Context, refs: Sequence[Any], schema: pa.Schema) -> str:
-    """Find the spine's event timestamp: the one named as the views' sources name theirs, or the only one."""
-    from featurestore.catalog.feature_view import FeatureView  # noqa: PLC0415 -- for the check alone
-    from featurestore.resolve.program import compile_view  # noqa: PLC0415
+def _timestamp_of(context: Context, refs: Sequence[Ref], schema: pa.Schema) -> str:
+    """Find the spine's event timestamp: the one named as the views' sources name theirs, or the only one.
 
-    named = []
-    for ref in refs:
-        if isinstance(context.snapshot.get(ref.whole()), FeatureView):
-            named.append(compile_view(context.snapshot, ref.whole()).times.timestamp)
+    Raises:
+        SchemaError: neither decides.
+    """
+    views = [r.whole() for r in refs if isinstance(context.snapshot.get(r.whole()), FeatureView)]
+    named = [compile_view(context.snapshot, view).times.timestamp for view in views]
     for name in named:
         if name in schema.names:
-            return name
+            return str(name)
     times = [f.name for f in schema if pa.types.is_timestamp(f.type) or pa.types.is_date(f.type)]
     if len(times) == 1:
-        return times[0]
+        return str(times[0])
+    wanted = near(named[0] if named else "event_timestamp", schema.names)
     raise SchemaError(
         f"the spine's event timestamp is not clear: it has {', '.join(times) or 'no column of times'}",
-        hint=f"name it with timestamp_field=…; {near(named[0] if named else 'event_timestamp', schema.names)}",
+        hint=f"name it with timestamp_field=…; {wanted}",
     )
 
 

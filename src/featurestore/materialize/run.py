@@ -120,7 +120,7 @@ def run(
             memory_bytes=context.config.memory_bytes,
             spill=staged.with_name(f"{staged.name}.spill"),
         )
-        kept = _kept_shards(opened.current, computed, changes)
+        kept = _kept_shards(opened.current, changes)
         _link_kept(home, opened.current, staged, kept)
         active = log.files_at(log.head)
         fresh = {(f.data.date, f.data.bucket) for f in computed.written}
@@ -380,7 +380,7 @@ def _task_rows(job: Job, memory_bytes: int) -> int:
     return max(1 << 14, min(TASK_ROWS, memory_bytes // (8 * 16 * max(1, len(job.schema)))))
 
 
-def _kept_shards(current: Manifest | None, computed: Computed, changes: Changes | None) -> list[Shard]:
+def _kept_shards(current: Manifest | None, changes: Changes | None) -> list[Shard]:
     if current is None or changes is None:
         return []
     return [s for s in current.shards if not changes.reaches(day_of_text(s.date), s.bucket)]

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -216,10 +217,13 @@ class Stager:
         make_folders(self._spill)
         path = self._spill / f"{place[0]}-{place[1]}-{len(found.paths):04d}.arrows"
         announce("spill", path)
-        with storage_errors("write", path), pa.OSFile(str(path), "wb") as sink:
-            with pa.ipc.new_stream(sink, found.tables[0].schema) as writer:
-                for table in found.tables:
-                    writer.write_table(table)
+        with (
+            storage_errors("write", path),
+            pa.OSFile(str(path), "wb") as sink,
+            pa.ipc.new_stream(sink, found.tables[0].schema) as writer,
+        ):
+            for table in found.tables:
+                writer.write_table(table)
         found.paths.append(str(path))
         found.tables.clear()
         self._budget.give(found.bytes)
@@ -269,14 +273,14 @@ def _pieces(
     edges = np.flatnonzero(np.diff(code)) + 1
     if edges.size < _RUNS_MAX:
         bounds = [0, *edges.tolist(), len(code)]
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, end in pairwise(bounds):
             yield _place(int(code[start]), buckets), table.slice(start, end - start)
         return
     order = np.argsort(code, kind="stable")
     ordered = code[order]
     table = table.take(pa.array(order))
     bounds = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         yield _place(int(ordered[start]), buckets), table.slice(start, end - start)
 
 

@@ -1,4 +1,4 @@
-"""Rows of a stored view, from its memory-mapped mirror: only the shards, columns and entities that are asked for."""
+"""Rows of a stored view from its memory-mapped mirror: only the shards, columns and entities asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,9 @@
 """Names of versions: numbers, tags and times, resolved to numbers."""
 
 import json
+from pathlib import Path
 
+from featurestore.core.canonical import canonical_json, digest_json
 from featurestore.core.names import near
 from featurestore.core.time import format_instant, instant_ns
 from featurestore.errors import CorruptDataError, DefinitionError, NotFoundError
@@ -48,15 +50,33 @@ def _version_at(home: Home, at_ns: int) -> int:
 
 
 def tags_of(home: Home) -> dict[str, int]:
-    """Return the pinned versions by tag."""
+    """Return the pinned versions by tag.
+
+    Raises:
+        CorruptDataError: a tag's file is damaged.
+    """
     if not home.pins.is_dir():
         return {}
     out = {}
     for path in sorted(home.pins.glob("*.json")):
         try:
-            out[path.stem] = int(json.loads(read_file(path))["version"])
+            record = dict(json.loads(read_file(path)))
+            digest = record.pop("digest")
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptDataError(
-                f"tag file {str(path)!r} is damaged", hint="remove it and pin again"
-            ) from error
+            raise _damaged(path) from error
+        if digest_json(record) != digest or record["tag"] != path.stem:
+            raise _damaged(path)
+        out[path.stem] = int(record["version"])
     return out
+
+
+def tag_record(tag: str, version: int) -> bytes:
+    """Return what a tag's file holds."""
+    record = {"tag": tag, "version": version}
+    return canonical_json({**record, "digest": digest_json(record)}).encode()
+
+
+def _damaged(path: Path) -> CorruptDataError:
+    return CorruptDataError(
+        f"tag file {str(path)!r} is damaged", hint="remove it and pin again", path=str(path)
+    )

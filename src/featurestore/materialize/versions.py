@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from featurestore.core.canonical import canonical_json
 from featurestore.core.names import check_name, near
 from featurestore.errors import AlreadyExistsError, NotFoundError
-from featurestore.materialize.context import Context, Home, home_of
+from featurestore.materialize.context import Context, home_of
 from featurestore.materialize.lock import writing
 from featurestore.materialize.maintenance import RecreateReport, VerifyReport, recreate, vacuum, verify
 from featurestore.materialize.publish import heal, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
-from featurestore.materialize.tags import resolve_version, tags_of
+from featurestore.materialize.tags import resolve_version, tag_record, tags_of
 from featurestore.storage.delta_log import DeltaLog, read_log
 from featurestore.storage.files import link_or_copy, make_folders, put_if_absent, remove_files
 from featurestore.storage.manifest import Manifest, published_versions
@@ -218,10 +217,9 @@ def pin(context: Context, name: str, version: int | str, tag: str) -> None:
     check_name(tag, "tag")
     opened = open_version(context, name, version, verify="off")
     make_folders(home.pins)
-    record = {"version": opened.version, "fingerprint": opened.manifest.fingerprint}
     with writing(home):
         try:
-            put_if_absent(home.pins / f"{tag}.json", canonical_json(record).encode())
+            put_if_absent(home.pins / f"{tag}.json", tag_record(tag, opened.version))
         except AlreadyExistsError as error:
             if tags_of(home)[tag] == opened.version:
                 return

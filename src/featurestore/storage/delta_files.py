@@ -1,4 +1,4 @@
-"""The data files of a Delta table at one version, read from its log by deltalake; rows are never read by it."""
+"""The data files of a Delta table at one version, from its log by deltalake; it never reads the rows."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath

@@ -1,8 +1,8 @@
 """The Delta log of our own tables: one JSON file per commit, put if absent, each with its own digest.
 
-deltalake would write the same files without a single fsync; a power loss could then leave an empty commit, which
-every reader takes for a commit that changed nothing. Here a commit's bytes are on the disk before its name exists.
-Protocol reader 1 / writer 2: any Delta reader opens the tables.
+deltalake would write the same files without a single fsync; a power loss could then leave an empty commit,
+which every reader takes for a commit that changed nothing. Here a commit's bytes are on the disk before its
+name exists. Protocol reader 1 / writer 2: any Delta reader opens the tables.
 """
 
 import hashlib

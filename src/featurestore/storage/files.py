@@ -55,6 +55,7 @@ def storage_errors(action: str, path: str | Path) -> Iterator[None]:
         NotFoundError: no such file.
         AlreadyExistsError: the file is there already.
         StorageError: everything else: disk full, permission, …
+        FeatureStoreError: what the block itself raised, as it is.
     """
     try:
         yield
@@ -120,6 +121,7 @@ def write_file(path: str | Path, data: bytes | memoryview) -> None:
     Raises:
         AlreadyExistsError: the file is there already.
         StorageError: disk full or no permission; the torn file is removed.
+        OSError: never leaves this function.
     """
     announce("write", path)
     with storage_errors("write", path):
@@ -183,6 +185,8 @@ def publish_folder(staged: str | Path, target: str | Path) -> None:
 
     Raises:
         AlreadyExistsError: the target is there already.
+        FileExistsError: never leaves this function; nor does OSError.
+        OSError: see above.
     """
     fsync_folder(staged)
     announce("rename", target)
@@ -197,7 +201,12 @@ def publish_folder(staged: str | Path, target: str | Path) -> None:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Give a finished file a second name; where the file system cannot, copy and fsync it."""
+    """Give a finished file a second name; where the file system cannot, copy and fsync it.
+
+    Raises:
+        NotFoundError: the file is gone.
+        FileNotFoundError: never leaves this function.
+    """
     announce("link", target)
     with storage_errors("link", source):
         try:

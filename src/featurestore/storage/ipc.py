@@ -1,8 +1,8 @@
 """Arrow IPC files whose buffers lie on 64-byte (or 4 KiB) boundaries of the file.
 
 pyarrow aligns buffers to 8 bytes and has no knob. The file is therefore laid out here: Arrow serializes each
-batch, its buffers move to aligned places, and the offsets inside the metadata are patched. Nothing changes size
-in the metadata, so no flatbuffer is rebuilt, and every Arrow reader reads the file.
+batch, its buffers move to aligned places, and the offsets inside the metadata are patched. Nothing changes
+size in the metadata, so no flatbuffer is rebuilt, and every Arrow reader reads the file.
 """
 
 import os
@@ -45,6 +45,7 @@ def write_ipc(path: str | Path, batch: pa.RecordBatch, *, align: int = 64) -> Wr
     Raises:
         SchemaError: the batch has dictionary columns, which a memory-mapped shard does not hold.
         StorageError: disk full or no permission; the torn file is removed.
+        OSError: never leaves this function.
 
     Cost:
         One copy of the batch in memory, one pass of xxh3 while writing.
@@ -76,7 +77,7 @@ class _Sink:
         self.position = 0
         self.hasher = xxhash.xxh3_128()
 
-    def put(self, data: bytes | memoryview) -> None:
+    def put(self, data: bytes | bytearray | memoryview) -> None:
         self.file.write(data)
         self.hasher.update(data)
         self.position += len(data)
@@ -132,7 +133,7 @@ def _empty_file(schema: pa.Schema) -> bytes:
     stream = pa.BufferOutputStream()
     with pa.ipc.new_file(stream, schema) as writer:
         writer.write_batch(_no_rows(schema))
-    return stream.getvalue().to_pybytes()
+    return bytes(stream.getvalue().to_pybytes())
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:

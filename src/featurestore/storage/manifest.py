@@ -1,8 +1,9 @@
-"""The manifest: everything one immutable version of a dataset says about itself. Needs numpy and pyarrow only."""
+"""The manifest: all that one immutable version says about itself. Needs numpy and pyarrow only."""
 
 import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -197,9 +198,20 @@ def current_version(folder: str | Path) -> int | None:
         text = read_file(Path(folder) / CURRENT).decode("ascii", "replace").strip()
     except NotFoundError:
         return None
-    if not (len(text) >= 9 and text[0] == "v" and text[1:].isdigit()):
-        raise CorruptDataError(f"{Path(folder) / CURRENT} says {text!r}, not a version", path=str(folder))
-    return int(text[1:])
+    name, _, check = text.partition(" ")
+    if not (len(name) >= 9 and name[0] == "v" and name[1:].isdigit()) or (check and check != _crc(name)):
+        raise CorruptDataError(
+            f"{str(Path(folder) / CURRENT)!r} says {text!r}, which is not a version",
+            hint="write the newest version's folder name into it, or materialize again",
+            path=str(folder),
+        )
+    return int(name[1:])
+
+
+def current_text(version: int) -> bytes:
+    """Return what CURRENT says: the version's folder, and a checksum."""
+    name = version_folder(version)
+    return f"{name} {_crc(name)}\n".encode()
 
 
 def published_versions(folder: str | Path) -> list[int]:
@@ -232,6 +244,10 @@ def schema_text(schema: pa.Schema) -> str:
 def schema_from_text(text: str) -> pa.Schema:
     """Read back what `schema_text` wrote."""
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def _crc(name: str) -> str:
+    return f"{zlib.crc32(name.encode()):08x}"
 
 
 def _digest(spec: Mapping[str, Any]) -> str:

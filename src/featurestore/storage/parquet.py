@@ -106,9 +106,7 @@ def _settings(table: pa.Table, times: tuple[str, ...], sort: tuple[str, ...]) ->
         kind = field.type
         if field.name in times:
             encoding[field.name] = "DELTA_BINARY_PACKED"
-        elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-            dictionary.append(field.name)
-        elif (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and _repeats(table.column(field.name)):
+        elif _is_text(kind) or (_is_number(kind) and _repeats(table.column(field.name))):
             dictionary.append(field.name)
         elif pa.types.is_floating(kind):
             encoding[field.name] = "BYTE_STREAM_SPLIT"
@@ -127,6 +125,14 @@ def _settings(table: pa.Table, times: tuple[str, ...], sort: tuple[str, ...]) ->
         "sorting_columns": order or None,
         "store_schema": False,
     }
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:

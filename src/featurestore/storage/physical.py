@@ -1,4 +1,4 @@
-"""Arrow types as Delta and Parquet can hold them exactly, and back: nothing is truncated, nothing is guessed."""
+"""Arrow types as Delta and Parquet can hold them exactly, and back: nothing is cut, nothing is guessed."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -10,7 +10,7 @@ from featurestore.errors import SchemaError
 TYPE_KEY: Final = "featurestore.type"
 _Check = Callable[[pa.DataType], bool]
 
-# Delta knows neither nanoseconds nor unsigned integers: such columns are stored in a type that holds every value.
+# Delta knows neither nanoseconds nor unsigned integers: such columns get a type that holds every value.
 _STORED_AS: Final[tuple[tuple[_Check, pa.DataType], ...]] = (
     (pa.types.is_timestamp, pa.int64()),
     (pa.types.is_duration, pa.int64()),

@@ -182,7 +182,7 @@ def _list_remote(place: Place) -> list[SourceFile]:
     with storage_errors("list", place.path):
         if _GLOB.search(place.path):
             found = place.remote.glob(place.path, detail=True)
-            base = place.path[: _GLOB.search(place.path).start()].rpartition("/")[0]  # type: ignore[union-attr] -- searched above
+            base = _GLOB.split(place.path, maxsplit=1)[0].rpartition("/")[0]
         elif place.remote.isfile(place.path):
             found, base = {place.path: place.remote.info(place.path)}, place.path.rpartition("/")[0]
         else:

@@ -22,6 +22,8 @@ def reading(path: str) -> Iterator[None]:
     Raises:
         CorruptDataError: the bytes are not what the format promises.
         StorageError: they cannot be read.
+        FeatureStoreError: what the block itself raised, as it is.
+        OSError: never leaves this block.
     """
     with storage_errors("read", path):
         try:
@@ -116,9 +118,8 @@ def _groups_within(reader: pq.ParquetFile, timestamp: str, time_range_ns: TimeRa
     kept = []
     for group in everything:
         stats = metadata.row_group(group).column(index).statistics
-        if stats is None or not stats.has_min_max:
-            kept.append(group)
-        elif stats.max_raw * factor >= start and stats.min_raw * factor < end:
+        unknown = stats is None or not stats.has_min_max
+        if unknown or (stats.max_raw * factor >= start and stats.min_raw * factor < end):
             kept.append(group)
     return kept
 
@@ -167,9 +168,12 @@ def _scan_csv(
     place: Place, file: SourceFile, columns: Sequence[str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     try:
-        with storage_errors("read", file.path), place.open(file.path) as handle:
-            with _csv_reader(handle, file, columns, schema) as reader:
-                yield from reader
+        with (
+            storage_errors("read", file.path),
+            place.open(file.path) as handle,
+            _csv_reader(handle, file, columns, schema) as reader,
+        ):
+            yield from reader
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         raise SchemaError(
             f"{file.path!r}: {error}",

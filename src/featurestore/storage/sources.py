@@ -237,7 +237,12 @@ class SourceTable:
             self._pinned(snapshot, None)
 
     def _pinned(self, snapshot: Snapshot | None, found: DeltaFiles | None) -> list[SourceFile]:
-        """Return the files to read, refusing any that are not what the snapshot pinned."""
+        """Return the files to read, refusing any that are not what the snapshot pinned.
+
+        Raises:
+            CorruptDataError: another table, or changed content.
+            NotFoundError: a pinned file is gone.
+        """
         if found is not None:
             if snapshot is not None and snapshot.table_id and snapshot.table_id != found.table_id:
                 raise CorruptDataError(
