@@ -2,17 +2,22 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from featurestore.catalog.entity import Entity
+from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.on_demand import OnDemandFeatureView
+from featurestore.catalog.refs import Ref
 from featurestore.cli.session import AsJson, Root, notes, open_store, print_arrow
 from featurestore.errors import DefinitionError
 
 if TYPE_CHECKING:
+    from featurestore.catalog.snapshot import CatalogSnapshot
     from featurestore.serve.config import Tls
 
 Now = Annotated[
@@ -32,9 +37,11 @@ def get_online(
     as_json: AsJson = False,
 ) -> None:
     """Read the newest values of one or more entities from the online store."""
-    rows = [_entity_row(text) for text in key]
+    store = open_store(root)
+    kinds = _column_kinds(store.catalog.at(store.catalog.head))
+    rows = [_entity_row(text, kinds) for text in key]
     wanted = features[0] if len(features) == 1 and ":" not in features[0] else features
-    answer = open_store(root).get_online_features(wanted, rows, now=now)
+    answer = store.get_online_features(wanted, rows, now=now)
     print_arrow(answer.to_arrow(), rows=len(rows), as_json=as_json)
 
 
@@ -104,7 +111,20 @@ def _on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _entity_row(text: str) -> dict[str, Any]:
+def _column_kinds(snapshot: "CatalogSnapshot") -> dict[str, str]:
+    """Return what the catalog knows of key and request columns: their types, as text."""
+    kinds: dict[str, str] = {}
+    for view in snapshot.definitions(OnDemandFeatureView.kind):
+        if isinstance(view, OnDemandFeatureView):
+            kinds |= view.request
+    keys = {k for e in snapshot.definitions(Entity.kind) if isinstance(e, Entity) for k in e.join_keys}
+    for view in snapshot.definitions(FeatureView.kind):
+        schema = snapshot.schema_of(Ref(view.name))
+        kinds |= {f.name: str(f.type) for f in schema if f.name in keys}
+    return kinds
+
+
+def _entity_row(text: str, kinds: Mapping[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
@@ -112,5 +132,16 @@ def _entity_row(text: str) -> dict[str, Any]:
             raise DefinitionError(
                 f"--key {text!r} is not a key", hint="write --key symbol=AIG, once per entity"
             )
-        row[name.strip()] = int(value) if value.strip().lstrip("-").isdigit() else value
+        row[name.strip()] = _typed(name.strip(), value, kinds.get(name.strip(), "string"))
     return row
+
+
+def _typed(name: str, value: str, kind: str) -> Any:
+    try:
+        if "int" in kind:
+            return int(value)
+        if "float" in kind or "double" in kind:
+            return float(value)
+    except ValueError as error:
+        raise DefinitionError(f"--key {name}={value}: {value!r} is not of type {kind}") from error
+    return value.lower() in {"true", "1", "yes"} if kind == "bool" else value

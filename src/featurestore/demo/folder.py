@@ -18,6 +18,8 @@ SEED: Final = 20250602
 CONFIG_TEXT: Final = """\
 # The folder of this file is a feature store. Definitions are the .py files beside it.
 project: ticks
+buckets: 4            # hash buckets per date
+memory: 300MB         # budget of a materialization; what does not fit is spilled
 """
 
 # An ordinary Python file: what a user would write by hand.

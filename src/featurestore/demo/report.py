@@ -29,6 +29,7 @@ section { background: #fff; border: 1px solid #e5e7eb; border-radius: 10px; padd
           margin: 16px 0 }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid #eef2f7; vertical-align: top }
+td { white-space: pre-line }
 th { font-weight: 600; width: 34% } tr:last-child th, tr:last-child td { border-bottom: 0 }
 td.mark { width: 64px; font-weight: 600 }
 .ok { color: #047857 } .bad { color: #b91c1c } .skip { color: #b45309 }

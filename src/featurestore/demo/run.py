@@ -42,9 +42,8 @@ def run_demo(
         demo = _steps(screen, ticks, folder)
         screen.facts["time"] = f"{screen.seconds:.1f} s"
         screen.facts["peak memory"] = f"{_peak_bytes() / 1e9:.2f} GB"
-        write_report(
-            demo, report, title=f"featurestore demo on {'generated' if data is None else data.name} ticks"
-        )
+        origin = "generated ticks" if data is None else f"the ticks in {data}"
+        write_report(demo, report, origin=origin)
         screen.facts["report"] = str(report)
         if root is not None or keep:
             screen.facts["store"] = f"{folder}: try featurestore history trade_features --root {folder}"
@@ -84,11 +83,11 @@ def _steps(screen: Screen, ticks: TickDays, root: Path) -> Demo:
     return demo
 
 
-def write_report(demo: Demo, path: Path, *, title: str) -> None:
+def write_report(demo: Demo, path: Path, *, origin: str) -> None:
     """Write the HTML report of a finished run."""
-    lead = f"{len(demo.ticks.days)} days of ticks; the last one arrived after the first version was made."
+    lead = f"Run on {origin}: {len(demo.ticks.days)} days; the last one arrived after version 1 was made."
     html = report_html(
-        title=title,
+        title="featurestore demo",
         lead=lead,
         facts=demo.screen.facts,
         checks=demo.screen.checks,

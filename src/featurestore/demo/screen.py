@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -37,6 +38,8 @@ class Screen:
         began = time.perf_counter()
         self.console.print(f"\n[bold]{self._step}/{STEPS} {escape(title)}[/]")
         yield
+        # What a step has freed goes back to the system, so that the peak is that of one step.
+        pa.default_memory_pool().release_unused()
         self.console.print(f"    [dim]{time.perf_counter() - began:.1f} s[/]")
 
     @contextmanager

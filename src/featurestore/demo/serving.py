@@ -40,7 +40,7 @@ def serve(demo: Demo) -> None:
     rows = pa.table({"symbol": symbols})
     with demo.screen.work("starting the server"):
         handle = demo.store.serve(now=now)
-    with handle, OnlineClient(handle.address) as client:
+    with handle, OnlineClient(handle.address, timeout_s=60) as client:
         answer = client.get_online_features(SERVICE, rows).to_arrow()
         _compare(demo, "gRPC equals history", answer, history, now)
         one = _latency(client, rows.slice(0, 1))
