@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from featurestore.errors import DefinitionError, LoaderStateError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
+from featurestore.loaders.fitting import fit_preprocessing
 from featurestore.loaders.grain_source import GrainSource
 from featurestore.loaders.host import HostGather
 from featurestore.loaders.leakage import leakage_report
@@ -15,6 +16,7 @@ from featurestore.loaders.prefetch import OrderedPrefetch
 from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
 from featurestore.loaders.state import position_in, state_of
 from featurestore.loaders.stats import Stats
+from featurestore.resolve.preprocessing import Preprocessing
 from featurestore.storage.shards import ShardSet
 
 
@@ -209,6 +211,10 @@ class Loader:
     def leakage_report(self) -> dict[str, Any]:
         """Count what the split removed from every subset and check that nothing overlaps; see `leakage`."""
         return leakage_report(self.prepared)
+
+    def fit_preprocessing(self, kinds: Mapping[str, str] | str, *, name: str = "default") -> Preprocessing:
+        """Fit transforms on this loader's samples, which must be a train split; see `fitting`."""
+        return fit_preprocessing(self.prepared, kinds, name=name)
 
     def grain_source(self) -> GrainSource:
         """Return the samples as a random-access source for Grain: compatible, not fast."""

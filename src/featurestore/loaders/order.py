@@ -6,7 +6,8 @@ tiers or what was delivered before, so any of them can change without changing a
 Positions `0 … samples-1` of an epoch are dealt over the canonical streams like cards: position `p` belongs to stream
 `p mod streams`. A stream owns one contiguous segment of the samples (in stored order) and walks it in chunks:
 
-- the segment is a ring, cut into blocks of `block_rows` from a phase drawn anew each epoch;
+- the segments lie in a random order, the same in every epoch;
+- a segment is a ring, cut into blocks of `block_rows` from a phase drawn anew each epoch;
 - the blocks are permuted; a chunk is the next `blocks` of them; the rest that fills no block ends the last chunk;
 - inside a chunk the rows are permuted exactly.
 
@@ -149,19 +150,27 @@ def chunk_of(order: Order, *, epoch: int, chunk: int, rank: int = 0, world: int 
     return _block_chunk(order, epoch=epoch, chunk=chunk, rank=rank, world=world)
 
 
-def stream_rows(order: Order, stream: int) -> tuple[int, int]:
-    """Give the segment `[start, stop)` of samples that a stream owns; lengths differ by at most one."""
-    size, rest = divmod(order.samples, order.streams)
-    start = stream * size + min(stream, rest)
-    return start, start + size + (1 if stream < rest else 0)
+def stream_segments(order: Order) -> tuple[Int64Array, Int64Array]:
+    """Give the first sample and the length of the segment that each stream owns.
+
+    Segments lie in a random order, the same in every epoch: positions that follow one another come from all over the
+    dataset, and a rank reads the same part of it each time. Lengths differ by at most one.
+    """
+    streams = np.arange(order.streams)
+    lengths = (order.samples - streams + order.streams - 1) // order.streams
+    places = permutation(order, epoch=-1, label="segments", parts=(), count=order.streams)
+    starts = np.empty(order.streams, np.int64)
+    starts[places] = np.cumsum(lengths[places]) - lengths[places]
+    return starts, lengths
 
 
 def _block_chunk(order: Order, *, epoch: int, chunk: int, rank: int, world: int) -> Chunk:
-    span = order.block_rows * order.blocks
+    starts, lengths = stream_segments(order)
     fetches, columns = [], []
     longest, at = 0, 0
     for stream in range(rank, order.streams, world):
-        rows = _stream_chunk(order, epoch=epoch, chunk=chunk, stream=stream, span=span)
+        segment = int(starts[stream]), int(lengths[stream])
+        rows = _stream_chunk(order, epoch=epoch, chunk=chunk, stream=stream, segment=segment)
         inner = permutation(order, epoch=epoch, label="rows", parts=(stream, chunk), count=rows.size)
         fetches.append(rows)
         columns.append(inner + at)
@@ -175,10 +184,12 @@ def _block_chunk(order: Order, *, epoch: int, chunk: int, rank: int, world: int)
     return Chunk(np.concatenate(fetches), flat if at == flat.size else flat[flat >= 0])
 
 
-def _stream_chunk(order: Order, *, epoch: int, chunk: int, stream: int, span: int) -> Int64Array:
+def _stream_chunk(
+    order: Order, *, epoch: int, chunk: int, stream: int, segment: tuple[int, int]
+) -> Int64Array:
     """Samples of one stream's chunk, before they are permuted: whole blocks, ascending."""
-    start, stop = stream_rows(order, stream)
-    length = stop - start
+    start, length = segment
+    span = order.block_rows * order.blocks
     wanted = min(length, (chunk + 1) * span) - chunk * span
     if wanted <= 0:
         return np.zeros(0, np.int64)
