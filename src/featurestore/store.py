@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from featurestore.materialize.progress import Progress
     from featurestore.materialize.result import MaterializeResult
     from featurestore.materialize.retrieval import RetrievalJob
+    from featurestore.materialize.subjects import EraseReport
     from featurestore.materialize.versions import VersionDiff, VersionInfo
     from featurestore.serve.backend import OnlineBackend, WriteResult
     from featurestore.serve.response import OnlineResponse
@@ -357,6 +358,41 @@ class FeatureStore:
 
         history_ns = self.config.online.history_ns
         return serve(self.root, online=self.online_location, history_ns=history_ns, **options)
+
+    # -- entities ------------------------------------------------------------------------------------
+
+    def export(self, entity: str, keys: Any) -> "dict[str, pa.Table]":
+        """Return every row that is stored of some keys of an entity, by place.
+
+        Args:
+            keys: The join keys as a mapping of columns, a list of mappings, or an Arrow table.
+
+        Returns:
+            `source/name`, `dataset/name@version` and `online/view@version` → rows; empty places left out.
+
+        Raises:
+            NotFoundError: no such entity.
+            SchemaError: a join key is missing or of the wrong kind.
+        """
+        from featurestore.materialize.subjects import subject_rows
+
+        found = subject_rows(self._context(), entity, keys)
+        held = self.online.export(entity, keys)
+        return found | {f"online/{view}": rows for view, rows in held.items()}
+
+    def erase(self, entity: str, keys: Any) -> "EraseReport":
+        """Erase some keys of an entity from the online store, for good: older rows do not bring them back.
+
+        Sources and dataset versions are not rewritten; the report counts the rows that remain in each.
+
+        Raises:
+            NotFoundError: no such entity.
+            SchemaError: a join key is missing or of the wrong kind.
+        """
+        from featurestore.materialize.subjects import EraseReport, subject_rows
+
+        remaining = {p: t.num_rows for p, t in subject_rows(self._context(), entity, keys).items()}
+        return EraseReport(online_rows=self.online.erase(entity, keys), remaining=remaining)
 
     # -- inside --------------------------------------------------------------------------------------
 

@@ -1,0 +1,114 @@
+"""The facade on a small store: one path through every room."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import featurestore as fs
+from featurestore.core.clock import ManualClock
+from featurestore.errors import DefinitionError, NotFoundError, SchemaError
+
+DAY = 86_400_000_000_000
+USER = fs.Entity("user")
+
+
+def visits(rows: list[tuple[int, int, float]]) -> pa.Table:
+    users, times, spent = zip(*rows, strict=True)
+    return pa.table(
+        {"user": pa.array(users, pa.int64()), "ts": pa.array(times, pa.int64()), "spent": pa.array(spent)}
+    )
+
+
+ROWS = [(1, 10, 5.0), (2, 20, 7.0), (1, DAY + 5, 1.5), (1, DAY + 9, 2.5)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> fs.FeatureStore:
+    folder = tmp_path / "visits"
+    folder.mkdir()
+    pq.write_table(visits(ROWS), folder / "part-0.parquet")
+    source = fs.Source("visits", path="visits", timestamp_field="ts", entities=[USER])
+    last = fs.FeatureView("last_visit", source=source, entities=[USER], features=["spent"], ttl="7d")
+    week = fs.FeatureView(
+        "week", source=source, entities=[USER], aggregations=[fs.Aggregation("spent", "sum", "7d")]
+    )
+    label = fs.Label("returns", source=source, expression="count(*) > 0", horizon="1d")
+    model = fs.TrainingSet("model", spine=source, features=[week], labels=[label])
+    opened = fs.FeatureStore(tmp_path, clock=ManualClock(10 * DAY))
+    opened.apply([last, model])
+    return opened
+
+
+def test_a_training_set_is_materialized_verified_and_made_again(store: fs.FeatureStore) -> None:
+    result = store.materialize("model")
+    dataset = store.dataset("model")
+    assert (result.version, dataset.version, dataset.num_rows) == (1, 1, 4)
+    assert dataset.verify().fingerprint == dataset.recreate().fingerprint == dataset.fingerprint
+    table = dataset.to_arrow().sort_by("ts")
+    assert table.column("spent_sum_7d").to_pylist() == [5.0, 7.0, 6.5, 9.0]
+    assert table.column("returns").to_pylist() == [True, False, True, False]
+    assert dataset.sql("SELECT count(*) AS n FROM dataset").column("n").to_pylist() == [4]
+    assert sum(batch.num_rows for batch in dataset.scan(["user"])) == 4
+    assert not store.materialize("model").created
+
+
+def test_a_push_reaches_training_and_serving_alike(store: fs.FeatureStore) -> None:
+    store.materialize("last_visit")
+    store.push("visits", visits([(2, 2 * DAY, 11.0)]))
+    online = store.get_online_features(["last_visit"], {"user": [1, 2, 3]}, now=3 * DAY).to_dict()
+    spine = pa.table({"user": [1, 2, 3], "ts": pa.array([3 * DAY] * 3, pa.int64())})
+    history = store.get_historical_features(spine, ["last_visit"]).to_arrow()
+    assert online["spent"] == history.column("spent").to_pylist() == [2.5, 11.0, None]
+
+
+def test_applying_again_changes_nothing_and_says_which_commit_holds(store: fs.FeatureStore) -> None:
+    snapshot = store.catalog.snapshot()
+    commit = store.apply(list(snapshot.definitions()))
+    assert commit.version == store.catalog.head == 1
+
+
+def test_rows_of_an_entity_are_found_everywhere_and_erased_online(store: fs.FeatureStore) -> None:
+    store.materialize("model")
+    store.materialize("last_visit")
+    found = store.export("user", {"user": [1]})
+    counts = {place: rows.num_rows for place, rows in found.items()}
+    assert counts == {
+        "source/visits": 3,
+        "dataset/model@1": 3,
+        "dataset/last_visit@1": 3,
+        "online/last_visit@1": 1,
+    }
+    report = store.erase("user", [{"user": 1}])
+    assert report.online_rows == 1
+    assert report.remaining == {place: n for place, n in counts.items() if not place.startswith("online")}
+    after = store.get_online_features(["last_visit"], {"user": [1, 2]}, now=10 * DAY).to_dict()
+    assert after["spent"][0] is None
+    store.online.write_rows("last_visit", visits(ROWS))
+    again = store.get_online_features(["last_visit"], {"user": [1]}, now=10 * DAY).to_dict()
+    assert again["spent"] == [None]
+
+
+def test_what_is_not_there_is_named(store: fs.FeatureStore) -> None:
+    with pytest.raises(NotFoundError, match="mdoel"):
+        store.materialize("mdoel")
+    with pytest.raises(NotFoundError):
+        store.dataset("model")
+    with pytest.raises(NotFoundError, match="usr"):
+        store.export("usr", {"user": [1]})
+    with pytest.raises(SchemaError, match="user"):
+        store.export("user", {"usr": [1]})
+    with pytest.raises(DefinitionError, match="everywhere"):
+        store.push("visits", visits(ROWS), to="everywhere")
+
+
+def test_settings_come_from_the_file_and_wrong_ones_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "feature_store.yaml").write_text("project: shop\nbuckets: 3\n")
+    assert fs.FeatureStore(tmp_path).config.buckets == 3
+    (tmp_path / "feature_store.yaml").write_text("- project\n")
+    with pytest.raises(DefinitionError, match="mapping"):
+        fs.FeatureStore(tmp_path)
+    (tmp_path / "feature_store.yaml").write_text("project: [\n")
+    with pytest.raises(DefinitionError, match="cannot be read"):
+        fs.FeatureStore(tmp_path)
