@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from featurestore.errors import SchemaError
 from featurestore.temporal import threads
 from featurestore.temporal.gather import gather
+from featurestore.temporal.gather_types import check_takeable
 from featurestore.testing.strategies import chunked
 
 BIG = 2**63 - 1
@@ -102,10 +103,68 @@ def test_empty_columns_give_nulls_and_empty_indices_nothing(kind: pa.DataType) -
     assert gather(pa.array([None], kind), np.array([], np.int64)).to_pylist() == []
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.string_view()),
+        pa.large_list(pa.binary_view()),
+    ],
+    ids=str,
+)
+def test_views_inside_lists_come_through_as_polars_writes_them(kind: pa.DataType) -> None:
+    plain = pa.list_(pa.binary() if "binary" in str(kind) else pa.string())
+    column = pa.array([["longer than twelve bytes"], None, ["b"]], plain).cast(kind)
+    for repeat in (1, 600):
+        taken = gather(column, np.array([2, -1, 0, 1] * repeat))
+        assert taken.type == kind
+        assert taken.to_pylist() == [column[2].as_py(), None, column[0].as_py(), None] * repeat
+
+
+def test_views_inside_fixed_lists_come_through() -> None:
+    values = pa.array(["longer than twelve bytes", "b"], pa.string_view())
+    column = pa.FixedSizeListArray.from_arrays(values, 1)
+    taken = gather(column, np.array([1, -1, 0]))
+    assert taken.type == column.type
+    assert taken.to_pylist() == [["b"], None, ["longer than twelve bytes"]]
+
+
+def test_views_inside_structs_and_maps_come_through() -> None:
+    kind = pa.struct([("a", pa.string_view()), ("b", pa.int8())])
+    column = pa.array([{"a": "x", "b": 1}, None, {"a": None, "b": 2}], kind)
+    assert gather(column, np.array([2, 0, -1])).to_pylist() == [{"a": None, "b": 2}, {"a": "x", "b": 1}, None]
+
+
+def test_run_ends_are_decoded_and_encoded_again() -> None:
+    column = pa.RunEndEncodedArray.from_arrays([2, 3], [1, 2])
+    taken = gather(column, np.array([2, -1, 0, 0]))
+    assert taken.type == column.type
+    assert taken.to_pylist() == [2, None, 1, 1]
+
+
+def test_dictionaries_too_many_for_their_index_type_are_refused_by_name() -> None:
+    chunks = [pa.array([f"{k}{v}" for v in range(100)]).dictionary_encode() for k in "ab"]
+    narrow = pa.dictionary(pa.int8(), pa.string())
+    column = pa.chunked_array([chunk.cast(narrow) for chunk in chunks])
+    with pytest.raises(SchemaError, match="chunks of column 'v'"):
+        gather(column, np.array([150, 0]), name="v")
+
+
+def test_unions_without_chunks() -> None:
+    kind = pa.dense_union([pa.field("a", pa.int8())])
+    assert len(gather(pa.chunked_array([], kind), np.array([-1, -1]))) == 2
+
+
 def test_a_type_that_cannot_be_taken_is_a_typed_error() -> None:
-    odd = pa.RunEndEncodedArray.from_arrays([2, 3], [1, 2])
-    with pytest.raises(SchemaError, match="run_end_encoded"):
-        gather(odd, np.array([0, 2]))
+    odd = pa.StructArray.from_arrays([pa.RunEndEncodedArray.from_arrays([2, 3], [1, 2])], ["a"])
+    with pytest.raises(SchemaError, match="column 'v' is of type struct<a: run_end_encoded"):
+        gather(odd, np.array([0, 2]), name="v")
+    with pytest.raises(SchemaError, match="column 'v'"):
+        check_takeable(odd.type, "v")
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_every_type_that_can_be_taken_is_said_to_be(name: str) -> None:
+    check_takeable(COLUMNS[name][1], name)
 
 
 @settings(max_examples=200, deadline=None)

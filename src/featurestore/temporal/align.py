@@ -11,11 +11,12 @@ from featurestore.core.time import INT64_MAX, BoolArray, Duration, Int64Array, d
 from featurestore.errors import DefinitionError, SchemaError, TimeOverflowError
 from featurestore.temporal.asof import asof_indices, last_known_indices
 from featurestore.temporal.gather import gather
+from featurestore.temporal.gather_types import check_takeable
 from featurestore.temporal.key_kinds import key_kind
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Int32Array, Rows, check_choice
 from featurestore.temporal.statistics import JoinStatistics, join_statistics
-from featurestore.temporal.tables import as_table, check_unique, column_of, names_of
+from featurestore.temporal.tables import as_table, check_text, check_unique, column_of, names_of
 from featurestore.temporal.times import is_time_type, times_ns, valid_mask
 
 NULLS: Final = ("keep", "last_known")
@@ -161,6 +162,10 @@ def aligned(
         TimeOverflowError: as `align`.
     """
     table, keys = as_table(spine, spine_name), names_of(by)
+    if not isinstance(streams, Mapping):
+        raise DefinitionError(
+            f"streams is a {type(streams).__name__}", hint='name them: {"quote": AsOf(quotes), …}'
+        )
     check_time_column(table, on, spine_name)
     for key in keys:
         key_kind(column_of(table, key, spine_name).type, key)
@@ -201,6 +206,9 @@ def _plan(name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...]
         raise DefinitionError(
             f"stream {name!r} is a {type(rule).__name__}", hint="wrap its table in AsOf(...)"
         )
+    time = on if rule.on is None else rule.on
+    for text in (rule.prefix, time, rule.created_on or "", rule.matched_timestamp or "", rule.age or ""):
+        check_text(text, f"a name or prefix of {name!r}")
     check_choice(rule.direction, DIRECTIONS, f"direction of {name!r}")
     check_choice(rule.boundary, BOUNDARIES, f"boundary of {name!r}")
     check_choice(rule.nulls, NULLS, f"nulls of {name!r}")
@@ -213,7 +221,6 @@ def _plan(name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...]
     if rule.tolerance is not None:
         tolerance_ns = duration_ns(rule.tolerance, what=f"tolerance of {name!r}")
     table = as_table(rule.table, name)
-    time = on if rule.on is None else rule.on
     by = keys if rule.by is None else names_of(rule.by)
     check_time_column(table, time, name)
     if rule.created_on is not None:
@@ -223,7 +230,7 @@ def _plan(name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...]
     if rule.columns is None:
         columns = tuple(column for column in table.column_names if column != time and column not in by)
     for column in columns:
-        column_of(table, column, name)
+        check_takeable(column_of(table, column, name).type, column)
     return _Stream(name, rule, table, time, by, columns, tolerance_ns)
 
 
@@ -312,7 +319,7 @@ def _columns(plan: _Stream, left: Rows, right: Rows, entities: int, threads: int
     if rule.nulls == "keep" or rule.matched_timestamp is not None or rule.age is not None:
         chosen = _choose(plan, left, right, entities, plan.tolerance_ns, threads)
     if rule.nulls == "keep" and chosen is not None:
-        columns += [gather(table.column(name), chosen, threads=threads) for name in plan.columns]
+        columns += [gather(table.column(name), chosen, threads=threads, name=name) for name in plan.columns]
     else:
         found = last_known_indices(
             left,
@@ -324,7 +331,7 @@ def _columns(plan: _Stream, left: Rows, right: Rows, entities: int, threads: int
             threads=threads,
         )
         pairs = zip(plan.columns, found, strict=True)
-        columns += [gather(table.column(name), rows, threads=threads) for name, rows in pairs]
+        columns += [gather(table.column(name), rows, threads=threads, name=name) for name, rows in pairs]
     if rule.matched_timestamp is not None and chosen is not None:
         columns.append(gather(table.column(plan.on), chosen, threads=threads))
     if rule.age is not None and chosen is not None:

@@ -179,7 +179,7 @@ def keep_valid(
     new_starts: Int64Array,
     new_ends: Int64Array,
 ) -> int:
-    """List the source positions of grouped rows whose value is there, in their order; returns their number."""
+    """List the positions of grouped rows whose value is there, in order; returns their number."""
     place = 0
     for c in range(len(starts)):
         new_starts[c] = place

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from featurestore.core.time import Int64Array
 from featurestore.errors import SchemaError
+from featurestore.temporal.gather_types import is_view, is_word, take
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.rows import frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
@@ -23,7 +24,7 @@ _FEW_ROWS: Final = 512
 
 
 def gather(
-    column: pa.ChunkedArray | pa.Array, indices: Int64Array, *, threads: int | None = None
+    column: pa.ChunkedArray | pa.Array, indices: Int64Array, *, threads: int | None = None, name: str = ""
 ) -> pa.Array:
     """Take `column[indices]`, null where an index is -1; the type stays what it is.
 
@@ -31,45 +32,47 @@ def gather(
         column: any Arrow type, `(m,)`.
         indices: `(n,)` positions in `[-1, m)`.
         threads: `None` for one per core.
+        name: what messages call the column.
 
     Raises:
-        SchemaError: a type whose values Arrow cannot take.
+        SchemaError: a type whose values Arrow cannot take, or chunks that cannot be joined.
 
     Cost: O(n), fixed-width types in threads; several chunks are joined first.
     """
-    array = one_array(column)
+    array = _joined(column, name)
     kind = array.type
     if isinstance(array, pa.ExtensionArray):
-        return pa.ExtensionArray.from_storage(kind, gather(array.storage, indices, threads=threads))
+        return pa.ExtensionArray.from_storage(
+            kind, gather(array.storage, indices, threads=threads, name=name)
+        )
     if len(array) == 0:
         return pa.nulls(len(indices), kind)
-    if _is_view(kind):
+    if is_view(kind):
         return _gather_words(array, indices, threads)
     if len(indices) >= _FEW_ROWS:
         if pa.types.is_dictionary(kind):
-            places = gather(array.indices, indices, threads=threads)
+            places = gather(array.indices, indices, threads=threads, name=name)
             return pa.DictionaryArray.from_arrays(places, array.dictionary, ordered=kind.ordered)
-        if _is_word(kind):
+        if is_word(kind):
             return _gather_words(array, indices, threads)
+    return take(array, indices, name)
+
+
+def _joined(column: pa.ChunkedArray | pa.Array, name: str) -> pa.Array:
     try:
-        return array.take(pa.array(indices, mask=indices < 0))
-    except pa.ArrowNotImplementedError as error:
-        raise SchemaError(f"values of type {kind} cannot be taken by position: {error}") from error
-
-
-def _is_word(kind: pa.DataType) -> bool:
-    """Whether values of a type are 1, 2, 4 or 8 bytes wide and nothing else."""
-    return (pa.types.is_primitive(kind) and not pa.types.is_boolean(kind)) and kind.bit_width in _WORDS
-
-
-def _is_view(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
+        return one_array(column)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        raise SchemaError(
+            f"the chunks of column {name!r} ({column.type}) cannot be joined: {error}",
+            hint="a dictionary needs an index type wide enough for the values of all chunks: cast it",
+            column=name,
+        ) from error
 
 
 def _gather_words(array: pa.Array, indices: Int64Array, threads: int | None) -> pa.Array:
     """Copy words, or pairs of them: a view array keeps its data buffers and gets new views into them."""
     bitmap, data, *rest = array.buffers()
-    lanes = 2 if _is_view(array.type) else 1
+    lanes = 2 if is_view(array.type) else 1
     copy = _kernels.gather_views if lanes == 2 else _kernels.gather_fixed
     word = np.dtype(np.uint64 if lanes == 2 else _WORDS[array.type.bit_width])
     begin = array.offset * lanes * word.itemsize

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.core.names import near
-from featurestore.errors import SchemaError
+from featurestore.errors import DefinitionError, SchemaError, StorageError
 
 
 def as_table(value: Any, what: str) -> pa.Table:
@@ -14,6 +14,7 @@ def as_table(value: Any, what: str) -> pa.Table:
 
     Raises:
         SchemaError: it does not, or two of its columns have the same name.
+        StorageError: the stream behind it failed.
     """
     if isinstance(value, pa.Table):
         table = value
@@ -39,6 +40,8 @@ def _converted(value: Any, what: str) -> pa.Table:
         return pa.table(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise SchemaError(f"{what} cannot be read as an Arrow table: {error}") from error
+    except OSError as error:
+        raise StorageError(f"{what} stopped while it was read: {error}") from error
 
 
 def check_unique(names: Iterable[str], problem: str, hint: str = "") -> None:
@@ -68,7 +71,24 @@ def column_of(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
 
 
 def names_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return one name, several or none as a tuple."""
+    """Return one name, several or none as a tuple.
+
+    Raises:
+        DefinitionError: something else than names.
+    """
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(value)
+    names = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    for name in names:
+        check_text(name, "a column name")
+    return names
+
+
+def check_text(value: object, what: str) -> None:
+    """Check that a name is text.
+
+    Raises:
+        DefinitionError: it is not.
+    """
+    if not isinstance(value, str):
+        raise DefinitionError(f"{what} is {value!r}, which is not text", value=value)

@@ -70,6 +70,8 @@ def _fixed(array: pa.Array, dtype: np.dtype[np.int64] | np.dtype[np.int32]) -> I
 def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """Return the column as one array; only several chunks are copied."""
     if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks == 0:
+            return pa.nulls(0, column.type)
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     return column
 
