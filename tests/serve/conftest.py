@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.serve.house import quotes
 
 from featurestore.serve.grpc_client import OnlineClient
 from featurestore.serve.server import ServerHandle, serve
-from tests.serve.house import quotes
 
 ROOT = Path(__file__).parents[2]
 OPENER = "tests.serve.house:open_for_worker"

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.serve.conftest import NOW, OPENER
 
 from featurestore.serve.feast_wire import _values
 from featurestore.serve.proto import feast_compat_pb2 as pb
 from featurestore.serve.server import ServerHandle, serve
-from tests.serve.conftest import NOW, OPENER
 
 
 def call(server: ServerHandle, path: str, request: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.serve.house import quotes, snapshot_of
 
 from featurestore.catalog.refs import Ref
 from featurestore.core.clock import ManualClock
@@ -19,7 +21,6 @@ from featurestore.resolve.views import Resolved, resolve_view
 from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.memory_store import MemoryStore
 from featurestore.serve.response import STATUS
-from tests.serve.house import quotes, snapshot_of
 
 SNAPSHOT = snapshot_of()
 SYMBOLS = ["A", "B", "Ä" * 300]
@@ -50,7 +51,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Mapping[str, Any]], list[list[int]]
     flat = list(order) + again
     cuts = sorted(draw(st.lists(st.integers(0, len(flat)), max_size=5)))
     edges = [0, *cuts, len(flat)]
-    return made, [sorted(set(flat[a:b])) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+    return made, [sorted(set(flat[a:b])) for a, b in pairwise(edges) if a < b]
 
 
 def _row(row: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from featurestore.testing.online_conformance import (
 
 
 class TestMemoryStore(OnlineStoreConformance):
+    """In memory."""
+
     @pytest.fixture
     def store(self) -> Iterator[MemoryStore]:
         with closing(MemoryStore()) as store:
@@ -34,6 +36,8 @@ class TestMemoryStore(OnlineStoreConformance):
 
 
 class TestLmdbStore(OnlineStoreConformance):
+    """On a local disk."""
+
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[LmdbStore]:
         with closing(LmdbStore(tmp_path)) as store:
@@ -105,7 +109,7 @@ class TestLmdbStore(OnlineStoreConformance):
     ) -> None:
         import featurestore.serve.lmdb_store as module  # noqa: PLC0415 -- to make hashes collide
 
-        monkeypatch.setattr(module.xxhash, "xxh3_128_digest", lambda key: bytes(16))
+        monkeypatch.setattr(module.xxhash, "xxh3_128_digest", lambda _: bytes(16))
         store.open_table(TABLE, FINGERPRINT)
         store.update([put(TABLE, {b"x" * 600: b"1"})])
         with pytest.raises(CorruptDataError, match="same hash"):
@@ -141,6 +145,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class TestRedisStore(OnlineStoreConformance):
+    """On a server of the test's own."""
+
     @pytest.fixture
     def store(self, redis_url: str, request: pytest.FixtureRequest) -> Iterator[RedisStore]:
         with closing(RedisStore(redis_url, project=request.node.name)) as store:

@@ -11,7 +11,7 @@ from featurestore.catalog.service import FeatureService
 from featurestore.catalog.snapshot import CatalogSnapshot
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.names import near
-from featurestore.core.time import Instant, instant_ns
+from featurestore.core.time import INT64_MIN, Instant, instant_ns
 from featurestore.errors import DefinitionError, NotFoundError
 from featurestore.serve.erasure import erase_keys, export_keys
 from featurestore.serve.reader import ReadPlan, check_now, plan_read, read_features
@@ -222,6 +222,11 @@ class OnlineBackend:
     def export(self, entity: str, keys: EntityRows) -> dict[str, pa.Table]:
         """Return everything the online store holds of entities, by view."""
         return export_keys(self, entity, keys)
+
+    def newest_events(self) -> dict[str, int]:
+        """Return the newest event written to each table, ns since 1970 UTC; the clock bounds it."""
+        floors = {table: self.store.floor_ns(table) for table in self.store.tables()}
+        return {table: floor + self._history_ns for table, floor in floors.items() if floor != INT64_MIN}
 
     def close(self) -> None:
         """Close the store."""

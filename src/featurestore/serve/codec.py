@@ -169,8 +169,11 @@ class RowCodec:
             CorruptDataError: a value is not one that this codec wrote.
         """
         none = self._absent
-        headers = np.frombuffer(b"".join([none if v is None else v[:HEADER_BYTES] for v in values]), HEADER)
-        if headers.size != len(values) or (headers["codec"] != self.tag).any():
+        heads = b"".join([none if v is None else v[:HEADER_BYTES] for v in values])
+        if len(heads) != len(values) * HEADER_BYTES:
+            raise self._corrupt()
+        headers = np.frombuffer(heads, HEADER)
+        if (headers["codec"] != self.tag).any():
             raise self._corrupt()
         counts = headers["rows"].astype(np.int64)
         erased = headers["erased"].astype(np.int64)

@@ -1,11 +1,13 @@
 """Rows as Feast's clients push them: one or several, typed or as texts, under Feast's own time columns."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
 
 from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.core.time import instant_ns
 from featurestore.errors import DefinitionError, NotFoundError, SchemaError
 from featurestore.resolve.program import source_times
 from featurestore.serve.access import Caller
@@ -59,9 +61,12 @@ def _table(backend: OnlineBackend, source: str, columns: Mapping[str, Sequence[A
     for theirs, ours in ((FEAST_EVENT, times.timestamp), (FEAST_CREATED, times.created)):
         if ours is not None and ours not in given and theirs in given:
             given[ours] = given.pop(theirs)
-    if times.created is not None and times.created not in given:
-        # Pushed as it happens: known when it happened, unless it says otherwise.
-        given[times.created] = given.get(times.timestamp, ())
+    if times.created is not None:
+        # Feast sends null where it has no created timestamp: known when it happened.
+        events = given.get(times.timestamp, ())
+        created = given.get(times.created, [None] * len(events))
+        pairs = zip_longest(created, events)
+        given[times.created] = [event if known is None else known for known, event in pairs]
     lengths = {len(values) for values in given.values()}
     if len(lengths) > 1:
         raise SchemaError("the columns differ in length")
@@ -89,7 +94,9 @@ def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
         if pa.types.is_timestamp(kind) and pa.types.is_integer(found.type):
             return found.cast(pa.timestamp("s")).cast(pa.timestamp(kind.unit)).cast(kind)
         if pa.types.is_timestamp(kind) and pa.types.is_string(found.type):
-            return found.cast(pa.timestamp("ns", "UTC")).cast(kind)
+            # Naive means UTC: Feast's remote store sends its times without a zone.
+            nanos = [None if v is None else instant_ns(v, what=field.name) for v in values]
+            return pa.array(nanos, pa.int64()).cast(pa.timestamp("ns", "UTC")).cast(kind)
         if pa.types.is_boolean(kind) and not pa.types.is_boolean(found.type):
             return found.cast(pa.string()).cast(kind)
         return found.cast(kind)

@@ -155,7 +155,7 @@ class HttpServer:
 
     async def _routed(self, method: str, path: str, caller: Caller, body: bytes) -> Any:
         if path == "/metrics" and method == "GET":
-            return self._metrics.text(SystemClock().now_ns())
+            return self._service.metrics_text(SystemClock().now_ns())
         if path not in _PATHS or method not in {"GET", "POST"}:
             raise _Refused(HTTPStatus.NOT_FOUND, f"there is {', '.join(_PATHS)}")
         if path == "/get-online-features":  # some clients send their body with GET

@@ -3,7 +3,7 @@
 import bisect
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 BUCKETS_S: Final = (
@@ -21,7 +21,6 @@ class Metrics:
         self._latency: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(BUCKETS_S) + 1))
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._cells: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._newest: dict[str, int] = {}
         self._under_way = 0
 
     def begin(self) -> float:
@@ -45,12 +44,12 @@ class Metrics:
         """Count answered rows of a view by status."""
         self._cells[view, status] += count
 
-    def written(self, view: str, newest_event_ns: int) -> None:
-        """Note the newest event written to a view."""
-        self._newest[view] = max(newest_event_ns, self._newest.get(view, newest_event_ns))
+    def text(self, newest_ns: Mapping[str, int], now_ns: int) -> str:
+        """Return everything in the Prometheus text format, version 0.0.4.
 
-    def text(self, now_ns: int) -> str:
-        """Return everything in the Prometheus text format, version 0.0.4."""
+        Args:
+            newest_ns: The newest event of each view.
+        """
         lines = ["# TYPE featurestore_calls_total counter"]
         for (method, status), count in sorted(self._calls.items()):
             lines.append(f'featurestore_calls_total{{method="{method}",status="{status}"}} {count}')
@@ -66,7 +65,7 @@ class Metrics:
         for (view, status), count in sorted(self._cells.items()):
             lines.append(f'featurestore_rows_total{{view="{view}",status="{status}"}} {count}')
         lines.append("# TYPE featurestore_freshness_seconds gauge")
-        for view, newest in sorted(self._newest.items()):
+        for view, newest in sorted(newest_ns.items()):
             age = (now_ns - newest) / 1e9
             lines.append(f'featurestore_freshness_seconds{{view="{view}"}} {age:.6f}')
         lines += [

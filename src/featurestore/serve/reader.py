@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.snapshot import CatalogSnapshot
+from featurestore.core.names import near
 from featurestore.core.time import format_instant
-from featurestore.errors import DefinitionError
+from featurestore.errors import DefinitionError, SchemaError
 from featurestore.resolve.joins import JoinPlan, compile_join, expand_refs
 from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.training import resolve_on_demand
@@ -66,15 +67,20 @@ def plan_read(
         DefinitionError: two output columns of one name, or a view that is not kept online.
     """
     spine = pa.schema([*[(name, pa.null()) for name in entity_columns], (_CLOCK, pa.int64())])
-    join = compile_join(
-        snapshot,
-        expand_refs(snapshot, features),
-        spine=spine,
-        timestamp=_CLOCK,
-        labels=[],
-        key_map={},
-        full_feature_names=full_feature_names,
-    )
+    try:
+        join = compile_join(
+            snapshot,
+            expand_refs(snapshot, features),
+            spine=spine,
+            timestamp=_CLOCK,
+            labels=[],
+            key_map={},
+            full_feature_names=full_feature_names,
+        )
+    except SchemaError as error:
+        column = str(error.context.get("column", ""))
+        message = error.message.replace("the spine has", "the entity rows have")
+        raise SchemaError(message, hint=near(column, entity_columns), column=column) from error
     reads = tuple(_view_read(snapshot, v.key, v.program, v.spine_keys) for v in join.views)
     one = not join.on_demand and all(r.one is not None for r in reads)
     numbers = {r.key: (at, r.view.codec.schema) for at, r in enumerate(reads)}

@@ -81,6 +81,10 @@ class OnlineService:
         caller.check("push", (view.program.name for view in views))
         return push_request(self.backend, data, self.limits)
 
+    def metrics_text(self, now_ns: int) -> str:
+        """Return this worker's metrics in the Prometheus text format."""
+        return self.metrics.text(self.backend.newest_events(), now_ns)
+
     def list_features(self, data: bytes, caller: Caller) -> bytes:
         """Answer a ListFeaturesRequest."""
         del data

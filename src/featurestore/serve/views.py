@@ -180,7 +180,7 @@ def _text_encoder(name: str, kind: pa.DataType) -> KeyEncoder:
 
 def _wrong(name: str, wanted: str, value: object) -> SchemaError:
     return SchemaError(
-        f"entity column {name!r} holds a {type(value).__name__}, where the key is {wanted}",
+        f"entity column {name!r} holds {type(value).__name__}, where the key is {wanted}",
         hint="send keys of the kind that the source has",
         column=name,
     )
