@@ -197,7 +197,7 @@ TestCatalogStates.settings = settings(max_examples=25, stateful_step_count=20, d
 
 
 @pytest.mark.soak
-class TestCatalogStatesAtLength(CatalogMachine.TestCase):  # type: ignore[name-defined,misc]
+class TestCatalogStatesAtLength(CatalogMachine.TestCase):  # type: ignore[valid-type,misc]
     """The same machine, at length."""
 
     settings = settings(max_examples=1500, stateful_step_count=50, deadline=None)

@@ -1,4 +1,4 @@
-"""The catalog's commands: lists, details, lineage, history, differences, rollback; for people and machines."""
+"""The catalog's commands: lists, details, lineage, history, differences, rollback; in text and JSON."""
 
 import io
 import json
@@ -31,7 +31,8 @@ quote = fs.FeatureView(
     aggregations=[fs.Aggregation("bid", "max", "1h", name="high", tile="5m")],
     ttl="5s",
 )
-edge = fs.OnDemandFeatureView("edge", inputs=["quote:mid"], request={"p": "float64"}, features={"e": "p / mid"})
+request = {"p": "float64"}
+edge = fs.OnDemandFeatureView("edge", inputs=["quote:mid"], request=request, features={"e": "p / mid"})
 model = fs.FeatureService("model", features=[quote, edge])
 move = fs.Label("move", source=quote, expression="mid / start.mid - 1", horizon="5m")
 train = fs.TrainingSet("train", spine=quotes, features=["quote:mid"], labels=[move])
@@ -55,7 +56,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
 
 
 @pytest.fixture
-def run(store: FeatureStore) -> Run:
+def run(store: FeatureStore) -> Run:  # noqa: ARG001 -- it makes the folder
     app = typer.Typer()
     register(app)
 

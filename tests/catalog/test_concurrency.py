@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,8 @@ def run_race(folder: Path, processes: int, times: int) -> None:
     catalog = catalog_in(folder)
     history = catalog.history()
     assert [c.version for c in history] == list(range(total, 0, -1))
-    assert all(later.time_ns > earlier.time_ns for later, earlier in zip(history, history[1:], strict=False))
-    assert all(
-        later.parent_digest == earlier.digest for later, earlier in zip(history, history[1:], strict=False)
-    )
+    assert all(later.time_ns > earlier.time_ns for later, earlier in pairwise(history))
+    assert all(later.parent_digest == earlier.digest for later, earlier in pairwise(history))
     expected = {f"e{me}_{i}_{x}" for me in range(processes) for i in range(times) for x in "ab"}
     assert {name for _, name in catalog.snapshot().heads} == expected
     by_author = {me: sum(c.author == str(me) for c in history) for me in range(processes)}

@@ -26,6 +26,9 @@ by_name = {"more": view(3)}
 """
 
 
+CIRCLE = "{0} = fs.FeatureView('{0}', source='{1}', entities=['e'], features=['x'])\n"
+
+
 def write(folder: Path, **files: str) -> Path:
     """Write Python files into a folder."""
     for name, text in files.items():
@@ -133,15 +136,15 @@ def test_an_empty_folder_defines_nothing(tmp_path: Path) -> None:
         ),
         pytest.param(
             {
-                "a": "import featurestore as fs\na = fs.FeatureView('a', source='b', entities=['e'], features=['x'])\n",
-                "b": "import featurestore as fs\nb = fs.FeatureView('b', source='a', entities=['e'], features=['x'])\n",
+                "a": "import featurestore as fs\n" + CIRCLE.format("a", "b"),
+                "b": "import featurestore as fs\n" + CIRCLE.format("b", "a"),
             },
             r"feature view 'a' → feature view 'b' → feature view 'a' \(at a.py:2, b.py:2\)",
             id="a circle of definitions",
         ),
         pytest.param(
             {
-                "a": "import featurestore as fs\nv = fs.FeatureView(\n    'v',\n    source='s',\n    entities=['e'],\n"
+                "a": "import featurestore as fs\nv = fs.FeatureView(\n    'v', source='s', entities=['e'],\n"
                 "    features={'x': 'now()'},\n)\n"
             },
             "a.py:2: expression 'now\\(\\)'",

@@ -71,9 +71,8 @@ def test_of_many_threads_one_wins_each_name(store: CatalogStore) -> None:
     wins: list[tuple[str, int]] = []
 
     def work(me: int) -> None:
-        for i in range(10):
-            if store.put_if_absent(f"{i}.json", str(me).encode()):
-                wins.append((f"{i}.json", me))
+        names = [f"{i}.json" for i in range(10)]
+        wins.extend((name, me) for name in names if store.put_if_absent(name, str(me).encode()))
 
     threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
     for thread in threads:
