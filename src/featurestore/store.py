@@ -129,7 +129,7 @@ class FeatureStore:
         )
         if self._online is not None:
             self._online.reload()
-        return commit or self.catalog.history()[0]
+        return commit
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -286,11 +286,11 @@ class FeatureStore:
 
         pin(self._context(), name, version, tag)
 
-    def unpin(self, name: str, tag: str) -> None:
-        """Take a tag away; the version stays until a vacuum."""
+    def unpin(self, name: str, version: int | str | None = None, tag: str | None = None) -> None:
+        """Take a tag away, or every tag of a version; the version stays until a vacuum."""
         from featurestore.materialize.versions import unpin
 
-        unpin(self._context(), name, tag)
+        unpin(self._context(), name, version, tag)
 
     def compact(self, name: str) -> "MaterializeResult":
         """Rewrite small files into large ones, as a new version of the same content."""

@@ -36,6 +36,8 @@ from featurestore.errors import DefinitionError, TimeOverflowError
         (timedelta(microseconds=3), 3_000),
         (17, 17),
         (np.timedelta64(3, "ms"), 3_000_000),
+        (pd.Timedelta("0.5us"), 500),
+        (pd.Timedelta(-1, "ns") + pd.Timedelta("1us"), 999),
         (np.timedelta64(2, "D"), 2 * DAY_NS),
         ("0s", 0),
     ],

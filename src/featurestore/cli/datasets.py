@@ -136,7 +136,7 @@ def unpin(
     root: Root = ".",
 ) -> None:
     """Take a pin off; the version goes with the next vacuum that may take it."""
-    open_store(root).unpin(name, tag)
+    open_store(root).unpin(name, tag=tag)
     notes().print(f"{escape(name)} has no version kept as {escape(tag)} any more")
 
 

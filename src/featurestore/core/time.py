@@ -63,7 +63,9 @@ def duration_ns(value: Duration, *, what: str = "duration") -> int:
 
 def _duration_ns_unchecked(value: Duration, what: str) -> int:
     if isinstance(value, timedelta):
-        return (value.days * 86_400 + value.seconds) * 1_000_000_000 + value.microseconds * 1_000
+        micros = (value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds
+        # pandas.Timedelta is a timedelta that also knows nanoseconds.
+        return micros * 1_000 + int(getattr(value, "nanoseconds", 0))
     if isinstance(value, np.timedelta64):
         return _timedelta64_ns(value, what)
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from featurestore.core.names import check_name, near
-from featurestore.errors import AlreadyExistsError, NotFoundError
+from featurestore.errors import AlreadyExistsError, DefinitionError, NotFoundError
 from featurestore.materialize.context import Context, home_of
 from featurestore.materialize.lock import writing
 from featurestore.materialize.maintenance import RecreateReport, VerifyReport, recreate, vacuum, verify
@@ -230,17 +230,28 @@ def pin(context: Context, name: str, version: int | str, tag: str) -> None:
             ) from error
 
 
-def unpin(context: Context, name: str, tag: str) -> None:
-    """Take a tag away; its version stays until a vacuum.
+def unpin(
+    context: Context, name: str, version: int | str | None = None, tag: str | None = None
+) -> None:
+    """Take a tag away, or every tag of a version; the version stays until a vacuum.
 
     Raises:
-        NotFoundError: no such tag.
+        DefinitionError: neither a version nor a tag was named.
+        NotFoundError: no such tag, or it names another version.
     """
     home = home_of(context, name)
+    if version is None and tag is None:
+        raise DefinitionError(f"unpin what of {home.title!r}?", hint="name a version, a tag, or both")
+    number = None if version is None else resolve_version(home, version)
     tags = tags_of(home)
-    if tag not in tags:
-        raise NotFoundError(f"{home.title!r} has no tag {tag!r}", hint=near(tag, tags), tag=tag)
-    remove_files([home.pins / f"{tag}.json"])
+    gone = [t for t, v in tags.items() if tag in {None, t} and number in {None, v}]
+    if not gone:
+        raise NotFoundError(
+            f"{home.title!r} has no tag {tag or ''!r}{f' of version {number}' if number is not None else ''}",
+            hint=near(tag or "", tags),
+            tag=tag,
+        )
+    remove_files([home.pins / f"{t}.json" for t in gone])
 
 
 def rollback(context: Context, name: str, version: int | str) -> MaterializeResult:
