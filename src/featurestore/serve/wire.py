@@ -242,13 +242,15 @@ def read_ipc(data: bytes, max_bytes: int) -> pa.Table:
     """
     try:
         return _read_batches(data, max_bytes)
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         raise SchemaError("the bytes are not an Arrow IPC stream", hint=str(error)[:200]) from error
 
 
 def _read_batches(data: bytes, max_bytes: int) -> pa.Table:
     batches, total = [], 0
     with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
+        # Every name and zone is read once here: a stranger's may not be UTF-8.
+        _ = [(field.name, str(field.type)) for field in stream.schema]
         for batch in stream:
             batch.validate(full=True)
             total += batch.nbytes

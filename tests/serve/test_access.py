@@ -1,0 +1,250 @@
+"""Who may do what: default deny, checked before any work."""
+
+import base64
+import hashlib
+import hmac
+import http.client
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serve.conftest import NOW, OPENER
+from tests.serve.house import quotes
+
+from featurestore.core.clock import ManualClock
+from featurestore.errors import AccessDeniedError, DefinitionError, OnlineStoreError, OnlineStoreTimeoutError
+from featurestore.serve.access import Access
+from featurestore.serve.config import ServerConfig, Tls, Token, check_config, config_from_json
+from featurestore.serve.grpc_client import OnlineClient
+from featurestore.serve.server import ServerHandle, serve
+
+JWT = {"secret": "a secret of some length", "issuer": "us", "audience": "serving"}
+ROWS = quotes([{"symbol": "A", "ts": 990, "bid": 1.0}])
+
+
+def token(text: str, *roles: str, views: tuple[str, ...] = ()) -> Token:
+    return Token(sha256=hashlib.sha256(text.encode()).hexdigest(), principal=text, roles=roles, views=views)
+
+
+TOKENS = (
+    token("reader", "read", views=("quote",)),
+    token("pusher", "push"),
+    token("narrow", "push", views=("quote",)),
+    token("boss", "admin"),
+)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHandle]:
+    folder = str(tmp_path_factory.mktemp("online"))
+    with serve(folder, now=NOW, opener=OPENER, tokens=TOKENS, http_address="127.0.0.1:0") as server:
+        yield server
+
+
+def read(server: ServerHandle, name: str | None, features: Any = ("quote",)) -> object:
+    with OnlineClient(server.address, token=name) as client:
+        return client.get_online_features(list(features), {"symbol": ["A"]}).num_rows
+
+
+def push(server: ServerHandle, name: str | None) -> object:
+    with OnlineClient(server.address, token=name) as client:
+        return client.push("quotes", ROWS).applied
+
+
+def test_what_the_roles_allow_is_done(guarded: ServerHandle) -> None:
+    assert read(guarded, "reader") == 1
+    assert push(guarded, "pusher")
+    assert read(guarded, "boss", ("quote", "flow", "last")) == 1
+    assert push(guarded, "boss")
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        (None, read),
+        ("", read),
+        ("Reader", read),
+        ("pusher", read),
+        ("reader", push),
+        ("narrow", push),  # the source feeds views that it may not touch
+        (None, push),
+    ],
+)
+def test_anything_else_is_denied(guarded: ServerHandle, name: str | None, act: Any) -> None:
+    with pytest.raises(AccessDeniedError):
+        act(guarded, name)
+
+
+def test_a_view_behind_another_feature_needs_its_own_permission(guarded: ServerHandle) -> None:
+    with pytest.raises(AccessDeniedError, match="may not read flow"):
+        read(guarded, "reader", ("quote", "flow:n"))
+    with pytest.raises(AccessDeniedError, match="may not read"):
+        with OnlineClient(guarded.address, token="reader") as client:
+            client.get_online_features("model", {"symbol": ["A"]})
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [(None, 401), ("Bearer nobody", 401), ("Basic x", 401), ("Bearer pusher", 403), ("Bearer reader", 200)],
+)
+def test_http_checks_the_same_tokens(guarded: ServerHandle, header: str | None, status: int) -> None:
+    assert guarded.http_address is not None
+    connection = http.client.HTTPConnection(guarded.http_address, timeout=10)
+    body = json.dumps({"features": ["quote:bid"], "entities": {"symbol": ["A"]}})
+    connection.request(
+        "POST", "/get-online-features", body, {} if header is None else {"Authorization": header}
+    )
+    assert connection.getresponse().status == status
+    connection.close()
+
+
+def jwt(claims: dict[str, Any], *, secret: str = JWT["secret"], alg: str = "HS256") -> str:
+    def part(value: Any) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    signed = f"{part({'alg': alg, 'typ': 'JWT'})}.{part(claims)}"
+    mac = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
+    return f"{signed}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+
+
+GOOD = {"iss": "us", "aud": "serving", "exp": 2000, "sub": "alice", "roles": ["read"]}
+
+
+def test_a_good_web_token_says_who_calls_until_it_expires() -> None:
+    clock = ManualClock(1000 * 10**9)
+    access = Access(ServerConfig(root="", jwt=JWT), clock)
+    caller = access.known(f"Bearer {jwt(GOOD)}")
+    assert (caller.principal, caller.roles) == ("alice", {"read"})
+    assert access.known(f"bearer {jwt(GOOD)}") == caller
+    clock.time_ns = 2000 * 10**9
+    with pytest.raises(AccessDeniedError, match="not valid now"):
+        access.known(f"Bearer {jwt(GOOD)}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        jwt(GOOD, secret="another"),
+        jwt(GOOD, alg="none"),
+        jwt(GOOD, alg="HS512"),
+        jwt({**GOOD, "iss": "them"}),
+        jwt({**GOOD, "aud": "other"}),
+        jwt({**GOOD, "exp": 999}),
+        jwt({k: v for k, v in GOOD.items() if k != "exp"}),
+        jwt({**GOOD, "exp": "2000"}),
+        jwt({**GOOD, "nbf": 1500}),
+        jwt(GOOD)[:-2],
+        "a.b.c",
+        "..",
+        jwt(GOOD).rpartition(".")[0] + ".",
+        "é.é.é",
+    ],
+    ids=range(14),
+)
+def test_a_web_token_with_any_flaw_is_refused(text: str) -> None:
+    access = Access(ServerConfig(root="", jwt=JWT), ManualClock(1000 * 10**9))
+    with pytest.raises(AccessDeniedError):
+        access.known(f"Bearer {text}")
+
+
+def test_a_configuration_crosses_to_workers_whole() -> None:
+    config = ServerConfig(root="r", tokens=TOKENS, tls=Tls(certificate="c", key="k"), jwt=JWT, now_ns=7)
+    assert config_from_json(config.to_json()) == config
+
+
+def test_a_token_without_a_known_role_is_a_mistake() -> None:
+    for roles in ((), ("write",)):
+        with pytest.raises(DefinitionError, match="roles"):
+            check_config(ServerConfig(root="", tokens=(token("x", *roles),)))
+
+
+def certificates(folder: Path) -> dict[str, str]:
+    """An authority, a server and a client certificate, made by openssl."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+
+    def run(*words: str) -> None:
+        subprocess.run([openssl, *words], check=True, capture_output=True, cwd=folder)
+
+    run(
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-subj",
+        "/CN=ca",
+        "-days",
+        "2",
+    )
+    (folder / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for name in ("server", "client"):
+        run(
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.csr",
+            "-subj",
+            f"/CN={name}",
+        )
+        run(
+            "x509",
+            "-req",
+            "-in",
+            f"{name}.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-out",
+            f"{name}.pem",
+            "-days",
+            "2",
+            "-extfile",
+            "ext",
+        )
+    return {p.name: str(p) for p in folder.iterdir()}
+
+
+def test_tls_and_mutual_tls_and_a_renewed_certificate(tmp_path: Path) -> None:
+    folder = tmp_path / "pem"
+    folder.mkdir()
+    files = certificates(folder)
+    tls = Tls(certificate=files["server.pem"], key=files["server.key"], client_ca=files["ca.pem"])
+    authority = Path(files["ca.pem"]).read_bytes()
+    mine = {
+        "root_certificates": authority,
+        "private_key": Path(files["client.key"]).read_bytes(),
+        "certificate": Path(files["client.pem"]).read_bytes(),
+    }
+    with serve(str(tmp_path / "online"), now=NOW, opener=OPENER, tls=tls) as server:
+        with OnlineClient(server.address, **mine) as client:
+            assert client.push("quotes", ROWS).applied
+        for options in ({}, {"root_certificates": authority}):
+            with OnlineClient(server.address, timeout_s=2.0, retries=0, **options) as client:
+                with pytest.raises((OnlineStoreError, OnlineStoreTimeoutError)):
+                    client.list_features()
+        renewed = certificates(folder)
+        time.sleep(0.01)
+        with OnlineClient(
+            server.address,
+            root_certificates=Path(renewed["ca.pem"]).read_bytes(),
+            private_key=Path(renewed["client.key"]).read_bytes(),
+            certificate=Path(renewed["client.pem"]).read_bytes(),
+        ) as client:
+            assert client.get_online_features(["quote:bid"], {"symbol": ["A"]}).to_dict()["bid"] == [1.0]

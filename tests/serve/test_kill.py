@@ -1,0 +1,68 @@
+"""Kill -9 at any moment: no acknowledged push is lost, no value is torn, the server comes back."""
+
+import os
+import random
+import signal
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from featurestore.errors import FeatureStoreError
+from featurestore.serve.grpc_client import OnlineClient
+from featurestore.serve.server import serve
+from tests.serve.conftest import NOW, OPENER
+from tests.serve.house import backend_at, quotes
+
+
+class Pusher(threading.Thread):
+    """Pushes rows of ever new keys and remembers which were acknowledged."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(daemon=True)
+        self.address = address
+        self.acknowledged: list[int] = []
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Push until told to stop."""
+        number = 0
+        while not self.stopping.is_set():
+            try:
+                with OnlineClient(self.address, timeout_s=2.0, retries=0) as client:
+                    while not self.stopping.is_set():
+                        number += 1
+                        rows = [
+                            {"symbol": f"{number}/{part}", "ts": 990, "bid": float(number)}
+                            for part in range(20)
+                        ]
+                        client.push("quotes", quotes(rows))
+                        self.acknowledged.append(number)
+            except FeatureStoreError:
+                time.sleep(0.01)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+def test_what_was_acknowledged_outlives_kills_of_writing_workers(tmp_path: Path, kills: int) -> None:
+    draw = random.Random(7)  # noqa: S311 -- a test's dice
+    with serve(str(tmp_path), now=NOW, opener=OPENER, workers=2) as server:
+        pusher = Pusher(server.address)
+        pusher.start()
+        for _ in range(kills):
+            before = len(pusher.acknowledged)
+            until = time.monotonic() + 30
+            while len(pusher.acknowledged) == before and time.monotonic() < until:
+                time.sleep(0.01)
+            time.sleep(draw.random() * 0.1)
+            os.kill(draw.choice(server.pids), signal.SIGKILL)
+        pusher.stopping.set()
+        pusher.join()
+        assert len(pusher.acknowledged) >= kills
+        with closing(backend_at(tmp_path, now_ns=NOW)) as backend:
+            for number in pusher.acknowledged:
+                keys = [f"{number}/{part}" for part in range(20)]
+                found = backend.get_online_features(["quote:bid", "flow:n"], {"symbol": keys}).to_dict()
+                assert found["bid"] == [float(number)] * 20
+                assert found["n"] == [1] * 20
