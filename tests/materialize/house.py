@@ -68,8 +68,9 @@ def write(path: Path, table: pa.Table) -> None:
 
 
 def build(root: Path, *, config: StoreConfig | None = None, unbounded: bool = True) -> House:
-    """Define a training set over `root/spine` and `root/events`: last known values, an unbounded view,
-    windows, a view on another key, and a label.
+    """Define a training set over `root/spine` and `root/events`.
+
+    It holds last known values, an unbounded view, windows and a label.
     """
     key = fs.Entity("key")
     spine = fs.Source("spine", path="spine", timestamp_field="ts", entities=[key])

@@ -121,7 +121,7 @@ def test_rows_behind_the_end_of_a_range_come_in_later(tmp_path: Path) -> None:
 
 def open_times(house: House) -> np.ndarray:
     tables = [pa.parquet.read_table(p) for p in sorted((house.root / "spine").iterdir())]
-    return pa.concat_tables(tables).column("ts").cast(pa.int64()).to_numpy()
+    return np.asarray(pa.concat_tables(tables).column("ts").cast(pa.int64()))
 
 
 def test_a_view_follows_its_source(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import deltalake
 import duckdb
 import numpy as np
 import polars as pl
@@ -15,7 +16,7 @@ from featurestore.core.config import StoreConfig
 from featurestore.core.time import DAY_NS
 from featurestore.errors import CommitConflictError, NotFoundError, SchemaError
 from featurestore.materialize.context import home_of
-from featurestore.materialize.executors import Processes, Threads
+from featurestore.materialize.executors import Executor, Processes, Threads
 from featurestore.materialize.lock import writing
 from featurestore.materialize.training_set import materialize
 from featurestore.materialize.versions import history, open_version, verify
@@ -43,9 +44,13 @@ def test_every_row_is_the_one_that_a_single_join_gives(
 def test_executors_and_budgets_leave_no_trace_in_the_fingerprint(tmp_path: Path) -> None:
     house = seed_store(tmp_path)
     found = set()
-    for number, (executor, memory) in enumerate(
-        [(Threads(1), 1 << 30), (Threads(2), 1 << 30), (Threads(2), 30_000), (Processes(2), 1 << 30)]
-    ):
+    choices: list[tuple[Executor, int]] = [
+        (Threads(1), 1 << 30),
+        (Threads(2), 1 << 30),
+        (Threads(2), 30_000),
+        (Processes(2), 1 << 30),
+    ]
+    for number, (executor, memory) in enumerate(choices):
         config = replace(house.context.config, memory_bytes=memory)
         root = tmp_path / f"copy{number}"
         root.mkdir()
@@ -101,11 +106,9 @@ def test_other_engines_read_the_delta_table(tmp_path: Path) -> None:
     frame = pl.scan_delta(str(home.delta)).collect()
     assert frame.height == ours.num_rows
     assert sorted(frame["ts"].to_list()) == sorted(ours.column("ts").cast(pa.int64()).to_pylist())
-    import deltalake
-
     table = deltalake.DeltaTable(str(home.delta))
     assert table.version() == 2
-    rows = duckdb.sql("SELECT count(*), count(DISTINCT id) FROM read_parquet($1)", params=[table.file_uris()])
+    rows = duckdb.execute("SELECT count(*), count(DISTINCT id) FROM read_parquet($1)", [table.file_uris()])
     assert rows.fetchall() == [(ours.num_rows, len(set(ours.column("id").to_pylist())))]
     old = deltalake.DeltaTable(str(home.delta), version=1)
     assert sum(pq.read_metadata(u).num_rows for u in old.file_uris()) == 180

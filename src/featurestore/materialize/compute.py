@@ -1,7 +1,10 @@
 """Computing a chain of tasks: rows in, finished partitions out. Runs in a thread or in another process."""
 
+import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +20,10 @@ from featurestore.resolve.training import resolve_features
 from featurestore.resolve.views import view_events
 from featurestore.temporal.times import times_ns
 
+# What a cell costs while its partition is sorted, hashed, packed and written, with all copies.
+_CELL_BYTES: Final = 48
+_HEAVY: Final = threading.Lock()
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -27,6 +34,7 @@ class Work:
         parts: Each source's parts, by place.
         schemas: Each source's columns as staged.
         threads: Threads for the kernels of one task.
+        memory_bytes: The run's budget: tasks that would take much of it run one at a time.
     """
 
     job: Job
@@ -37,6 +45,7 @@ class Work:
     parts: Mapping[str, Mapping[Place, Part]]
     schemas: Mapping[str, pa.Schema]
     threads: int
+    memory_bytes: int
 
 
 def compute_chain(work: Work) -> list[Written]:
@@ -50,10 +59,20 @@ def compute_chain(work: Work) -> list[Written]:
     carriers = {name: _Carrier(work, name) for name in work.job.rows}
     written: list[Written] = []
     for task in work.chain.tasks:
-        rows = {i.source: carriers[i.source].rows_for(task, i) for i in task.inputs}
-        result = _view_rows(work, task, rows) if work.job.view is not None else _joined(work, task, rows)
-        written += _write(work, task, result)
+        heavy = task.rows * len(work.job.schema) * _CELL_BYTES > work.memory_bytes // 2
+        with _HEAVY if heavy else nullcontext():
+            written += _compute_task(work, task, carriers)
+        pa.default_memory_pool().release_unused()
     return written
+
+
+def _compute_task(work: Work, task: Task, carriers: Mapping[str, "_Carrier"]) -> list[Written]:
+    rows = {i.source: carriers[i.source].rows_for(task, i) for i in task.inputs}
+    result = _view_rows(work, task, rows) if work.job.view is not None else _joined(work, task, rows)
+    del rows
+    logical = logical_columns(result, work.job.schema)
+    del result
+    return _write(work, task, logical)
 
 
 class _Carrier:
@@ -134,8 +153,7 @@ def _view_rows(work: Work, task: Task, rows: Mapping[str, pa.Table]) -> pa.Table
     return events.slice(events.num_rows - task.rows)
 
 
-def _write(work: Work, task: Task, result: pa.Table) -> list[Written]:
-    logical = logical_columns(result, work.job.schema)
+def _write(work: Work, task: Task, logical: pa.Table) -> list[Written]:
     written = []
     start = 0
     for day in task.days:

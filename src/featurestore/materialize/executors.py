@@ -78,7 +78,7 @@ class Processes:
         except BrokenProcessPool as error:
             raise StorageError(
                 "a worker process died; nothing was published",
-                hint="most often memory: lower the budget or the number of workers; in a script, the call must "
+                hint="most often memory: a lower budget or fewer workers help; in a script, the call must "
                 'stand under if __name__ == "__main__"',
             ) from error
 

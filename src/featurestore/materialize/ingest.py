@@ -1,5 +1,6 @@
 """Appending rows to a source: one new file, whole or not at all, with the columns that are there."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,12 @@ def _append_file(folder: Path, rows: pa.Table, now_ns: int) -> Path:
     make_folders(folder)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     last = next((n for n in reversed(names) if not n.startswith((".", "_"))), "")
-    name = f"zz-{now_ns:020d}.parquet"
-    if name <= last:
-        # The clock went back, or other files sort late: position decides ties, so stay behind them.
-        name = f"{last.removesuffix('.parquet')}-next.parquet" if last.startswith("zz-") else f"zzz-{name}"
+    # Position decides ties, so a new file sorts behind all others, even where the clock stands still.
+    number = re.fullmatch(r"(z*)zz-(\d{20})\.parquet", last)
+    order = max(now_ns, int(number[2]) + 1) if number else now_ns
+    name = f"{number[1] if number else ''}zz-{order:020d}.parquet"
+    while name <= last:
+        name = f"z{name}"
     staged = folder / f"{TEMPORARY}{name}"
     announce("write", staged)
     try:

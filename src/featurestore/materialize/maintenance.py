@@ -175,7 +175,10 @@ def vacuum(
         log = heal(home).log
         if log is None:
             return []
-        kept = _kept_versions(home, log, keep, context.clock.now_ns() - int(recent_hours * _HOUR_NS))
+        kept = _kept_versions(home, keep)
+        if recent_hours > 0:
+            since_ns = context.clock.now_ns() - int(recent_hours * _HOUR_NS)
+            kept |= {c.version - 1 for c in log.commits[1:] if c.time_ns >= since_ns}
         kept |= set(tags_of(home).values())
         needed = {path for version in kept if version <= log.head for path in log.files_at(version)}
         known = {f.path for c in log.commits for f in c.added}
@@ -191,11 +194,8 @@ def vacuum(
     return [str(p) for p in [*folders, *files]]
 
 
-def _kept_versions(home: Home, log: DeltaLog, keep: int, since_ns: int) -> set[int]:
-    readable = published_versions(home.ipc)
-    kept = set(readable[-max(1, keep) :])
-    replaced = {c.version - 1: c.time_ns for c in log.commits[1:]}
-    kept |= {v for v in readable if replaced.get(v, since_ns) >= since_ns}
+def _kept_versions(home: Home, keep: int) -> set[int]:
+    kept = set(published_versions(home.ipc)[-max(1, keep) :])
     current = current_version(home.ipc)
     return kept if current is None else kept | {current}
 

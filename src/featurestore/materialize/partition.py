@@ -107,7 +107,9 @@ def canonical_order(table: pa.Table, shape: Shape) -> Ordered:
         table = table.take(pa.array(order))
         ranked = ranked[order]
     final = np.where(ranked == keys.num_rows, np.int32(_NO_KEY), ranked.astype(np.int32))
-    return Ordered(table.combine_chunks(), final, keys)
+    if any(column.num_chunks > 1 for column in table.columns):
+        table = table.combine_chunks()
+    return Ordered(table, final, keys)
 
 
 def entity_offsets(codes: Int32Array, entities: int) -> Int64Array:

@@ -13,7 +13,7 @@ from featurestore.core.names import near
 from featurestore.core.time import INT64_MAX, INT64_MIN, format_instant
 from featurestore.errors import NotFoundError, SchemaError
 from featurestore.materialize.context import Context
-from featurestore.materialize.stored_rows import Reach, StoredView, stored_view
+from featurestore.materialize.stored_rows import Reach, StoredRows, stored_rows
 from featurestore.resolve.joins import JoinPlan, Need, compile_join, expand_refs
 from featurestore.resolve.program import compile_view
 from featurestore.resolve.training import Joined, resolve_features
@@ -33,14 +33,14 @@ class Origin:
     """Where the rows of one source come from.
 
     Attributes:
-        stored: A stored view whose rows answer exactly; `None`: the source itself.
+        stored: Stored views whose rows answer exactly; `None`: the source itself.
         table: The source, where it can be reached.
         snapshot: What the source held when the job was made; every batch reads just that.
         spine_keys: The spine's key columns, for a stored view.
     """
 
     need: Need
-    stored: StoredView | None
+    stored: StoredRows | None
     table: SourceTable | None
     snapshot: Snapshot | None
     spine_keys: tuple[str, ...]
@@ -123,8 +123,7 @@ class RetrievalJob:
             )
             where = f"source {name!r}"
             if origin.stored is not None:
-                manifest = origin.stored.shards.manifest
-                where = f"stored view {manifest.name} version {manifest.version}"
+                where = f"stored view {origin.stored.names()}"
                 if reach is not None:
                     touched = origin.stored.read(self._reach(origin, reach))[1]
                     where += f": {touched.rows:,} rows of {touched.shards} of {touched.of} shards"
@@ -225,8 +224,8 @@ def _origin(context: Context, join: JoinPlan, name: str, need: Need) -> Origin:
         table = None
     snapshot = None if table is None else table.snapshot()
     stored = None
-    if len(readers) == 1:
-        stored = stored_view(context, readers[0][0], snapshot)
+    if len({(program.join_keys, spine_keys) for program, spine_keys in readers}) == 1:
+        stored = stored_rows(context, [program for program, _ in readers], need.columns, snapshot)
     if stored is None and table is None:
         table = context.open(context.snapshot.source(name))
     return Origin(need, stored, table, snapshot, readers[0][1])

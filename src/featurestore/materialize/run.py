@@ -81,7 +81,7 @@ def compute_version(
         )
         places = {p: part.rows for p, part in spine.parts.items()}
         plan = plan_materialization(job, places, task_rows=_task_rows(job, memory_bytes))
-        written = _execute(job, shape, plan, spine, parts, executor, progress)
+        written = _execute(job, shape, plan, spine, parts, executor, progress, memory_bytes=memory_bytes)
         return Computed(tuple(written), frozenset(places), spans, spine.dropped)
     finally:
         remove_spill(spill)
@@ -347,6 +347,8 @@ def _execute(
     parts: Mapping[str, Staged],
     executor: Executor,
     progress: Progress,
+    *,
+    memory_bytes: int,
 ) -> list[Written]:
     progress.begin("compute", plan.tasks, plan.rows)
     threads = max(1, executor.workers // max(1, len(plan.chains)))
@@ -360,6 +362,7 @@ def _execute(
             parts={name: _own_parts(staged, chain.tasks[0].bucket) for name, staged in parts.items()},
             schemas={name: staged.schema for name, staged in parts.items()},
             threads=threads,
+            memory_bytes=memory_bytes,
         )
         for chain in plan.chains
     ]

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.core.keys import buckets_of
-from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array, day_of_text
-from featurestore.errors import NotFoundError
+from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array
 from featurestore.materialize.context import Context, home_of
 from featurestore.resolve.program import ViewProgram
 from featurestore.storage.manifest import current_version, version_folder
@@ -41,11 +40,24 @@ class Touched:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredView:
-    """A view's newest published version, checked to hold just what its source holds now."""
+class StoredRows:
+    """The rows of one source, put together from the stored views over it.
 
-    program: ViewProgram
-    shards: ShardSet
+    Views over one source hold the same rows in the same order, each with the columns that it reads.
+
+    Attributes:
+        keys: The key columns.
+        columns: Each column of the source, which mirror holds it and under which name.
+        mirrors: The views' newest versions, checked to hold just what the source holds now.
+    """
+
+    keys: tuple[str, ...]
+    columns: tuple[tuple[str, int, str], ...]
+    mirrors: tuple[ShardSet, ...]
+
+    def names(self) -> str:
+        """Say which versions of which views these are."""
+        return ", ".join(f"{m.manifest.name} version {m.manifest.version}" for m in self.mirrors)
 
     def read(self, reach: Reach) -> tuple[pa.Table, Touched]:
         """Read the rows that readers can reach, in canonical order, with the columns of the source.
@@ -53,71 +65,105 @@ class StoredView:
         Raises:
             CorruptDataError: a shard is damaged.
         """
-        manifest = self.shards.manifest
-        wanted = np.unique(buckets_of(list(reach.keys), manifest.buckets)).tolist()
-        first = INT64_MIN // DAY_NS if reach.low_ns == INT64_MIN else reach.low_ns // DAY_NS
-        last = reach.high_ns // DAY_NS
+        manifest = self.mirrors[0].manifest
+        wanted = set(np.unique(buckets_of(list(reach.keys), manifest.buckets)).tolist())
         few = _few_keys(reach.keys)
-        tables: list[pa.Table] = []
-        touched = 0
-        for index, shard in enumerate(manifest.shards):
-            if shard.bucket in wanted and first <= day_of_text(shard.date) <= last:
-                if shard.min_time_ns > reach.high_ns or shard.max_time_ns < reach.low_ns:
-                    continue
-                view = self.shards.shard(index)
-                touched += 1
-                tables.append(self._rows(view, few, reach))
-        schema = self._empty()
-        table = pa.concat_tables(tables, promote_options="none") if tables else schema
-        return table, Touched(touched, len(manifest.shards), table.num_rows)
+        tables = [
+            self._rows(index, few, reach)
+            for index, shard in enumerate(manifest.shards)
+            if shard.bucket in wanted
+            and shard.min_time_ns <= reach.high_ns
+            and shard.max_time_ns >= reach.low_ns
+        ]
+        table = pa.concat_tables(tables) if tables else self._empty()
+        return table, Touched(len(tables), len(manifest.shards), table.num_rows)
 
     def _empty(self) -> pa.Table:
-        schema = self.shards.manifest.schema
-        return pa.schema(
-            [pa.field(n, schema.field(stored).type) for n, stored in self._columns()]
-        ).empty_table()
+        fields = [pa.field(n, self.mirrors[m].manifest.schema.field(s).type) for n, m, s in self.columns]
+        return pa.schema(fields).empty_table()
 
-    def _columns(self) -> list[tuple[str, str]]:
-        """Return the source's columns and the names they are stored under."""
-        names = self.shards.manifest.schema.names
-        return [(n, f"source__{n}" if f"source__{n}" in names else n) for n in self.program.row_columns()]
-
-    def _rows(self, view: ShardView, few: pa.Table | None, reach: Reach) -> pa.Table:
-        ranges = None if few is None else _entity_ranges(view, few, reach, self.shards.manifest.timestamp)
-        keys = set(self.program.join_keys)
+    def _rows(self, index: int, few: pa.Table | None, reach: Reach) -> pa.Table:
+        views = [mirror.shard(index) for mirror in self.mirrors]
+        timestamp = self.mirrors[0].manifest.timestamp
+        ranges = None if few is None else _entity_ranges(views[0], few, reach, timestamp)
         columns = {}
-        for name, stored in self._columns():
-            if name in keys and ranges is None:
-                columns[name] = _coded_key(view, name)
+        for name, mirror, stored in self.columns:
+            if ranges is not None:
+                columns[name] = views[mirror].table.column(stored).take(ranges)
+            elif name in self.keys:
+                columns[name] = _coded_key(views[mirror], name)
             else:
-                column = view.table.column(stored)
-                columns[name] = column if ranges is None else column.take(ranges)
+                columns[name] = views[mirror].table.column(stored)
         return pa.table(columns)
 
 
-def stored_view(context: Context, program: ViewProgram, current: Snapshot | None) -> StoredView | None:
-    """Return a view's mirror if it answers exactly as the source would now; otherwise `None`.
+def stored_rows(
+    context: Context, programs: Sequence[ViewProgram], columns: Sequence[str], current: Snapshot | None
+) -> StoredRows | None:
+    """Return stored views that hold a source's rows if they answer exactly as it would now, else `None`.
 
     Args:
-        current: What the source holds now; `None`: it cannot be reached, so the mirror is all there is.
+        programs: The views that read the source; all on the same keys.
+        columns: The source's columns that they read.
+        current: What the source holds now; `None`: it cannot be reached, so what is stored is all there is.
     """
+    mirrors = []
+    for program in dict.fromkeys(p.ref for p in programs):
+        mirror = _mirror(context, next(p for p in programs if p.ref == program), current)
+        if mirror is None:
+            return None
+        mirrors.append(mirror)
+    if len({_layout(m) for m in mirrors}) != 1:
+        return None
+    found = []
+    for name in columns:
+        place = _place_of(mirrors, name)
+        if place is None:
+            return None
+        found.append((name, *place))
+    return StoredRows(tuple(programs[0].join_keys), tuple(found), tuple(mirrors))
+
+
+def _mirror(context: Context, program: ViewProgram, current: Snapshot | None) -> ShardSet | None:
     if program.upstream is not None:
         return None
-    try:
-        home = home_of(context, program.ref)
-    except NotFoundError:
-        return None
+    home = home_of(context, program.ref)
     version = current_version(home.ipc)
     if version is None:
         return None
     shards = _opened(str(home.ipc / version_folder(version)))
     manifest = shards.manifest
-    if manifest.range_ns != (None, None) or manifest.definitions.get(program.ref) != program.digest:
+    if manifest.range_ns != (None, None) or manifest.definitions.get(program.ref) is None:
         return None
     pinned = [snapshot_from_spec(spec) for spec in manifest.inputs]
-    if current is not None and pinned != [current]:
-        return None
-    return StoredView(program, shards)
+    return shards if current is None or pinned == [current] else None
+
+
+def _layout(mirror: ShardSet) -> tuple[object, ...]:
+    """What must be equal for two views' rows to lie side by side."""
+    manifest = mirror.manifest
+    places = tuple((s.date, s.bucket, s.rows) for s in manifest.shards)
+    inputs = tuple(snapshot_from_spec(spec) for spec in manifest.inputs)
+    return manifest.buckets, manifest.entity_keys, manifest.timestamp, places, inputs
+
+
+def _place_of(mirrors: Sequence[ShardSet], name: str) -> tuple[int, str] | None:
+    """Find a source's column: under its own name with a prefix, or as a column that is kept as it is."""
+    for index, mirror in enumerate(mirrors):
+        if f"source__{name}" in mirror.manifest.schema.names:
+            return index, f"source__{name}"
+    for index, mirror in enumerate(mirrors):
+        plain = {c.name: c.role for c in mirror.manifest.columns}
+        if plain.get(name) == "spine" or (name in plain and _is_raw(mirror, name)):
+            return index, name
+    return None
+
+
+def _is_raw(mirror: ShardSet, name: str) -> bool:
+    """Say whether a feature is the source's column itself: no expression, nulls kept."""
+    spec = mirror.manifest.definition
+    raw = {f["name"] for f in spec["features"] if f["expression"] is None}
+    return spec["nulls"] == "keep" and name in raw
 
 
 @lru_cache(maxsize=64)

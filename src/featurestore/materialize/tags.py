@@ -63,9 +63,11 @@ def tags_of(home: Home) -> dict[str, int]:
             record = dict(json.loads(read_file(path)))
             digest = record.pop("digest")
         except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(path) from error
+            found = _damaged(path)
+            raise found from error
         if digest_json(record) != digest or record["tag"] != path.stem:
-            raise _damaged(path)
+            found = _damaged(path)
+            raise found
         out[path.stem] = int(record["version"])
     return out
 

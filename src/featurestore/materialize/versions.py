@@ -230,9 +230,7 @@ def pin(context: Context, name: str, version: int | str, tag: str) -> None:
             ) from error
 
 
-def unpin(
-    context: Context, name: str, version: int | str | None = None, tag: str | None = None
-) -> None:
+def unpin(context: Context, name: str, version: int | str | None = None, tag: str | None = None) -> None:
     """Take a tag away, or every tag of a version; the version stays until a vacuum.
 
     Raises:

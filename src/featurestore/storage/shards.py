@@ -187,10 +187,22 @@ def _version(folder: Path, version: int | None) -> int:
         version = current_version(folder)
     if version is None or not (folder / version_folder(version)).is_dir():
         known = published_versions(folder)
-        there = f"there are {known[0]} to {known[-1]}" if known else "nothing has been materialized yet"
-        what = "a dataset" if version is None else f"version {version}"
-        raise NotFoundError(f"{str(folder)!r} does not hold {what}", hint=there, version=version)
+        if not known:
+            raise NotFoundError(
+                f"{_dataset_name(folder)!r} has no version: nothing has been materialized yet",
+                hint="materialize it first",
+                version=version,
+            )
+        there = f"there is version {known[0]}" if len(known) == 1 else f"there are {known[0]} to {known[-1]}"
+        raise NotFoundError(
+            f"{_dataset_name(folder)!r} has no version {version}", hint=there, version=version
+        )
     return version
+
+
+def _dataset_name(folder: Path) -> str:
+    """Name the dataset of an IPC folder: `…/datasets/NAME/ipc` or `…/ipc/VIEW_vN`."""
+    return folder.parent.name if folder.name == "ipc" else folder.name
 
 
 def _mapped_table(path: Path) -> pa.Table:

@@ -1,0 +1,138 @@
+"""Retrieval answers like one join over the sources, from stored views where they hold the same rows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from tests.materialize.house import HOUR_NS, START_NS, UTC, House, events, seed_store, spine_rows, write
+
+from featurestore.core.config import StoreConfig
+from featurestore.errors import NotFoundError, SchemaError
+from featurestore.materialize.newest import newest_rows
+from featurestore.materialize.retrieval import RetrievalJob, historical_features
+from featurestore.materialize.training_set import materialize
+from featurestore.resolve.events import spine_events
+from featurestore.resolve.program import compile_view
+from featurestore.resolve.views import resolve_view
+
+CONFIG = StoreConfig(buckets=3, threads=1)
+FEATURES = ["near", "recent", "ever"]
+
+
+def _job(house: House, spine: Any, features: list[str] = FEATURES, **options: Any) -> RetrievalJob:
+    given: dict[str, Any] = {
+        "full_feature_names": False,
+        "as_of_ns": None,
+        "timestamps": False,
+        "timestamp_field": None,
+        "key_map": {},
+    }
+    return historical_features(house.context, spine, features, **(given | options))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """A store whose views are not stored yet."""
+    return seed_store(tmp_path, config=CONFIG)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_stored_views_answer_like_the_sources(house: House, rows: int) -> None:
+    spine = spine_rows(70, rows, first_hour=2, hours=80)
+    expected = _job(house, spine).to_arrow()
+    for view in FEATURES:
+        materialize(house.context, view)
+    job = _job(house, spine)
+    assert "stored view near@1 version 1, recent@1 version 1, ever@1 version 1: " in job.explain()
+    assert job.to_arrow().equals(expected)
+    assert pa.Table.from_batches(job.to_arrow_batches()).equals(expected.combine_chunks())
+
+
+def test_a_stored_view_that_is_behind_its_source_is_not_used(house: House) -> None:
+    spine = spine_rows(71, 50, first_hour=2, hours=80)
+    materialize(house.context, "near")
+    write(house.root / "events" / "d9.parquet", events(33, 60, first_hour=10, hours=50))
+    job = _job(house, spine, ["near"])
+    assert "source 'events'" in job.explain()
+    fresh = seed_store(house.root / "fresh", config=CONFIG)
+    write(fresh.root / "events" / "d9.parquet", events(33, 60, first_hour=10, hours=50))
+    assert job.to_arrow().equals(_job(fresh, spine, ["near"]).to_arrow())
+
+
+def test_only_the_shards_and_rows_within_reach_are_touched(house: House) -> None:
+    materialize(house.context, "near")
+    spine = pa.table({"key": ["k1"], "ts": pa.array([START_NS + 30 * HOUR_NS]).view(UTC)})
+    text = _job(house, spine, ["near"]).explain()
+    touched = int(text.split(" shards")[0].rpartition(" of ")[0].rsplit(" ", 1)[-1])
+    rows = int(text.split(" rows of")[0].rsplit(" ", 1)[-1])
+    assert touched == 1
+    assert 0 < rows < 30
+
+
+def test_the_spine_keeps_order_columns_and_duplicates(house: House) -> None:
+    spine = spine_rows(72, 40, first_hour=0, hours=70)
+    doubled = pa.concat_tables([spine, spine.slice(3, 4)]).take(
+        pa.array(np.random.default_rng(1).permutation(44))
+    )
+    out = _job(house, doubled).to_arrow()
+    assert out.select(doubled.column_names).equals(doubled.combine_chunks())
+
+
+def test_batches_in_give_batches_out(house: House) -> None:
+    spine = spine_rows(73, 60, first_hour=0, hours=70)
+    expected = _job(house, spine).to_arrow()
+    batches = list(_job(house, iter(spine.to_batches(max_chunksize=7))).to_arrow_batches())
+    assert [b.num_rows for b in batches] == [7] * 8 + [4]
+    assert pa.Table.from_batches(batches).equals(expected.combine_chunks())
+
+
+def test_timestamps_and_other_frames(house: House) -> None:
+    spine = pl.from_arrow(spine_rows(74, 20, first_hour=10, hours=40))
+    job = _job(house, spine, ["near:value"], timestamps=True)
+    frame = job.to_polars()
+    assert frame.columns == ["key", "ts", "id", "value", "near__event_timestamp"]
+    assert job.schema.names == frame.columns
+    assert len(job.to_pandas()) == 20
+    ages = (frame["ts"] - frame["near__event_timestamp"]).drop_nulls().dt.total_nanoseconds()
+    assert ((ages >= 0) & (ages <= 6 * HOUR_NS)).all()
+
+
+def test_the_event_timestamp_is_found_or_asked_for(house: House) -> None:
+    spine = spine_rows(75, 5, first_hour=0, hours=9).rename_columns(["key", "at", "id"])
+    assert _job(house, spine, ["near"]).to_arrow().num_rows == 5
+    two = spine.append_column("other", spine.column("at"))
+    with pytest.raises(SchemaError, match="not clear"):
+        _job(house, two, ["near"])
+    assert _job(house, two, ["near"], timestamp_field="at").to_arrow().num_rows == 5
+    with pytest.raises(NotFoundError):
+        _job(house, spine, ["nearly"])
+
+
+@pytest.mark.parametrize("view", FEATURES)
+def test_the_newest_rows_answer_like_all_rows(house: House, view: str) -> None:
+    end_ns = START_NS + 60 * HOUR_NS
+    kept = newest_rows(house.context, view, end_ns=end_ns)
+    program = compile_view(house.context.snapshot, view_ref(view))
+    source = house.context.open(house.context.snapshot.source("events")).read(list(program.source_columns()))
+    times = source.column("ts").cast(pa.int64()).to_numpy()
+    everything = source.filter(pa.array(times < end_ns))
+    newest = int(everything.column("ts").cast(pa.int64()).to_numpy().max())
+    readers = pa.table(
+        {
+            "key": [f"k{i}" for i in range(6)] * 3,
+            "ts": pa.array(np.repeat([newest, newest + 1, newest + HOUR_NS], 6)).view(UTC),
+        }
+    )
+    spine = spine_events(readers, "ts")
+    answers = [resolve_view(program, spine, ["key"], rows, threads=1).columns for rows in (kept, everything)]
+    assert answers[0] == answers[1]
+    assert kept.num_rows < everything.num_rows
+
+
+def view_ref(name: str) -> Any:
+    from featurestore.catalog.refs import parse_ref  # noqa: PLC0415 -- one test helper
+
+    return parse_ref(name)
