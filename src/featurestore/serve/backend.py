@@ -1,5 +1,6 @@
 """OnlineBackend: the online store together with the catalog that says what is in it."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from featurestore.catalog.snapshot import CatalogSnapshot
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.names import near
 from featurestore.core.time import INT64_MIN, Instant, instant_ns
-from featurestore.errors import DefinitionError, NotFoundError
+from featurestore.errors import DefinitionError, FeatureStoreError, NotFoundError
+from featurestore.serve.answers import answer_resolved
 from featurestore.serve.erasure import erase_keys, export_keys
 from featurestore.serve.reader import ReadPlan, check_now, plan_read, read_features
 from featurestore.serve.request import EntityRows, Readers, read_entity_rows
@@ -222,6 +224,19 @@ class OnlineBackend:
     def export(self, entity: str, keys: EntityRows) -> dict[str, pa.Table]:
         """Return everything the online store holds of entities, by view."""
         return export_keys(self, entity, keys)
+
+    def warm(self) -> None:
+        """Do once, on no rows, what calls will do: kernels and engines are loaded before the first of them."""
+        state = self._state
+        for definition in state.snapshot.definitions("feature_view"):
+            if not isinstance(definition, FeatureView) or not definition.online:
+                continue
+            view = self.online_view(Ref(definition.name))
+            source = state.snapshot.schema_of(Ref(view.program.source), "source")
+            with contextlib.suppress(FeatureStoreError):
+                merge_rows(view, prepare_rows(view, source.empty_table()), [], at_ns=0)
+                if not view.is_plain:
+                    answer_resolved(view, view.program, [None], 0)
 
     def newest_events(self) -> dict[str, int]:
         """Return the newest event written to each table, ns since 1970 UTC; the clock bounds it."""

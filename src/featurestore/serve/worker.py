@@ -63,6 +63,7 @@ async def serve_until_told(config: ServerConfig, backend: OnlineBackend) -> None
     Raises:
         ServerError: a port is taken.
     """
+    backend.warm()
     metrics = Metrics()
     service = OnlineService(backend, config.limits, metrics)
     access = Access(config, SystemClock())
