@@ -32,8 +32,8 @@ class Feed(Protocol):
         """Return the next batch, None after the last."""
         ...
 
-    def close(self) -> None:
-        """End threads and free what is pending."""
+    def close(self, *, wait: bool = True) -> None:
+        """End threads and drop what is pending; without `wait` do not wait for what runs."""
         ...
 
 
@@ -299,16 +299,17 @@ class LoaderIterator(Iterator[Batch]):
         loader._delivered()
         return batch
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """End the pass."""
         if self._open:
             self._open = False
             if os.getpid() == self._pid:
-                self._feed.close()
+                self._feed.close(wait=wait)
 
     def __del__(self) -> None:
+        # The collector may run on a thread of the feed, which cannot wait for itself.
         if getattr(self, "_open", False):
-            self.close()
+            self.close(wait=False)
 
 
 def batch_bytes(batch: Batch) -> int:

@@ -67,14 +67,14 @@ class OrderedPrefetch(Generic[T]):
         self._fill()
         return result
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Drop what is pending and end the threads."""
         self._ended = True
         for future in self._pending:
             future.cancel()
         self._pending.clear()
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _take_now(self) -> T | None:
         if self._ended or self._next >= self._stop:

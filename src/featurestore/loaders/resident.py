@@ -173,9 +173,9 @@ class ResidentFeed:
         padded = tier.prepared.plan.drop_last == "pad"
         return tier.shipment.batch(device, self._views, index, own, rows, real if padded else None)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """End the threads."""
-        self._ahead.close()
+        self._ahead.close(wait=wait)
 
     def _places(self, walk: StepRows, epoch: int, step: int) -> tuple[Int64Array, int, Int64Array]:
         rows, real = walk.rows(epoch, step)

@@ -5,8 +5,10 @@ training label reaches forward into the other period, and the other period's fea
 labels. So for every other period `[b0, b1)`, with `H` the longest label horizon and `W` the longest feature window, a
 sample at `t` is kept iff
 
-- before it: its label `(t, t + H]` ends before the first feature window `(b0 - W, b0]` begins, or
-- after it: its own window `(t - W, t]` begins after the last label `(b1 - 1, b1 - 1 + H]` has ended.
+- before it: its label, which tells of `t` to `t + H`, ends before the first feature window `(b0 - W, b0]` begins, or
+- after it: its own window `(t - W, t]` begins after the last label, which tells of up to `b1 - 1 + H`, has ended.
+
+A feature that reads one instant (`W = 0`) knows that instant.
 
 What the horizon alone removes is called purged, what only the windows remove is called embargoed. Samples are taken
 from the subset that matters less: train gives way to valid and test, valid to test.

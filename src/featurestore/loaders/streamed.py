@@ -180,17 +180,17 @@ class StreamedFeed:
             self.close()
             raise
 
-    def close(self) -> None:
-        """End the threads; slots stay until the copies out of them have happened."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the threads; with `wait`, return when no copy reads a slot any more."""
         self._closed = True
         for future in self._filling:
             future.cancel()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for slot in self._tier._ring:
-            if slot.copied is not None:
-                self._tier.device.host_wait(slot.copied)
+        self._pool.shutdown(wait=wait, cancel_futures=True)
         self._filling.clear()
         self._there.clear()
+        for slot in self._tier._ring if wait else ():
+            if slot.copied is not None:
+                self._tier.device.host_wait(slot.copied)
 
     def _fill_slots(self) -> None:
         """Let threads fill every slot whose last unit has been handed to the side stream."""

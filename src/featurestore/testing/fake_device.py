@@ -52,15 +52,23 @@ class FakeDevice:
 
     Args:
         eager: Chance, at every call, that one more queued operation runs.
+        favour: The stream whose operations run first whenever they may; None for chance.
         forget: Names of ordering calls to ignore (`side_wait`, `consumer_wait`, `host_wait`): tests forget one to see
             that the values then come out wrong.
     """
 
     def __init__(
-        self, seed: int = 0, *, eager: float = 0.5, forget: Sequence[str] = (), memory: int = 1 << 30
+        self,
+        seed: int = 0,
+        *,
+        eager: float = 0.5,
+        favour: str | None = None,
+        forget: Sequence[str] = (),
+        memory: int = 1 << 30,
     ) -> None:
         self._random = np.random.default_rng(seed)
         self._eager = eager
+        self._favour = favour
         self._forget = frozenset(forget)
         self._memory = memory
         self._queues: dict[str, deque[Run | FakeEvent]] = {"side": deque(), "consumer": deque()}
@@ -142,9 +150,11 @@ class FakeDevice:
         )
 
     def take(self, array: FakeArray, index: FakeArray) -> FakeArray:
-        """Gather rows."""
+        """Gather rows; garbage in the index gives garbage, not an error, so that the caller's check must see it."""
         shape = (*index.shape, *array.shape[1:])
-        return self._operation(array.dtype, shape, lambda: array.read()[index.read()])
+        return self._operation(
+            array.dtype, shape, lambda: np.take(array.read(), index.read(), axis=0, mode="wrap")
+        )
 
     def cast(self, array: FakeArray, dtype: str) -> FakeArray:
         """Change the type."""
@@ -198,11 +208,12 @@ class FakeDevice:
     def _run_one(self) -> None:
         """Run the head of a random queue that may go on."""
         ready = [
-            queue
-            for queue in self._queues.values()
+            name
+            for name, queue in self._queues.items()
             if queue and (not isinstance(queue[0], FakeEvent) or queue[0].happened)
         ]
         assert ready, "both streams wait for events that nobody will record"
-        head = ready[int(self._random.integers(len(ready)))].popleft()
+        chosen = self._favour if self._favour in ready else ready[int(self._random.integers(len(ready)))]
+        head = self._queues[str(chosen)].popleft()
         if not isinstance(head, FakeEvent):
             head()
