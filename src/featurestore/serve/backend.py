@@ -226,7 +226,7 @@ class OnlineBackend:
         return export_keys(self, entity, keys)
 
     def warm(self) -> None:
-        """Do once, on no rows, what calls will do: kernels and engines are loaded before the first of them."""
+        """Do once, on no rows, what calls will do, so that kernels and engines are loaded before them."""
         state = self._state
         for definition in state.snapshot.definitions("feature_view"):
             if not isinstance(definition, FeatureView) or not definition.online:

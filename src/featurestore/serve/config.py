@@ -75,6 +75,8 @@ class ServerConfig:
         now_ns: A fixed clock, for replays; `None`: the wall clock.
         history_ns: See `open_backend`.
         reload_s: How often the catalog is looked at for a newer version.
+        answer_log: A folder for a sample of answers, for `verify-online`; `None`: no log.
+        answer_fraction: How much of all entities the sample takes.
         drain_s: How long calls under way may take after SIGTERM.
         linger_s: How long health says NOT_SERVING before new calls are refused.
         opener: `module:function` that makes the backend from this configuration, in each worker.
@@ -94,6 +96,8 @@ class ServerConfig:
     jwt: Mapping[str, str] | None = None
     allow_insecure: bool = False
     reload_s: float = 1.0
+    answer_log: str | None = None
+    answer_fraction: float = 0.01
     drain_s: float = 10.0
     linger_s: float = 0.0
     opener: str = "featurestore.serve.worker:open_root"

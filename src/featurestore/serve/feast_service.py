@@ -124,7 +124,7 @@ class FeastService:
         )
         service.check_read(plan, readers.rows, caller)
         response = service.backend.read(plan, Readers(readers.columns, readers.rows), None)
-        service.note(response)
+        service.note(response, features, full_feature_names=full_names)
         return response
 
 

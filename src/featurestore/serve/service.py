@@ -1,9 +1,12 @@
 """OnlineService: what every front calls. Bytes and callers in, bytes out; access is checked before work."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from featurestore.errors import DefinitionError
 from featurestore.serve.access import Caller
+from featurestore.serve.answer_log import AnswerLog
 from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.config import Limits
 from featurestore.serve.metrics import Metrics
@@ -27,11 +30,14 @@ class OnlineService:
         backend: Store and catalog.
     """
 
-    def __init__(self, backend: OnlineBackend, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, backend: OnlineBackend, limits: Limits, metrics: Metrics, log: AnswerLog | None = None
+    ) -> None:
         """Serve a backend."""
         self.backend = backend
         self.limits = limits
         self.metrics = metrics
+        self.log = log
 
     def get_online_features(self, data: bytes, caller: Caller) -> bytes:
         """Answer a GetOnlineFeaturesRequest.
@@ -50,7 +56,7 @@ class OnlineService:
         self.check_read(plan, readers.rows, caller)
         now_ns = request.now_ns if request.HasField("now_ns") else None
         response = self.backend.read(plan, readers, now_ns)
-        self.note(response)
+        self.note(response, features, full_feature_names=request.full_feature_names)
         return encode_response(request, response)
 
     def check_read(self, plan: ReadPlan, rows: int, caller: Caller) -> None:
@@ -63,8 +69,13 @@ class OnlineService:
         caller.check("read", (read.program.name for read in plan.reads))
         check_cells(rows, len(plan.names), self.limits)
 
-    def note(self, response: OnlineResponse) -> None:
-        """Count an answer's rows by view and status."""
+    def note(
+        self, response: OnlineResponse, features: str | Sequence[str], *, full_feature_names: bool
+    ) -> None:
+        """Count an answer's rows by view and status, and log a sample where asked."""
+        if self.log is not None:
+            listed = [features] if isinstance(features, str) else features
+            self.log.note(response, listed, full_feature_names=full_feature_names)
         for read, answer in zip(response.plan.reads, response.answers.values(), strict=True):
             row = getattr(answer, "row", None)
             if row is not None:

@@ -19,6 +19,7 @@ from featurestore.catalog.snapshot import CatalogSnapshot
 from featurestore.core.clock import Clock, ManualClock, SystemClock
 from featurestore.errors import FeatureStoreError
 from featurestore.serve.access import Access
+from featurestore.serve.answer_log import AnswerLog
 from featurestore.serve.backend import OnlineBackend, open_backend
 from featurestore.serve.config import ServerConfig, config_from_json
 from featurestore.serve.grpc_server import GrpcServer
@@ -65,7 +66,10 @@ async def serve_until_told(config: ServerConfig, backend: OnlineBackend) -> None
     """
     backend.warm()
     metrics = Metrics()
-    service = OnlineService(backend, config.limits, metrics)
+    log = None
+    if config.answer_log is not None:
+        log = AnswerLog(config.answer_log, fraction=config.answer_fraction)
+    service = OnlineService(backend, config.limits, metrics, log)
     access = Access(config, SystemClock())
     server = GrpcServer(service, config, access, metrics)
     told = asyncio.Event()
@@ -86,6 +90,8 @@ async def serve_until_told(config: ServerConfig, backend: OnlineBackend) -> None
     await server.drain()
     if http is not None:
         await http.stop()
+    if log is not None:
+        log.flush()
     backend.close()
 
 
