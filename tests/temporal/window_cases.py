@@ -67,7 +67,7 @@ def random_columns(rng: np.random.Generator, count: int) -> dict[str, pa.Array]:
         "gauss": pa.array(rng.normal(size=count)),
         "small": pa.array(rng.normal(size=count).astype(np.float32), mask=nulls),
         "whole": pa.array(rng.integers(-(2**53), 2**53, count) * signs, mask=nulls),
-        "unsigned": pa.array(rng.integers(0, 2**58, count).astype(np.uint64), mask=nulls),
+        "unsigned": pa.array(rng.integers(0, 2**53, count).astype(np.uint64), mask=nulls),
         "flag": pa.array(rng.random(count) < 0.5, mask=nulls),
         "word": pa.array(words, pa.string()),
         "stamp": pa.array(rng.integers(-99, 99, count), pa.timestamp("ms")),

@@ -182,7 +182,7 @@ def _plan(spine: Rows, rows: Rows, spans: list[tuple[int, int]], entities: int, 
     has_cutoffs = len(readers.known) > 0 or len(of_rows.known) > 0
     # INT64_MAX is "never" for a row and "everything that is ever known" for a reader.
     cutoffs = readers.known if len(readers.known) else readers.event
-    cutoffs = frozen(np.minimum(cutoffs, INT64_MAX - 1)) if has_cutoffs else cutoffs
+    cutoffs = frozen(np.minimum(cutoffs, INT64_MAX - 1)) if len(of_rows.known) else cutoffs
     low = np.zeros((len(spans), len(readers.event)), np.int32)
     high = np.zeros(len(readers.event), np.int32)
     window, tile = np.array(spans, np.int64).reshape(-1, 2).T.copy()

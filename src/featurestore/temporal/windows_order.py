@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.core.time import Int64Array
+from featurestore.errors import SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.order import NO_INT32, NO_INT64, partition_rows
 from featurestore.temporal.rows import Int32Array, Rows, check_rows, frozen
@@ -66,6 +67,8 @@ def group_rows(rows: Rows, *, entities: int, threads: int | None) -> Grouped:
     Raises:
         SchemaError: arrays of `rows` that do not fit together.
     """
+    check_rows(rows, "rows")
+    check_codes(rows.codes, entities)
     grouped = _grouped_only(rows, entities, threads)
     if grouped is not None:
         return grouped
@@ -82,9 +85,19 @@ def group_rows(rows: Rows, *, entities: int, threads: int | None) -> Grouped:
     )
 
 
+def check_codes(codes: Int32Array, entities: int) -> None:
+    """Check that every code is below `entities`: the kernels index by them.
+
+    Raises:
+        SchemaError: one is not.
+    """
+    most = int(codes.max()) if len(codes) else -1
+    if most >= entities:
+        raise SchemaError(f"a row has entity code {most}, where there are {entities} entities", code=most)
+
+
 def _grouped_only(rows: Rows, entities: int, threads: int | None) -> Grouped | None:
     """Group rows whose entities are each in order; `None` where sorting (or nothing at all) is needed."""
-    check_rows(rows, "rows")
     codes = frozen(rows.codes)
     starts, ends = np.full(entities, -1, np.int64), np.zeros(entities, np.int64)
     if _order_kernels.contiguous_runs(codes, starts, ends):

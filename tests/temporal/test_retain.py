@@ -1,0 +1,147 @@
+"""Carried state: what is kept answers every later reader like everything would have."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.temporal.window_cases import WindowCase, random_window_case, subset
+
+from featurestore.core.time import INT64_MAX, Int64Array
+from featurestore.temporal.asof import asof_indices, last_known_indices
+from featurestore.temporal.retain import retained_indices
+from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows
+from featurestore.temporal.windows import window_aggregate
+from featurestore.testing.strategies import random_case
+from featurestore.testing.window_oracle import same
+
+
+def later_readers(spine: Rows, at_ns: int) -> Rows:
+    """Return the readers with no older event or knowledge time than `at_ns`."""
+    known = spine.event_ns if spine.known_ns is None else spine.known_ns
+    return subset(spine, np.flatnonzero((spine.event_ns >= at_ns) & (known >= at_ns)))
+
+
+def source_places(found: Int64Array, kept: Int64Array) -> list[int]:
+    return [int(kept[f]) if f >= 0 else -1 for f in found]
+
+
+def check_asof(seed: int) -> int:
+    """Compare as-of answers over kept rows with those over all; return how many rows were dropped."""
+    case = random_case(seed)
+    rng = np.random.default_rng(seed)
+    at = int(rng.integers(-2, 25))
+    spine = later_readers(case.spine, at)
+    valid = np.array(case.valid, np.bool_)
+    kept = retained_indices(
+        case.rows,
+        entities=case.entities,
+        at_ns=at,
+        ttl_ns=case.tolerance_ns,
+        newest=True,
+        last_known=[valid],
+        window_ns=0,
+    )
+    less = subset(case.rows, kept)
+    for boundary in BOUNDARIES:
+        rules = {"entities": case.entities, "tolerance_ns": case.tolerance_ns, "boundary": boundary}
+        for direction in DIRECTIONS:
+            every = asof_indices(spine, case.rows, direction=direction, **rules)
+            some = asof_indices(spine, less, direction=direction, **rules)
+            assert source_places(some, kept) == every.tolist(), (seed, direction, boundary)
+        every = last_known_indices(spine, case.rows, [valid], **rules)[0]
+        some = last_known_indices(spine, less, [valid[kept]], **rules)[0]
+        assert source_places(some, kept) == every.tolist(), (seed, boundary)
+    return len(case.rows) - len(kept)
+
+
+def check_windows(seed: int) -> int:
+    """Compare aggregates over kept rows with those over all; return how many rows were dropped."""
+    case = random_window_case(seed)
+    at = int(np.random.default_rng(seed).integers(-2, 25))
+    spine = later_readers(case.spine, at)
+    longest = max(w.window_ns + w.tile_ns for w in case.windows)
+    kept = retained_indices(
+        case.rows,
+        entities=case.entities,
+        at_ns=at,
+        ttl_ns=None,
+        newest=False,
+        last_known=[],
+        window_ns=longest,
+    )
+    less: WindowCase = case.kept(kept)
+    every = window_aggregate(spine, case.rows, case.columns, case.windows, entities=case.entities)
+    some = window_aggregate(spine, less.rows, less.columns, case.windows, entities=case.entities)
+    for window in case.windows:
+        assert same(some[window.name].to_pylist(), every[window.name].to_pylist()), (seed, window)
+    return len(case.rows) - len(kept)
+
+
+def test_kept_rows_answer_every_later_as_of_join() -> None:
+    assert sum(map(check_asof, range(1_500))) > 1_500
+
+
+def test_kept_rows_answer_every_later_window_bit_for_bit() -> None:
+    assert sum(map(check_windows, range(1_000))) > 500
+
+
+@pytest.mark.soak
+def test_kept_rows_answer_like_all_rows_in_a_hundred_thousand_cases() -> None:
+    for seed in range(50_000):
+        check_asof(seed)
+        check_windows(seed)
+
+
+def places(rows: Rows, **options: object) -> list[int]:
+    rule: dict[str, object] = {"ttl_ns": None, "newest": True, "last_known": [], "window_ns": 0, **options}
+    return retained_indices(rows, entities=2, at_ns=10, **rule).tolist()  # type: ignore[arg-type]
+
+
+def rows_of(events: list[int], known: list[int] | None = None, codes: list[int] | None = None) -> Rows:
+    return Rows(
+        np.array(codes or [0] * len(events), np.int32),
+        np.array(events, np.int64),
+        None if known is None else np.array(known, np.int64),
+    )
+
+
+def test_only_the_newest_row_of_the_past_stays() -> None:
+    assert places(rows_of([1, 7, 7, 3])) == [2]
+    assert places(rows_of([1, 7, 5], codes=[0, 1, 1])) == [0, 1]
+
+
+def test_rows_at_and_after_the_cut_stay_and_the_one_before_for_exclusive_readers() -> None:
+    assert places(rows_of([8, 9, 10, 11])) == [1, 2, 3]
+
+
+def test_a_row_older_than_its_ttl_goes_and_one_exactly_as_old_stays() -> None:
+    assert places(rows_of([7]), ttl_ns=3) == [0]
+    assert places(rows_of([7]), ttl_ns=2) == []
+
+
+def test_a_late_row_stays_only_while_it_can_still_win() -> None:
+    assert places(rows_of([5, 7, 8], [5, 7, 20])) == [1, 2]
+    assert places(rows_of([5, 7, 6], [5, 7, 20])) == [1]
+    assert places(rows_of([7, 7], [7, 20])) == [0, 1]
+
+
+def test_rows_never_known_and_rows_without_a_key_go() -> None:
+    assert places(rows_of([12, 13], [INT64_MAX, 13])) == [1]
+    assert places(rows_of([12, 13], codes=[-1, 0])) == [1]
+
+
+def test_a_window_keeps_what_it_may_still_look_back_to() -> None:
+    rows = rows_of([4, 5, 6, 12])
+    assert places(rows, newest=False, window_ns=5) == [2, 3]
+    assert places(rows, newest=False, window_ns=6) == [1, 2, 3]
+    assert places(rows, newest=False, window_ns=INT64_MAX) == [0, 1, 2, 3]
+
+
+def test_each_column_keeps_its_own_newest_value() -> None:
+    rows = rows_of([1, 2, 3])
+    masks = [np.array([True, False, False]), np.array([True, True, False]), None]
+    assert places(rows, newest=False, last_known=masks) == [0, 1, 2]
+
+
+def test_nothing_is_kept_where_nothing_reads() -> None:
+    assert places(rows_of([1, 11]), newest=False) == []
+    assert pa.array(places(rows_of([])), pa.int64()).to_pylist() == []
