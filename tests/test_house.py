@@ -83,7 +83,7 @@ def test_every_public_name_can_be_imported_from_the_package(name: str) -> None:
 
 def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
     with pytest.raises(AttributeError, match="FeatureStroe"):
-        _ = featurestore.FeatureStroe  # type: ignore[attr-defined]
+        _ = featurestore.FeatureStroe
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if "__all__" in p.read_text(encoding="utf-8")], ids=_id)
@@ -104,16 +104,18 @@ def test_no_module_is_longer_than_500_lines() -> None:
     assert not long
 
 
-def test_no_module_catches_everything() -> None:
-    caught = []
+def test_no_module_catches_everything_without_saying_why() -> None:
+    caught: list[str] = []
     for path in MODULES:
         if path.name.endswith(GENERATED):
             continue
+        lines = path.read_text(encoding="utf-8").splitlines()
         caught.extend(
             f"{path.relative_to(SOURCE)}:{node.lineno}"
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(ast.parse("\n".join(lines)))
             if isinstance(node, ast.ExceptHandler)
             and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception"))
+            and "#" not in lines[node.lineno - 1]
         )
     assert not caught
 

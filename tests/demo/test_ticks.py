@@ -27,7 +27,8 @@ def _read(folder: Path, kind: str, day: str) -> pa.Table:
 
 
 def _ns(table: pa.Table, column: str) -> np.ndarray:
-    return table[column].cast(pa.int64()).to_numpy()
+    values: np.ndarray = table[column].cast(pa.int64()).to_numpy()
+    return values
 
 
 def test_the_same_seed_gives_the_same_ticks_and_another_seed_gives_others(

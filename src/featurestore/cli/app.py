@@ -55,3 +55,16 @@ app.command(rich_help_panel=DATA, name="get-historical")(reading.get_historical)
 app.command(rich_help_panel=SERVE, name="get-online")(online.get_online)
 app.command(rich_help_panel=SERVE)(online.serve)
 catalog_commands.register(app)
+
+
+def _help_without_sections(typer_app: typer.Typer) -> None:
+    """Show of each docstring its first paragraph: what it raises is for those who read the code."""
+    for command in typer_app.registered_commands:
+        if command.callback is not None and command.callback.__doc__:
+            command.help = command.callback.__doc__.partition("\n\n")[0]
+    for group in typer_app.registered_groups:
+        if group.typer_instance is not None:
+            _help_without_sections(group.typer_instance)
+
+
+_help_without_sections(app)

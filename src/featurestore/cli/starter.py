@@ -113,7 +113,7 @@ rows = [{"customer": "c0001", "amount": 25.0}, {"customer": "c0002", "amount": 9
 print(store.get_online_features("fraud_model", rows, now=now).to_arrow().to_pylist())
 
 # %% Training reads the dataset in shuffled batches; the order depends on version, seed and epoch alone.
-loader = dataset.loader(batch_size=1024, label="disputed_30d", shuffle=True, seed=0)
+loader = dataset.loader(batch_size=1024, label="disputed_30d", dtype="float32", seed=0)
 for batch in loader:
     print("x", batch.x.shape, "y", batch.y.shape)
     break

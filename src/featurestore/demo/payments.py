@@ -21,7 +21,9 @@ def write_payments(folder: Path) -> tuple[str, ...]:
     rng = np.random.default_rng(SEED)
     folder.mkdir(parents=True, exist_ok=True)
     start = day_of_text(FIRST_DAY) * DAY_NS
-    customer = np.sort(rng.zipf(1.5, PAYMENTS) % CUSTOMERS)
+    # Some customers pay often, most seldom.
+    activity = rng.lognormal(0, 1, CUSTOMERS)
+    customer = rng.choice(CUSTOMERS, PAYMENTS, p=activity / activity.sum())
     time = start + rng.integers(0, DAYS * DAY_NS, PAYMENTS)
     amount = np.round(rng.lognormal(3.2, 1.1, PAYMENTS), 2)
     tables = {
@@ -51,7 +53,7 @@ def _disputes(
     rng: np.random.Generator, customer: Int64Array, time: Int64Array, amount: np.ndarray
 ) -> pa.Table:
     """Large payments are disputed more often, one to four weeks later."""
-    hit = np.flatnonzero(rng.random(len(time)) < np.clip(amount / 4000, 0.002, 0.3))
+    hit = np.flatnonzero(rng.random(len(time)) < np.clip(amount / 2000, 0.003, 0.4))
     when = time[hit] + rng.integers(7 * DAY_NS, 28 * DAY_NS, len(hit))
     return _table(customer[hit], when, when, amount=amount[hit])
 

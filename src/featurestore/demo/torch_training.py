@@ -76,7 +76,7 @@ def train_one_epoch(dataset: "Dataset", *, until: str) -> Training:
     """
     torch.manual_seed(SEED)
     common = {
-        "batch_size": BATCH_ROWS,
+        "batch_size": min(BATCH_ROWS, max(32, dataset.num_rows // 150)),
         "label": LABEL,
         "split": TimeSplit(train=(None, until), valid=(until, None)),
         "nulls": "mask",

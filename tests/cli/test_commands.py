@@ -1,0 +1,154 @@
+"""The commands on a store that `init` made, from first definitions to a second version."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer.main
+from tests.cli.conftest import Run
+
+from featurestore import FeatureStore
+from featurestore.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_init_makes_a_folder_that_plans_and_refuses_to_overwrite_it(run: Run, shop: Path) -> None:
+    assert {"feature_store.yaml", "definitions.py", "notebooks", "data"} <= {p.name for p in shop.iterdir()}
+    assert run("plan", "--root", shop).status == 0
+    again = run("init", shop)
+    assert again.status == 1
+    assert "is there already" in again.err
+    assert "empty the folder" in again.err
+
+
+def test_init_refuses_a_name_that_cannot_be_a_project(run: Run, tmp_path: Path) -> None:
+    refused = run("init", tmp_path / "9 lives")
+    assert refused.status == 1
+    assert "project name" in refused.err
+    assert not (tmp_path / "9 lives").exists()
+
+
+def test_plan_changes_nothing_and_apply_commits_once(run: Run, shop: Path) -> None:
+    planned = run("plan", "--root", shop, "--json")
+    assert [c["action"] for c in planned.json["changes"]] == ["add"] * 10
+    assert not (shop / "catalog").exists()
+    assert run("plan", "--root", shop, "--exit-code").status == 2
+    applied = run("apply", "--root", shop, "-m", "first", "--json")
+    assert applied.json == {"catalog_version": 1, "changed": True}
+    assert run("plan", "--root", shop, "--exit-code").status == 0
+    assert run("apply", "--root", shop, "--json").json == {"catalog_version": 1, "changed": False}
+
+
+def test_a_materialized_dataset_is_listed_verified_and_recreated(run: Run, stored: Path) -> None:
+    listed = run("datasets", "--root", stored, "--json").json
+    assert {row["name"] for row in listed} == {"payment_risk", "profile", "spending"}
+    (version,) = run("history", "payment_risk", "--root", stored, "--json").json
+    assert (version["version"], version["rows"]) == (1, 20_000)
+    (verified,) = run("verify", "payment_risk", "--root", stored, "--json").json
+    (recreated,) = run("recreate", "payment_risk", "--root", stored, "--json").json
+    assert verified["fingerprint"] == recreated["fingerprint"] == version["fingerprint"]
+
+
+def test_tables_are_for_people_and_go_to_stdout(run: Run, stored: Path) -> None:
+    shown = run("datasets", "--root", stored)
+    assert "payment_risk" in shown.out
+    assert "20,000" in shown.out
+
+
+def test_materializing_again_without_a_change_makes_no_version(run: Run, shop_stored: Path) -> None:
+    again = run("materialize", "payment_risk", "--root", shop_stored)
+    assert "nothing has changed; version 1 stays" in again.err
+
+
+def test_a_second_version_can_be_compared_pinned_and_rolled_back(run: Run, shop_stored: Path) -> None:
+    path = shop_stored / "data" / "payments.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 19_000), path)
+    (made,) = run("materialize", "payment_risk", "--root", shop_stored, "--json").json
+    assert (made["version"], made["rows"]) == (2, 19_000)
+    assert run("diff", "payment_risk", "1", "2", "--root", shop_stored).status == 0
+    assert run("pin", "payment_risk", "1", "-t", "model_a", "--root", shop_stored).status == 0
+    (pinned,) = run("verify", "payment_risk", "-v", "model_a", "--root", shop_stored, "--json").json
+    assert pinned["version"] == 1
+    assert run("rollback", "payment_risk", "1", "--root", shop_stored).status == 0
+    newest = run("history", "payment_risk", "--root", shop_stored, "--json").json[-1]
+    assert newest["rows"] == 20_000
+    assert run("unpin", "payment_risk", "-t", "model_a", "--root", shop_stored).status == 0
+    assert run("vacuum", "payment_risk", "--root", shop_stored).status == 0
+
+
+def test_historical_features_have_one_row_per_row_of_the_file(run: Run, stored: Path, tmp_path: Path) -> None:
+    spine = tmp_path / "spine.csv"
+    spine.write_text(
+        "customer,event_timestamp,amount\nc0001,2025-04-05T00:00:00Z,5.0\nnobody,2025-04-05T00:00:00Z,7.5\n",
+        encoding="utf-8",
+    )
+    rows = run("get-historical", "fraud_model", "-s", spine, "--root", stored, "--json").json
+    assert [row["customer"] for row in rows] == ["c0001", "nobody"]
+    assert rows[1]["credit_limit"] is None
+    output = tmp_path / "out.parquet"
+    assert run("get-historical", "profile", "-s", spine, "--root", stored, "-o", output).status == 0
+    assert pq.read_table(output).column_names == [
+        "customer",
+        "event_timestamp",
+        "amount",
+        "credit_limit",
+        "segment",
+    ]
+
+
+def test_the_online_answer_is_the_historical_one_for_that_instant(run: Run, stored: Path) -> None:
+    now = "2025-05-30T00:00:00Z"
+    keys = ["c0001", "c0002", "c0003"]
+    online = run(
+        "get-online", "fraud_model", *(f"--key=customer={k},amount=25" for k in keys), "--now", now,
+        "--root", stored, "--json",
+    ).json  # fmt: skip
+    spine = pa.table(
+        {
+            "customer": keys,
+            "event_timestamp": pa.array([1_748_563_200_000_000_000] * 3, pa.timestamp("ns", "UTC")),
+            "amount": [25.0] * 3,
+        }
+    )
+    history = FeatureStore(stored).get_historical_features(spine, "fraud_model").to_arrow()
+    expected = history.drop_columns(["event_timestamp"]).to_pylist()
+    assert online == json.loads(json.dumps(expected))
+
+
+def test_keys_are_read_by_the_types_that_the_catalog_recorded(run: Run, stored: Path) -> None:
+    refused = run("get-online", "fraud_model", "-k", "customer=c0001,amount=much", "--root", stored)
+    assert refused.status == 1
+    assert "'much' is not of type float64" in refused.err
+    assert "--key" in run("get-online", "profile", "-k", "c0001", "--root", stored).err
+    # A string key that looks like a number stays a string.
+    (row,) = run("get-online", "profile", "-k", "customer=0001", "--root", stored, "--json").json
+    assert row["customer"] == "0001"
+
+
+def _names(command: Any, prefix: str = "") -> list[str]:
+    inside = getattr(command, "commands", None)
+    if inside is None:
+        return [prefix.strip()]
+    return [name for key, sub in inside.items() for name in _names(sub, f"{prefix} {key}")]
+
+
+def test_every_command_has_help_and_a_place_in_the_documentation(run: Run) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    missing = [name for name in _names(typer.main.get_command(app)) if f"featurestore {name}" not in page]
+    assert not missing
+    for name in ("plan", "materialize", "serve", "catalog history"):
+        shown = run(*name.split(), "--help")
+        assert shown.status == 0
+        assert re.search(r"Usage: featurestore", shown.out)
+
+
+@pytest.mark.parametrize("name", ["materialize", "demo"])
+def test_the_documentation_of_a_command_names_its_options(name: str, run: Run) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    options = set(re.findall(r"--[a-z][a-z-]+", run(name, "--help").out)) - {"--help", "--root"}
+    assert {option for option in options if option not in page} == set()
