@@ -73,7 +73,7 @@ class Processes:
         from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415 -- with its pool
 
         try:
-            with ProcessPoolExecutor(min(self.workers, len(tasks)), get_context("spawn")) as pool:
+            with ProcessPoolExecutor(max(1, min(self.workers, len(tasks))), get_context("spawn")) as pool:
                 yield from _drain(pool, work, tasks, self.workers)
         except BrokenProcessPool as error:
             raise StorageError(
@@ -88,7 +88,7 @@ def executor_of(choice: "Executor | str | None", *, default: str, workers: int) 
 
     Raises:
         DefinitionError: an unknown name.
-        MissingDependencyError: Ray is not installed, or its adapter not part of this release.
+        MissingDependencyError: Ray is not installed.
     """
     name = default if choice is None else choice
     if not isinstance(name, str):
@@ -98,10 +98,18 @@ def executor_of(choice: "Executor | str | None", *, default: str, workers: int) 
     if name == "processes":
         return Processes(workers)
     if name == "ray":
-        raise MissingDependencyError(
-            "the Ray executor is not part of this release", hint="use executor='processes' or 'threads'"
-        )
+        return _ray(workers)
     raise DefinitionError(f"executor is {name!r}", hint=near(name, EXECUTORS))
+
+
+def _ray(workers: int) -> Executor:
+    try:
+        from featurestore.materialize.ray_executor import RayExecutor  # noqa: PLC0415 -- an extra
+    except ImportError as error:
+        raise MissingDependencyError(
+            "executor='ray' needs Ray, which is not installed", hint="pip install 'featurestore[ray]'"
+        ) from error
+    return RayExecutor(workers)
 
 
 def _drain(
