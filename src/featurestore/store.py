@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from featurestore.materialize.retrieval import RetrievalJob
     from featurestore.materialize.subjects import EraseReport
     from featurestore.materialize.versions import VersionDiff, VersionInfo
+    from featurestore.serve.answer_log import OnlineReport
     from featurestore.serve.backend import OnlineBackend, WriteResult
     from featurestore.serve.response import OnlineResponse
     from featurestore.serve.server import ServerHandle
@@ -358,6 +359,20 @@ class FeatureStore:
 
         history_ns = self.config.online.history_ns
         return serve(self.root, online=self.online_location, history_ns=history_ns, **options)
+
+    def verify_online(self, answers: str | PathLike[str]) -> "OnlineReport":
+        """Replay logged answers (`serve(answer_log=folder)`) against history, value for value.
+
+        Returns:
+            Counts of rows and cells, and the mismatches; `.ok` where there is none.
+        """
+        from featurestore.serve.answer_log import NOW, verify_answers
+
+        def historical(spine: "pa.Table", features: Sequence[str], full: bool) -> "pa.Table":
+            job = self.get_historical_features(spine, features, full_feature_names=full, timestamp_field=NOW)
+            return job.to_arrow()
+
+        return verify_answers(answers, historical)
 
     # -- entities ------------------------------------------------------------------------------------
 
