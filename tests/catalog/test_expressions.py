@@ -2,6 +2,7 @@
 
 import math
 import threading
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -22,6 +23,7 @@ from featurestore.errors import DefinitionError, ExpressionError
 from featurestore.storage.duckdb_sql import sandbox
 
 NS = pa.timestamp("ns", "UTC")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = pa.schema(
     [
         ("bid", pa.float64()),
@@ -142,7 +144,9 @@ def test_what_is_no_text_is_refused(sql: Any) -> None:
         ("bid BETWEEN 1 AND ask", pa.bool_(), {"bid", "ask"}),
         ("money * 2", pa.decimal128(18, 2), {"money"}),
         ("epoch_ns(ts)", pa.int64(), {"ts"}),
-        ("hour(ts::TIMESTAMPTZ)", pa.int64(), {"ts"}),
+        ("hour(ts)", pa.int64(), {"ts"}),
+        ("ts::TIMESTAMPTZ + INTERVAL 1 DAY", pa.timestamp("us", "UTC"), {"ts"}),
+        ("date_trunc('day', ts)", pa.timestamp("us", "UTC"), {"ts"}),
         ("greatest(ts, ts)", NS, {"ts"}),
         ("list_sum(list)", pa.float64(), {"list"}),
         ("list[1]", pa.float64(), {"list"}),
@@ -173,7 +177,12 @@ def test_types_and_columns_of_an_expression(sql: str, kind: pa.DataType, columns
         pytest.param("bid.x", "has no field 'x'", id="a field of a number"),
         pytest.param("start.mud", "did you mean 'mid'", id="an unknown field"),
         pytest.param("bid + sym", "does not fit", id="a number and a text"),
-        pytest.param("ts + INTERVAL 1 DAY", "hour\\(ts::TIMESTAMPTZ\\)", id="a calendar step of nanoseconds"),
+        pytest.param(
+            "ts + INTERVAL 1 DAY", "would round to microseconds", id="a calendar step of nanoseconds"
+        ),
+        pytest.param("epoch(ts - ts)", "epoch_ns\\(a\\) - epoch_ns\\(b\\)", id="a difference of nanoseconds"),
+        pytest.param("coalesce(ts, ts) - ts", "would round", id="a difference behind coalesce"),
+        pytest.param("make_timestamp_ns(n) + INTERVAL 1 DAY", "would round", id="a step of made nanoseconds"),
         pytest.param("age", "cannot hold exactly", id="a duration"),
         pytest.param("NULL", "always null", id="no type"),
         pytest.param("INTERVAL 1 MONTH", "no exact length", id="an interval"),
@@ -222,6 +231,47 @@ def test_nanoseconds_stay_exact_through_an_expression() -> None:
         t if t is None else max(t, t and t + 108) for t in times
     ]
     assert [g for g in out["gap"].to_pylist() if g] == [108, 108, 108]
+
+
+INSTANTS = [0, -1, 1, 999, 1_000, 86_399_999_999_999, 86_400_000_000_000, -86_400_000_000_001, 10**18 + 999]
+
+
+@pytest.mark.parametrize("unit", [NS, pa.timestamp("ns")], ids=["UTC", "naive"])
+def test_calendar_functions_take_the_instant_that_a_time_lies_in(unit: pa.DataType) -> None:
+    """DuckDB itself would round 23:59:59.9999999 up to the next day."""
+    table = pa.table({"ts": pa.array(INSTANTS, unit), "other": pa.array(INSTANTS[::-1], unit)})
+    out = evaluate(
+        {
+            "hour": "hour(ts)",
+            "day": "date_part('day', coalesce(ts, other))",
+            "date": "ts::DATE",
+            "micros": "epoch_us(ts)",
+            "cast": "epoch_us(ts::TIMESTAMPTZ)",
+            "cut": "epoch_us(date_trunc('hour', ts))",
+            "text": "strftime(ts, '%H:%M:%S.%n')",
+            "later": "epoch_us(CASE WHEN ts > other THEN ts ELSE other END)",
+        },
+        table,
+    )
+    seconds = [t // 10**9 for t in INSTANTS]
+    days = [EPOCH + timedelta(seconds=s) for s in seconds]
+    assert out["hour"].to_pylist() == [d.hour for d in days]
+    assert out["day"].to_pylist() == [d.day for d in days]
+    assert out["date"].to_pylist() == [d.date() for d in days]
+    assert out["micros"].to_pylist() == out["cast"].to_pylist() == [t // 1_000 for t in INSTANTS]
+    assert out["cut"].to_pylist() == [s // 3600 * 3600 * 10**6 for s in seconds]
+    assert out["text"].to_pylist() == [
+        f"{d:%H:%M:%S}.{t % 10**9:09d}" for d, t in zip(days, INSTANTS, strict=True)
+    ]
+    assert out["later"].to_pylist() == [
+        max(a, b) // 1_000 for a, b in zip(INSTANTS, INSTANTS[::-1], strict=True)
+    ]
+
+
+@given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=20))
+def test_no_time_is_ever_rounded_up(times: list[int]) -> None:
+    out = evaluate({"us": "epoch_us(ts::TIMESTAMP WITH TIME ZONE)"}, pa.table({"ts": pa.array(times, NS)}))
+    assert out["us"].to_pylist() == [t // 1_000 for t in times]
 
 
 def test_nan_null_and_infinity_stay_apart() -> None:

@@ -152,6 +152,7 @@ BAD_SOURCES = [
         {"created_timestamp_column": "bid"}, "'bid' is double", id="a created time that is a number"
     ),
     pytest.param({"sequence_column": "seq"}, "no column 'seq'", id="no sequence"),
+    pytest.param({"sequence_column": "symbol"}, "'symbol' is string", id="a sequence of texts"),
     pytest.param({"entities": [Entity("venue")]}, "join key 'venue'", id="no key"),
     pytest.param(
         {"entities": [Entity("price", join_keys=["bid"])]}, "a key is a string", id="a key of floats"
@@ -358,6 +359,83 @@ def test_one_name_for_a_source_and_its_view_is_fine(catalog: Catalog) -> None:
         catalog.plan([view("other", source=same, features=["price"])])
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM source",
+        "FROM source",
+        "SELECT *, bid * 2 AS twice FROM source WHERE ask > 0 AND symbol <> 'X'",
+        "SELECT * EXCLUDE (bid) REPLACE (ask + 1 AS ask), 0.0 AS bid FROM source s",
+        "SELECT t.* FROM (SELECT * FROM source WHERE bid > 0) t",
+        "WITH x AS (SELECT *, bid AS b FROM source) SELECT * FROM x",
+        "SELECT * FROM source UNION ALL SELECT * FROM source WHERE bid > 1",
+        "SELECT *, unnest([1, 2]) AS side FROM source",
+    ],
+)
+def test_a_query_that_works_row_by_row_is_fine(catalog: Catalog, query: str) -> None:
+    catalog.plan([Source("quotes", path="q", timestamp_field="ts", query=query)])
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("SELECT *, lead(bid) OVER (PARTITION BY symbol ORDER BY ts) AS n FROM source", "lead"),
+        ("SELECT *, lag(bid) OVER (ORDER BY ts) AS n FROM source", "lag"),
+        ("SELECT symbol, ts, max(bid) AS bid FROM source GROUP BY ALL", "GROUP BY"),
+        ("SELECT *, (SELECT max(bid) FROM source) AS top FROM source", "subquery"),
+        ("SELECT a.* FROM source a JOIN source b ON b.ts > a.ts", "a join"),
+        ("SELECT * FROM source, source AS b", "a join"),
+        ("SELECT DISTINCT * FROM source", "DISTINCT"),
+        ("SELECT * FROM source ORDER BY ts LIMIT 5", "LIMIT"),
+        ("SELECT * FROM source UNION SELECT * FROM source", "set operation"),
+        ("SELECT * FROM source EXCEPT SELECT * FROM source", "set operation"),
+        ("SELECT * FROM source WHERE bid > (SELECT avg(bid) FROM source)", "subquery"),
+        ("SELECT * FROM source QUALIFY row_number() OVER () = 1", "QUALIFY"),
+        ("SELECT * FROM source USING SAMPLE 10%", "a sample"),
+        ("SELECT * FROM (SELECT *, count(*) OVER () AS n FROM source)", "count"),
+        ("WITH x AS (SELECT max(bid) AS b FROM source) SELECT * FROM x", "max"),
+    ],
+)
+def test_a_query_that_looks_at_other_rows_is_a_leak(catalog: Catalog, query: str, says: str) -> None:
+    with pytest.raises(LeakageError, match=says):
+        catalog.plan([Source("quotes", path="q", timestamp_field="ts", query=query)])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * EXCLUDE (bid), random() AS bid FROM source",
+        "SELECT *, now() AS seen FROM source",
+        "SELECT *, current_timestamp AS seen FROM source",
+        "SELECT * REPLACE (random() AS bid) FROM source",
+        "SELECT *, unnest([random()]) AS r FROM source",
+        "SELECT * FROM source WHERE random() > 0.5",
+        "SELECT * FROM range(5)",
+        "SELECT * FROM duckdb_settings()",
+        "SELECT * FROM other",
+        "SELECT * FROM source; SELECT 1",
+        "DELETE FROM source",
+    ],
+)
+def test_a_query_that_is_not_pure_is_refused(catalog: Catalog, query: str) -> None:
+    with pytest.raises(DefinitionError):
+        catalog.plan([Source("quotes", path="q", timestamp_field="ts", query=query)])
+
+
+def test_what_readers_ask_for_by_name_has_a_name_of_its_own(catalog: Catalog) -> None:
+    catalog.apply([quote_view()])
+    with pytest.raises(DefinitionError, match="'quote' is a feature view and a feature service"):
+        catalog.plan([FeatureService("quote", features=["quote"])])
+    with pytest.raises(DefinitionError, match="'m' is a"):
+        catalog.plan(
+            [FeatureService("m", features=["quote"]), TrainingSet("m", spine=TRADES_SOURCE, service="m")]
+        )
+    catalog.plan(
+        [view("other", source=QUOTES_SOURCE, features=["bid"]), FeatureService("quote", features=["other"])],
+        remove=["quote"],
+    )
+
+
 def test_a_view_joined_twice_under_aliases_needs_both_keys(catalog: Catalog, columns: Columns) -> None:
     columns.schemas["flights"] = pa.schema([("ts", NS), ("here", pa.string()), ("there", pa.string())])
     flights = Source("flights", path="f", timestamp_field="ts")
@@ -440,7 +518,8 @@ def test_metadata_changes_make_no_version_and_reach_nobody(catalog: Catalog) -> 
     assert [f.field for f in change.fields] == ["description", "tags"]
     assert plan.rematerialize == ()
     catalog.apply(plan)
-    assert catalog.get("quote@1") == quote_view(description="best bid and offer", tags={"team": "x"})
+    expected = quote_view(description="best bid and offer", tags={"team": "x"})
+    assert catalog.get("quote@1").spec() == expected.spec()
 
 
 @pytest.mark.parametrize(

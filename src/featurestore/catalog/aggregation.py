@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from featurestore.core.names import check_feature_name
+from featurestore.core.names import check_feature_name, check_output_name
 from featurestore.core.time import Duration, duration_ns, format_duration
 from featurestore.errors import DefinitionError
 
@@ -81,7 +81,7 @@ class Aggregation:
         put(self, "column", column)
         put(self, "function", function)
         put(self, "window_ns", window_ns)
-        put(self, "name", check_feature_name(default if name is None else name, "aggregation"))
+        put(self, "name", check_output_name(default if name is None else name, "aggregation"))
         put(self, "tile_ns", tile_ns)
 
     @property

@@ -10,6 +10,7 @@ from featurestore.catalog.desired import ROWS, Dependency, Desired, described
 from featurestore.catalog.entity import Entity
 from featurestore.catalog.expressions import check_expressions, parse_expression
 from featurestore.catalog.feature_view import Feature, FeatureView
+from featurestore.catalog.queries import check_query
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.schemas import bare, field_of, is_time, key_kind
 from featurestore.catalog.snapshot import Record
@@ -28,13 +29,17 @@ def bind_source(desired: Desired, source: Source, found: pa.Schema) -> pa.Schema
 
     Raises:
         SchemaError: a time, sequence or key column is missing or of the wrong type.
+        LeakageError: its query makes rows depend on other rows.
+        DefinitionError: its query is not pure.
     """
     what = described(source)
+    if source.query is not None:
+        check_query(source.query, what)
     for column in (source.timestamp_field, source.created_timestamp_column):
         if column is not None:
             _check_time(found, column, what)
     if source.sequence_column is not None:
-        field_of(found, source.sequence_column, what)
+        _check_sequence(field_of(found, source.sequence_column, what), what)
     for name in source.entities:
         _check_keys(entity_keys(desired, source, [name]), found, what)
     return bare(found)
@@ -47,6 +52,15 @@ def _check_time(schema: pa.Schema, column: str, what: str) -> None:
             f"{what}: time column {column!r} is {kind}",
             hint="a time is a timestamp, a date, or int64 nanoseconds since 1970 UTC",
             column=column,
+        )
+
+
+def _check_sequence(field: pa.Field, what: str) -> None:
+    if not pa.types.is_integer(field.type):
+        raise SchemaError(
+            f"{what}: sequence column {field.name!r} is {field.type}",
+            hint="a sequence is an integer that grows with every correction",
+            column=field.name,
         )
 
 

@@ -34,7 +34,7 @@ def collect(objects: Iterable[Definition] | Definition) -> dict[Key, Definition]
         if other is None:
             found[key] = item
             waiting.extend(reversed(list(held(item))))
-        elif other is not item and other != item:
+        elif other is not item and other.spec() != item.spec():
             raise DefinitionError(
                 f"two different {KIND_WORDS[item.kind]} definitions are named {item.name!r}: "
                 + "; ".join(difference(other, item)),

@@ -14,8 +14,8 @@ METADATA_FIELDS = ("owner", "description", "tags")
 class Definition(ABC):
     """Something a catalog can hold.
 
-    Two definitions are equal when their canonical JSON is: references count by name and version,
-    so a view that holds its source and one that names it are the same.
+    Two definitions are equal when they mean the same: references count by name and version, so a view that
+    holds its source and one that names it are equal; owner, description and tags are no part of the meaning.
     """
 
     kind: ClassVar[str]
@@ -35,10 +35,10 @@ class Definition(ABC):
         return digest_json(self.meaning())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Definition) and self.spec() == other.spec()
+        return isinstance(other, Definition) and self.meaning() == other.meaning()
 
     def __hash__(self) -> int:
-        return hash(canonical_json(self.spec()))
+        return hash(canonical_json(self.meaning()))
 
     def __repr__(self) -> str:
         fields = ", ".join(

@@ -13,13 +13,16 @@ from typing import Final, TypeVar
 import pyarrow as pa
 
 from featurestore.catalog.functions import PLAIN_NODES, ROW_HINT, Node, check_function, child_nodes
+from featurestore.catalog.nanoseconds import exact_node, text_of_node
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, ExpressionError
 from featurestore.storage.duckdb_sql import quoted, sandbox
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _BATCH: Final = 200
+_NANOS: Final = pa.timestamp("ns", "UTC")
 _REFUSED_CLASS: Final = {
     "SUBQUERY": "a subquery",
     "WINDOW": "a window function",
@@ -138,10 +141,11 @@ def _parse_nodes(expressions: Sequence[str]) -> list[Node]:
 
 _CACHE_MAX: Final = 100_000
 _NODES: dict[str, Node] = {}
+_EXACT: dict[tuple[str, frozenset[tuple[str, ...]]], str] = {}
 _PARSED: dict[str, Expression] = {}
 
 
-def _remember(cache: dict[str, T], key: str, value: T) -> T:
+def _remember(cache: dict[K, T], key: K, value: T) -> T:
     if len(cache) >= _CACHE_MAX:
         cache.clear()
     cache[key] = value
@@ -217,6 +221,26 @@ def _lambda_names(lhs: Node) -> frozenset[str]:
     return frozenset(n["column_names"][0] for n in child_nodes(lhs) if n["class"] == "COLUMN_REF")
 
 
+def _exact_sql(expression: Expression, schema: pa.Schema) -> str:
+    """Return the text to run over a schema: nanosecond times are never rounded."""
+    times = frozenset(path for path in expression.paths if _type_at(schema, path) == _NANOS)
+    if not times and "_ns" not in expression.sql.lower():
+        return expression.sql
+    key = (expression.sql, times)
+    known = _EXACT.get(key)
+    if known is None:
+        node = exact_node(expression.node, lambda path: path in times, expression.sql)
+        known = _remember(_EXACT, key, expression.sql if node is expression.node else text_of_node(node))
+    return known
+
+
+def _type_at(schema: pa.Schema, path: Sequence[str]) -> pa.DataType:
+    kind = schema.field(path[0]).type
+    for part in path[1:]:
+        kind = kind.field(part).type
+    return kind
+
+
 def check_expression(sql: str, schema: pa.Schema) -> pa.DataType:
     """Return the type an expression has over rows of a schema.
 
@@ -255,9 +279,9 @@ def _infer(asked: Mapping[str, tuple[str, pa.Schema]]) -> dict[str, pa.DataType]
     fields = {field.name: field for _, schema in asked.values() for field in schema}
     schema = pa.schema(list(fields.values()))
     try:
-        types = _bound_types([sql for sql, _ in asked.values()], schema)
+        types = _bound_types([parse_expression(sql) for sql, _ in asked.values()], schema)
     except (DefinitionError, ExpressionError):
-        types = [_bound_types([sql], read)[0] for sql, read in asked.values()]
+        types = [_bound_types([parse_expression(sql)], read)[0] for sql, read in asked.values()]
     if len(_TYPES) > _TYPES_MAX:
         _TYPES.clear()
     found = dict(zip(asked, types, strict=True))
@@ -267,16 +291,17 @@ def _infer(asked: Mapping[str, tuple[str, pa.Schema]]) -> dict[str, pa.DataType]
     return found
 
 
-def _bound_types(expressions: Sequence[str], schema: pa.Schema) -> list[pa.DataType]:
+def _bound_types(expressions: Sequence[Expression], schema: pa.Schema) -> list[pa.DataType]:
     rows = _with_a_column(schema.empty_table())
+    query = f"SELECT {_projection(expressions, schema)} FROM rows"  # noqa: S608 -- parsed and checked
     try:
-        bound = sandbox().query(f"SELECT {_projection(expressions)} FROM rows", {"rows": rows})  # noqa: S608 -- parsed and checked
+        bound = sandbox().query(query, {"rows": rows})
     except (DefinitionError, ExpressionError) as error:
-        sql = expressions[0] if len(expressions) == 1 else "; ".join(expressions)
+        sql = "; ".join(e.sql for e in expressions)
         shown = ", ".join(f"{f.name} {f.type}" for f in schema) or "no columns"
         raise DefinitionError(
             f"expression {sql!r} does not fit {shown}: {_said(error.message)}",
-            hint="to compute in microseconds with a nanosecond time, cast it: hour(ts::TIMESTAMPTZ)"
+            hint="compute with epoch_ns(ts), or in microseconds after a cast: ts::TIMESTAMPTZ"
             if "TZ_NS" in error.message
             else "cast a column to the type that is meant",
             sql=sql,
@@ -320,7 +345,7 @@ def _read_schema(expression: Expression, schema: pa.Schema) -> pa.Schema:
         _check_readable(expression.sql, field)
         _check_path(expression.sql, path, field)
         if field not in fields:
-            fields.append(pa.field(field.name, field.type))
+            fields.append(pa.field(field.name, _as_read(field.type)))
     lowered: dict[str, str] = {}
     for field in fields:
         other = lowered.setdefault(field.name.lower(), field.name)
@@ -330,6 +355,11 @@ def _read_schema(expression: Expression, schema: pa.Schema) -> pa.Schema:
                 hint="rename one in the source's query",
             )
     return pa.schema(dict.fromkeys(fields))
+
+
+def _as_read(kind: pa.DataType) -> pa.DataType:
+    """Return the type a column has in SQL: naive nanoseconds are UTC, and so keep clear of silent casts."""
+    return _NANOS if pa.types.is_timestamp(kind) and kind.unit == "ns" else kind
 
 
 def _near_column(column: str, names: Sequence[str]) -> str:
@@ -367,8 +397,9 @@ def _check_path(sql: str, path: Sequence[str], field: pa.Field) -> None:
         kind = kind.field(index).type
 
 
-def _projection(expressions: Iterable[str]) -> str:
-    return ", ".join(f"(\n{sql}\n) AS {quoted(str(i))}" for i, sql in enumerate(expressions))
+def _projection(expressions: Iterable[Expression], schema: pa.Schema) -> str:
+    texts = (_exact_sql(expression, schema) for expression in expressions)
+    return ", ".join(f"(\n{sql}\n) AS {quoted(str(i))}" for i, sql in enumerate(texts))
 
 
 def _with_a_column(table: pa.Table) -> pa.Table:
@@ -406,11 +437,11 @@ def _compute(expressions: Mapping[str, Expression], table: pa.Table) -> dict[str
     for expression in expressions.values():
         _read_schema(expression, table.schema)
     read = dict.fromkeys(column for e in expressions.values() for column in e.columns)
-    rows = table.select(list(read)).replace_schema_metadata(None)
+    rows = _rows_as_read(table.select(list(read)))
     if not read:
         rows = pa.table({"": pa.nulls(table.num_rows, pa.int8())})
     try:
-        result = sandbox().select(_projection(e.sql for e in expressions.values()), rows)
+        result = sandbox().select(_projection(expressions.values(), rows.schema), rows)
     except ExpressionError:
         _name_the_failing(expressions, rows)
         raise
@@ -420,10 +451,15 @@ def _compute(expressions: Mapping[str, Expression], table: pa.Table) -> dict[str
     return {name: _one_array(result.column(i)) for i, name in enumerate(expressions)}
 
 
+def _rows_as_read(rows: pa.Table) -> pa.Table:
+    schema = pa.schema([pa.field(f.name, _as_read(f.type)) for f in rows.schema])
+    return rows.cast(schema) if schema != rows.schema else rows.replace_schema_metadata(None)
+
+
 def _name_the_failing(expressions: Mapping[str, Expression], rows: pa.Table) -> None:
     for name, expression in expressions.items():
         try:
-            sandbox().select(_projection([expression.sql]), rows)
+            sandbox().select(_projection([expression], rows.schema), rows)
         except ExpressionError as error:
             raise ExpressionError(
                 f"{name} = {expression.sql!r} failed: {_said(error.message)}",

@@ -10,7 +10,7 @@ from featurestore.catalog.entity import Entity, entity_name
 from featurestore.catalog.expressions import check_scalar
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.catalog.source import Source
-from featurestore.core.names import check_feature_name, check_name
+from featurestore.core.names import check_name, check_output_name
 from featurestore.core.time import Duration, duration_ns
 from featurestore.errors import DefinitionError
 
@@ -152,7 +152,7 @@ def _check_names(name: str, feature_names: Sequence[str]) -> None:
     if not feature_names:
         raise DefinitionError(f"feature view {name!r} has no features", hint="give features or aggregations")
     for feature in feature_names:
-        check_feature_name(feature, "feature")
+        check_output_name(feature, "feature")
     repeated = sorted({f for f in feature_names if feature_names.count(f) > 1})
     if repeated:
         raise DefinitionError(
@@ -168,7 +168,7 @@ def _ttl_ns(name: str, ttl: Duration | None) -> int | None:
     nanos = duration_ns(ttl, what=f"ttl of feature view {name!r}")
     if nanos == 0:
         raise DefinitionError(
-            f"feature view {name!r} has ttl={ttl!r}: no value could ever be read",
-            hint="None means that values never expire",
+            f"feature view {name!r} has ttl={ttl!r}: only a value of its very instant could be read",
+            hint='None means that values never expire; "1ns" is the least',
         )
     return nanos

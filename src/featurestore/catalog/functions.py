@@ -51,6 +51,12 @@ def check_function(node: Node, sql: str) -> None:
     raise DefinitionError(f"expression {sql!r} calls {name}(): {refuse}", hint=hint, sql=sql, function=name)
 
 
+def calls_other_rows(node: Node) -> bool:
+    """Tell whether a node is a call of an aggregate or window function."""
+    known = _functions().get(node["function_name"].lower()) if node["class"] == "FUNCTION" else None
+    return known is not None and known.aggregate
+
+
 def _reason(name: str, node: Node, known: "Mapping[str, _Function]") -> str | None:
     function = known.get(name)
     if function is None:

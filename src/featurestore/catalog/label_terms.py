@@ -1,6 +1,5 @@
 """Label expressions, taken apart: what lies after t, what is summed over it, and what was known at t."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -8,8 +7,8 @@ from typing import Any, Final
 
 from featurestore.catalog.expressions import expression_node, parse_expression
 from featurestore.catalog.functions import Node, check_function, child_nodes
+from featurestore.catalog.nanoseconds import text_of_node
 from featurestore.errors import DefinitionError
-from featurestore.storage.duckdb_sql import sandbox
 
 START: Final = "start"
 # SQL's name of an aggregate → the window function that computes it over (t, t + horizon].
@@ -74,7 +73,7 @@ def parse_label(expression: str) -> ParsedLabel:
     """
     found = _Found(expression)
     rewritten = _without_terms(expression_node(expression), found)
-    scalar = _text(rewritten)
+    scalar = text_of_node(rewritten)
     parsed = parse_expression(scalar)
     plain: dict[str, None] = {}
     start: dict[str, None] = {}
@@ -142,10 +141,3 @@ def _term_column(node: Node, found: _Found) -> Node:
         "query_location_length": 0,
         "column_names": [name],
     }
-
-
-def _text(node: Node) -> str:
-    select = json.loads(sandbox().rows("SELECT json_serialize_sql('SELECT 1')")[0][0])
-    select["statements"][0]["node"]["select_list"] = [node]
-    text: str = sandbox().rows("SELECT json_deserialize_sql(?::JSON)", [json.dumps(select)])[0][0]
-    return text.removeprefix("SELECT ").strip()

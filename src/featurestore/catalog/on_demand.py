@@ -8,7 +8,7 @@ from featurestore.catalog.definition import Definition, metadata_spec
 from featurestore.catalog.expressions import check_scalar
 from featurestore.catalog.feature_view import Feature, FeatureView
 from featurestore.catalog.refs import Ref, parse_ref
-from featurestore.core.names import check_feature_name, check_name
+from featurestore.core.names import check_feature_name, check_name, check_output_name
 from featurestore.errors import DefinitionError
 
 REQUEST_TYPES: Final = ("bool", "int32", "int64", "float32", "float64", "string", "timestamp")
@@ -64,7 +64,7 @@ class OnDemandFeatureView(Definition):
             for expression in features.values():
                 check_scalar(expression)
             features = [Feature(key, expression) for key, expression in features.items()]
-        names = [check_feature_name(feature.name, "feature") for feature in features]
+        names = [check_output_name(feature.name, "feature") for feature in features]
         if len(set(names)) != len(names) or any(f.expression is None for f in features):
             raise DefinitionError(
                 f"on-demand view {name!r} has features {names}", hint="each once, each with its expression"

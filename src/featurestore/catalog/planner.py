@@ -21,10 +21,10 @@ from featurestore.catalog.reads import columns_read
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.schemas import bare, check_schema, schema_difference, schema_spec
 from featurestore.catalog.service import FeatureService
-from featurestore.catalog.snapshot import CatalogSnapshot, Key, Record, split_id
+from featurestore.catalog.snapshot import ASKED_BY_NAME, KIND_WORDS, CatalogSnapshot, Key, Record, split_id
 from featurestore.catalog.source import Source
 from featurestore.catalog.training_set import TrainingSet
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import DefinitionError, FeatureStoreError
 
 
 def make_plan(
@@ -42,6 +42,7 @@ def make_plan(
         LeakageError: something but a label could look ahead.
     """
     desired = Desired(base, given, frozenset(removed) - set(given))
+    _check_names(desired)
     schemas = {key[1]: bare(read_schema(d)) for key, d in given.items() if isinstance(d, Source)}
     touched = {key for key, definition in given.items() if _differs(base, definition, schemas)}
     affected = _with_downstream(base, touched | desired.removed) - desired.removed
@@ -56,6 +57,23 @@ def make_plan(
         if e.record is not None and e.record.kind in MATERIALIZED and e.action == "change"
     ]
     return Plan(base.version, tuple(changes), tuple(stale), tuple(entries))
+
+
+def _check_names(desired: Desired) -> None:
+    """Refuse one name for two things that readers ask for by name alone.
+
+    Raises:
+        DefinitionError: a view, a service and a training set share a name.
+    """
+    owner = {name: kind for kind, name in desired.base.heads if kind in ASKED_BY_NAME}
+    owner = {name: kind for name, kind in owner.items() if (kind, name) not in desired.removed}
+    for kind, name in desired.given:
+        if kind in ASKED_BY_NAME and owner.setdefault(name, kind) != kind:
+            raise DefinitionError(
+                f"{name!r} is a {KIND_WORDS[owner[name]]} and a {KIND_WORDS[kind]}",
+                hint="readers ask for both by name alone: give one of them another",
+                name=name,
+            )
 
 
 def _current(base: CatalogSnapshot, key: Key) -> Record | None:

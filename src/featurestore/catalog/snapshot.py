@@ -35,6 +35,8 @@ PRECEDENCE: Final = (
     Source.kind,
     Entity.kind,
 )
+# Readers name these without saying what they are.
+ASKED_BY_NAME: Final = frozenset(PRECEDENCE[:4])
 KIND_WORDS: Final = {
     Entity.kind: "entity",
     Source.kind: "source",

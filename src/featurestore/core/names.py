@@ -50,6 +50,23 @@ def check_feature_name(name: object, what: str) -> str:
     return name
 
 
+def check_output_name(name: object, what: str) -> str:
+    """Return `name` if it can be a column that we make: as `check_feature_name`, and free of look-alikes.
+
+    Raises:
+        DefinitionError: it is not ASCII, or begins or ends with a space, or begins with `__`.
+    """
+    checked = check_feature_name(name, what)
+    if not checked.isascii() or checked != checked.strip() or checked.startswith("__"):
+        raise DefinitionError(
+            f"{what} name {name!r} is not allowed",
+            hint="ASCII letters, digits and signs, no spaces around it, not beginning with __; a source's "
+            'column of another name is renamed by an expression: {"size": \'"größe"\'}',
+            name=name,
+        )
+    return checked
+
+
 def near(name: str, choices: Iterable[str]) -> str:
     """Say which of `choices` the reader may have meant, as the end of a hint; empty if there are none."""
     known = sorted(set(choices))
