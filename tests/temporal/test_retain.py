@@ -1,5 +1,7 @@
 """Carried state: what is kept answers every later reader like everything would have."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -42,7 +44,11 @@ def check_asof(seed: int) -> int:
     )
     less = subset(case.rows, kept)
     for boundary in BOUNDARIES:
-        rules = {"entities": case.entities, "tolerance_ns": case.tolerance_ns, "boundary": boundary}
+        rules: dict[str, Any] = {
+            "entities": case.entities,
+            "tolerance_ns": case.tolerance_ns,
+            "boundary": boundary,
+        }
         for direction in DIRECTIONS:
             every = asof_indices(spine, case.rows, direction=direction, **rules)
             some = asof_indices(spine, less, direction=direction, **rules)
@@ -91,9 +97,9 @@ def test_kept_rows_answer_like_all_rows_in_a_hundred_thousand_cases() -> None:
         check_windows(seed)
 
 
-def places(rows: Rows, **options: object) -> list[int]:
-    rule: dict[str, object] = {"ttl_ns": None, "newest": True, "last_known": [], "window_ns": 0, **options}
-    return retained_indices(rows, entities=2, at_ns=10, **rule).tolist()  # type: ignore[arg-type]
+def places(rows: Rows, **options: Any) -> list[int]:
+    rule: dict[str, Any] = {"ttl_ns": None, "newest": True, "last_known": [], "window_ns": 0, **options}
+    return [int(place) for place in retained_indices(rows, entities=2, at_ns=10, **rule)]
 
 
 def rows_of(events: list[int], known: list[int] | None = None, codes: list[int] | None = None) -> Rows:

@@ -1,6 +1,8 @@
 """Streams: what comes out is the batch join of what went in, row for row, whatever the cuts."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,7 +96,8 @@ def test_larger_streams_keep_little_and_equal_the_batch_join(monkeypatch: pytest
 def test_keys_that_nobody_holds_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "_PRUNE_ROWS", 0)
     monkeypatch.setattr(streaming, "_FORGET_KEYS", 100)
-    stream, out, tables = StreamingJoin("t", "k", tolerance=5), [], ([], [])
+    stream, out = StreamingJoin("t", "k", tolerance=5), []
+    tables: tuple[list[pa.Table], list[pa.Table]] = ([], [])
     for step in range(60):
         keys = pa.array([f"key {step} {n}" for n in range(20)])
         right = pa.table({"t": pa.array([step * 10] * 20, pa.int64()), "k": keys, "v": pa.array(range(20))})
@@ -232,13 +235,14 @@ def test_too_many_rows_are_an_error_and_then_nothing_was_taken_in() -> None:
 def test_nothing_goes_in_or_out_after_flush() -> None:
     stream = stream_of()
     stream.flush()
-    calls = [
-        lambda: stream.push_left(lefts(1)),
-        lambda: stream.push_right(rights(1)),
+    calls: list[Callable[[], object]] = [
+        partial(stream.push_left, lefts(1)),
+        partial(stream.push_right, rights(1)),
+        partial(stream.advance_watermark, 5),
         stream.emit,
         stream.flush,
     ]
-    for call in (*calls, lambda: stream.advance_watermark(5)):
+    for call in calls:
         with pytest.raises(StreamError, match="flushed"):
             call()
     assert stream.stats["emitted"] == 0

@@ -107,7 +107,7 @@ def test_sums_are_exact_after_millions_of_updates() -> None:
     spine = one_entity(list(range(count - 1_000, count + 1)))
     got = window_aggregate(
         spine,
-        one_entity(range(1, count + 1)),
+        one_entity(list(range(1, count + 1))),
         {"x": pa.array(values)},
         [Window("x", "sum", 8, name="s")],
         entities=1,
@@ -248,7 +248,7 @@ TYPED = [
     pa.array(["b", "a", "ab"], pa.large_string()),
     pa.array([b"b", b"a", b"ab"], pa.binary()),
     pa.array(["b", "a", "b"]).dictionary_encode(),
-    pa.array([Decimal("3.5"), Decimal("1.25"), Decimal("2")], pa.decimal128(20, 3)),
+    pa.array([Decimal("3.5"), Decimal("1.25"), Decimal(2)], pa.decimal128(20, 3)),
 ]
 
 

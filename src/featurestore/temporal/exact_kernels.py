@@ -6,7 +6,8 @@ on nothing else.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ def _wide(builder: Any, value: Any) -> tuple[Any, Any]:
 
 
 @intrinsic
-def mul_high(_context: Any, a: Any, b: Any) -> Any:  # noqa: ARG001 -- numba's signature
+def _mul_high(_context: Any, a: Any, b: Any) -> Any:  # noqa: ARG001 -- numba's signature
     """Return the upper 64 bits of `a * b`."""
 
     def build(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
@@ -41,7 +42,7 @@ def mul_high(_context: Any, a: Any, b: Any) -> Any:  # noqa: ARG001 -- numba's s
 
 
 @intrinsic
-def shift_high(_context: Any, a: Any, count: Any) -> Any:  # noqa: ARG001 -- numba's signature
+def _shift_high(_context: Any, a: Any, count: Any) -> Any:  # noqa: ARG001 -- numba's signature
     """Return bits 64 to 127 of `a << count`, for `count` below 128."""
 
     def build(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
@@ -53,7 +54,7 @@ def shift_high(_context: Any, a: Any, count: Any) -> Any:  # noqa: ARG001 -- num
 
 
 @intrinsic
-def shift_low(_context: Any, a: Any, count: Any) -> Any:  # noqa: ARG001 -- numba's signature
+def _shift_low(_context: Any, a: Any, count: Any) -> Any:  # noqa: ARG001 -- numba's signature
     """Return bits 0 to 63 of `a << count`, for `count` below 128."""
 
     def build(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
@@ -65,7 +66,7 @@ def shift_low(_context: Any, a: Any, count: Any) -> Any:  # noqa: ARG001 -- numb
 
 
 @intrinsic
-def leading_zeros(_context: Any, a: Any) -> Any:  # noqa: ARG001 -- numba's signature
+def _leading_zeros(_context: Any, a: Any) -> Any:  # noqa: ARG001 -- numba's signature
     """Count the zero bits above the highest one; 64 for zero."""
 
     def build(_ctx: Any, builder: Any, _sig: Any, args: Any) -> Any:
@@ -74,9 +75,16 @@ def leading_zeros(_context: Any, a: Any) -> Any:  # noqa: ARG001 -- numba's sign
     return types.uint64(types.uint64), build
 
 
+_Binary = Callable[[np.uint64, np.uint64], np.uint64]
+mul_high = cast("_Binary", _mul_high)
+shift_high = cast("_Binary", _shift_high)
+shift_low = cast("_Binary", _shift_low)
+leading_zeros = cast("Callable[[np.uint64], np.uint64]", _leading_zeros)
+
+
 @kernel
 def float_exponent(bits: int) -> int:
-    """Return the biased exponent of a double's bits, 1 for subnormals and zeros, 2047 for NaN and infinity."""
+    """Return the biased exponent of a double's bits, 1 for subnormals and zeros, 2047 for NaN, infinity."""
     return max((bits >> 52) & 2047, 1)
 
 
@@ -112,7 +120,7 @@ def double_of_128(high: np.uint64, low: np.uint64) -> float:
         top = high
     if low != _ZERO:
         top |= _ONE  # a sticky bit: 64 bits are more than the two that rounding looks at
-    return math.ldexp(np.float64(top), np.int32(64) - np.int32(shift))
+    return math.ldexp(np.float64(top), 64 - int(shift))
 
 
 @kernel
@@ -145,7 +153,7 @@ def double_of_256(a3: np.uint64, a2: np.uint64, a1: np.uint64, a0: np.uint64) ->
 def spread_of(
     n: np.uint64, q2: np.uint64, q1: np.uint64, q0: np.uint64, s1: np.uint64, s0: np.uint64
 ) -> float:
-    """Round `n * q - s * s` to a double, from 192-bit `q` and 128-bit `s`; it fits 256 bits and is not negative."""
+    """Round `n * q - s * s` to a double, with `q` of 192 bits and `s` of 128; it is not negative."""
     # n * q
     a0 = n * q0
     carry = mul_high(n, q0)
@@ -217,7 +225,7 @@ def limbs_subtract(limbs: UInt64Array, count: int, value: np.uint64, shift: int)
 @kernel
 def limbs_magnitude(limbs: UInt64Array, count: int, out: UInt64Array) -> bool:
     """Copy the absolute value of a two's complement integer; True where it was negative."""
-    negative = (limbs[count - 1] >> U64(63)) != _ZERO
+    negative = bool((limbs[count - 1] >> U64(63)) != _ZERO)
     carry = U64(negative)
     for k in range(count):
         if negative:
@@ -259,4 +267,4 @@ def limbs_spread(
 @kernel
 def scale_by(value: float, exponent: int) -> float:
     """Return `value * 2**exponent`, rounded once."""
-    return math.ldexp(value, np.int32(min(max(exponent, -5000), 5000)))
+    return math.ldexp(value, min(max(exponent, -5000), 5000))

@@ -27,7 +27,7 @@ _FORGET_KEYS = 1 << 17
 
 
 class StreamingJoin:
-    """Joins two feeds as `asof_join` joins two tables: the emitted tables, one after the other, are its answer.
+    """Joins two feeds as `asof_join` joins two tables: what it emits, one after the other, is that answer.
 
     Left rows come out in the order they were pushed. A row comes out once its answer can no longer change
     and all rows pushed before it are out. With W the watermark less the lateness, no right row with an event
@@ -161,7 +161,8 @@ class StreamingJoin:
         left = self._left.joined()
         if left is not None and self._right.schema is None:
             raise StreamError(
-                f"{len(left)} left rows wait, and nothing was ever pushed on the right: its columns are not known",
+                f"{len(left)} left rows wait, and nothing was ever pushed on the right: "
+                "its columns are not known",
                 hint="push an empty table with the right side's columns before flush",
             )
         found = None if left is None else self._find(left, self._right.joined())
@@ -183,7 +184,7 @@ class StreamingJoin:
 
     @property
     def stats(self) -> dict[str, int | None]:
-        """Counts of rows since the start (`pushed_*`, `emitted`, `late_*`), now held, and the watermarks, ns."""
+        """Counts of rows since the start (`pushed_*`, `emitted`, `late_*`), of those held, and watermarks."""
         return {
             **self._counts,
             "pending_left": len(self._left),
@@ -272,8 +273,8 @@ class StreamingJoin:
         if late_count and self._options.late == "error":
             first = int(event[np.argmax(late)])
             raise LateDataError(
-                f"{late_count} rows of {side.what} are older than {self._bound(side.what)} ns, the watermark less "
-                f"the lateness: the first one is of {first} ns",
+                f"{late_count} rows of {side.what} are older than {self._bound(side.what)} ns, the watermark "
+                f"less the lateness: the first one is of {first} ns",
                 hint='allow more lateness, or take late="drop" or "side_output"',
                 side=side.what,
                 count=late_count,
@@ -304,7 +305,7 @@ class StreamingJoin:
         held = (len(self._left), len(self._right))
         if sum(held) + more > limit:
             raise StreamError(
-                f"{more} more rows beside {held[0]} left rows that wait and {held[1]} right rows that are still "
+                f"{more} more rows beside {held[0]} left rows that wait and {held[1]} right rows still "
                 f"needed: max_pending_rows is {limit}",
                 hint="advance the watermarks of both sides and emit, set a tolerance, or raise the bound",
             )

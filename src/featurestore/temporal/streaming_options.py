@@ -104,7 +104,11 @@ def checked_options(
 
 
 def _window(value: Any) -> Window:
-    """Read a `Window`, or a definition's `Aggregation`, which says the same."""
+    """Read a `Window`, or a definition's `Aggregation`, which says the same.
+
+    Raises:
+        DefinitionError: it is neither.
+    """
     if isinstance(value, Window):
         return value
     try:

@@ -345,7 +345,7 @@ class _Numbers:
 
 
 def _answer_numbers(name: str, numbers: _Numbers) -> None:
-    """Answer all tasks in groups whose rows and answers stay in the cache, the next one to the first free thread.
+    """Answer all tasks, in groups whose rows and answers stay in the cache; a free thread takes the next.
 
     Raises:
         ExpressionError: a sum of integers does not fit int64.

@@ -84,7 +84,7 @@ class Column:
         return (ranks[codes], self.valid(), INT), values.take(order)
 
     def codes(self) -> tuple[Int64Array, int]:
-        """Return a dense code per sorted row, -1 for null, and how many there are; NaN is one value, -0.0 is 0.0.
+        """Return a dense code per sorted row (-1: null) and their number; NaN is one value, -0.0 is 0.0.
 
         Raises:
             SchemaError: the type's values cannot be compared for equality.

@@ -90,15 +90,15 @@ def range_minimum(
     last = b - 1
     first_block, last_block = a >> BLOCK_BITS, last >> BLOCK_BITS
     if first_block == last_block:
-        least = keys[a]
+        least = int(keys[a])
         for i in range(a + 1, b):
             least = min(least, keys[i])
         return least
-    least = min(after[a], before[last])
+    least = int(min(after[a], before[last]))
     inner = last_block - first_block - 1
     if inner > 0:
         level = levels[inner]
-        least = min(least, table[level, first_block + 1], table[level, last_block - (1 << level)])
+        least = int(min(least, table[level, first_block + 1], table[level, last_block - (1 << level)]))
     return least
 
 
@@ -129,10 +129,10 @@ def extremes_by_blocks(
         fill_keys(values, lo, hi, greatest, keys)
         fill_blocks(keys, hi - lo, before, after, table)
         for q in range(tasks[k, 0], tasks[k, 1]):
-            place = np.int64(places[q]) if len(places) else q
-            b = np.int64(high[q]) - lo
+            place = int(places[q]) if len(places) else q
+            b = int(high[q]) - lo
             for w in range(len(windows)):
-                a = np.int64(low[windows[w], q]) - lo
+                a = int(low[windows[w], q]) - lo
                 if b > a:
                     least = range_minimum(keys, before, after, table, levels, a, b)
                     out[place, slots[w]] = bits_of_key(least, values[2], greatest)
@@ -185,7 +185,7 @@ def extremes_by_moves(
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
-                    place = np.int64(places[at]) if len(places) else at
+                    place = int(places[at]) if len(places) else at
                     out[place, slots[w]] = bits_of_key(tree[1], values[2], greatest)
                 elif code == REBUILD:
                     tree[:] = INT64_MAX

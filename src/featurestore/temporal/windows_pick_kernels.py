@@ -102,7 +102,7 @@ def pick_rows(
         for w in range(len(windows)):
             for q in range(tasks[k, 0], tasks[k, 1]):
                 a, b = low[windows[w], q] - lo, high[q] - lo
-                place = np.int64(places[q]) if len(places) else q
+                place = int(places[q]) if len(places) else q
                 cut = cutoffs[q] if is_late else 0
                 end = (place + 1) * width
                 for j in range(max(counts[w], 1)):
@@ -149,7 +149,7 @@ def count_distinct(
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
-                    out[w, np.int64(places[at]) if len(places) else at] = different
+                    out[w, int(places[at]) if len(places) else at] = different
                     continue
                 if code == REBUILD:
                     different = 0

@@ -131,13 +131,13 @@ def cut_tasks(
         first, last = spine_bounds[0][e], spine_bounds[1][e]
         q = first
         while q < last:
-            begin, a, b = q, np.int64(high[q]), np.int64(high[q])
-            limit = np.int64(TASK_ROWS)
+            begin, a, b = q, int(high[q]), int(high[q])
+            limit = int(TASK_ROWS)
             while q < last:
                 next_a = a
                 for w in range(low.shape[0]):
                     next_a = min(next_a, low[w, q])
-                next_b = max(b, np.int64(high[q]))
+                next_b = max(b, int(high[q]))
                 if q == begin:
                     limit = max(limit, 2 * (next_b - next_a))
                 elif next_b - next_a > limit:
@@ -185,8 +185,8 @@ def moves(
     live[:] = False
     lo, hi, last_cut, p, k = first_row, first_row, INT64_MIN, 0, 0
     for q in range(task[0], task[1]):
-        new_lo, new_hi = np.int64(low[q]), np.int64(high[q])
-        cut = cutoffs[q] if late else np.int64(0)
+        new_lo, new_hi = int(low[q]), int(high[q])
+        cut = int(cutoffs[q]) if late else 0
         spent = k - 2 * (q - task[0]) > 2 * len(live)
         if spent or new_hi < hi or new_lo < lo or (late and cut < last_cut):
             live[lo - first_row : hi - first_row] = False

@@ -98,7 +98,7 @@ def write_spread(
     count: int, special: int, spread: float, exponent: int, slots: Int64Array, out: FloatArray
 ) -> None:
     """Write variance and standard deviation from `count * sum(x*x) - sum(x)**2 = spread * 4**exponent`."""
-    value = spread / np.float64(count * (count - 1))
+    value = spread / float(count * (count - 1))
     if special:
         value = np.nan
     if slots[VAR] >= 0:
@@ -234,10 +234,10 @@ def sum_by_prefix(
                 specials = np.empty((scratch, 3), np.int32)
             fill_specials(bits, valid, lo, hi, specials)
         for q in range(tasks[k, 0], tasks[k, 1]):
-            place = np.int64(places[q]) if len(places) else q
-            b = np.int64(high[q]) - lo
+            place = int(places[q]) if len(places) else q
+            b = int(high[q]) - lo
             for w in range(len(windows)):
-                a = np.int64(low[windows[w], q]) - lo
+                a = int(low[windows[w], q]) - lo
                 if b > a:
                     seen = seen_special(specials, a, b) if special else 0
                     if read_prefix(
@@ -285,7 +285,7 @@ def read_prefix(
         out[slots[SUM]] = np.int64(_ZERO - s0 if negative else s0)
     if slots[SUM] >= 0 or slots[MEAN] >= 0:
         total = double_of_128(s1, s0)
-        write_totals(np.int64(n), seen, -total if negative else total, exponent, slots, real, kind != FLOAT)
+        write_totals(int(n), seen, -total if negative else total, exponent, slots, real, kind != FLOAT)
     if n > _ONE and (slots[VAR] >= 0 or slots[STD] >= 0):
         q0 = after[3] - before[3]
         borrow = U64(after[3] < before[3])
@@ -293,7 +293,7 @@ def read_prefix(
         under = U64(after[4] < before[4]) | U64(q1 < borrow)
         q1 -= borrow
         q2 = after[5] - before[5] - under
-        write_spread(np.int64(n), seen, spread_of(n, q2, q1, q0, s1, s0), exponent, slots, real)
+        write_spread(int(n), seen, spread_of(n, q2, q1, q0, s1, s0), exponent, slots, real)
     return overflow
 
 
@@ -429,7 +429,7 @@ def sum_by_moves(
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
-                    place = np.int64(places[at]) if len(places) else at
+                    place = int(places[at]) if len(places) else at
                     if read_set(
                         kind,
                         least - 1075,

@@ -14,7 +14,7 @@ from featurestore.temporal.windows import Window
 
 
 def visible_rows(spine: Rows, s: int, rows: Rows, window: Window) -> list[int]:
-    """Return the positions of the rows in a reader's window, oldest first by (event, known, sequence, position)."""
+    """Return the positions of the rows in a reader's window, by (event, known, sequence, position)."""
     t = int(spine.event_ns[s])
     cutoff = t if spine.known_ns is None else int(spine.known_ns[s])
     start = t - window.window_ns
@@ -99,9 +99,14 @@ def deviation(values: Sequence[float]) -> float:
     return rounded(Fraction(root) * Fraction(2) ** shift)
 
 
+def is_nan(value: Any) -> bool:
+    """Whether a value of any type is NaN."""
+    return isinstance(value, float) and math.isnan(value)
+
+
 def extreme(values: Sequence[Any], greatest: bool) -> Any:
     """Return the least or greatest value; NaN if there is one; -0.0 comes before 0.0."""
-    if any(v != v for v in values):
+    if any(map(is_nan, values)):
         return math.nan
 
     def order(v: Any) -> Any:
@@ -112,7 +117,7 @@ def extreme(values: Sequence[Any], greatest: bool) -> Any:
 
 def distinct(values: Sequence[Any]) -> int:
     """Count different values; NaN is one value, -0.0 is 0.0."""
-    return len({"NaN" if v != v else v for v in values})
+    return len({"NaN" if is_nan(v) else v for v in values})
 
 
 def answer(window: Window, values: Sequence[Any], rows: int) -> Any:
@@ -128,7 +133,7 @@ def answer(window: Window, values: Sequence[Any], rows: int) -> Any:
         k = window.n or 1
         return [None] * (k - n) + list(values[-k:])
     whole = isinstance(values[0], int)
-    numbers = values if not whole else [Fraction(v) for v in values]
+    numbers: Sequence[Any] = [Fraction(v) for v in values] if whole else values
     if function == "sum" and whole:
         return sum(values)
     simple = {"first": lambda: values[0], "last": lambda: values[-1]}
