@@ -5,7 +5,7 @@ on the event loop, because a lookup takes microseconds; pushes wait for their co
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -181,17 +181,21 @@ class GrpcServer:
 
         return grpc.unary_unary_rpc_method_handler(call)
 
-    async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        caller = self._access.caller(context.invocation_metadata)
+    async def _stream(self, requests: object, context: Any) -> None:
+        """Answer requests as they come; awaiting read and write costs less than iterating."""
+        del requests
         answer: Unary = self._service.get_online_features
+        metrics = self._metrics
         try:
-            async for request in requests:
-                started = self._metrics.begin()
+            caller = self._access.caller(context.invocation_metadata)
+            end: Any = grpc.aio.EOF  # type: ignore[attr-defined] # not in its stubs
+            while (request := await context.read()) is not end:
+                started = metrics.begin()
                 out = answer(request, caller)
-                self._metrics.end("StreamOnlineFeatures", started, "OK")
-                yield out
+                metrics.end("StreamOnlineFeatures", started, "OK")
+                await context.write(out)
         except FeatureStoreError as error:
-            self._metrics.count("StreamOnlineFeatures", type(error).__name__)
+            metrics.count("StreamOnlineFeatures", type(error).__name__)
             await _abort(context, error)
 
 

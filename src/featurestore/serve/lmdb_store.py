@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -251,15 +252,35 @@ class LmdbStore:
             meta = json.loads(raw)
             number = int(meta["number"]).to_bytes(4, "big")
             floor = max(int(meta["floor"]), edit.floor(int(meta["floor"])))
-            old = [_get_long(txn, number, key) for key in edit.keys]
-            for key, before, after in zip(edit.keys, old, edit.merge(old, floor), strict=True):
-                if after is None:
-                    txn.delete(_stored_key(number, key))
-                elif after != before:
-                    txn.put(_stored_key(number, key), after if len(key) <= _KEY_MAX else _marked(key, after))
+            _change(txn, number, edit, floor)
             if floor != int(meta["floor"]):
                 txn.put(name, _description(int(meta["number"]), meta["fingerprint"], floor))
         return True
+
+
+def _change(txn: Any, number: bytes, edit: Edit, floor: int) -> None:
+    """Merge and put one edit's keys, in key order: neighbours share pages."""
+    if max(map(len, edit.keys), default=0) <= _KEY_MAX:
+        stored = [number + key for key in edit.keys]
+        get = txn.get
+        old: list[bytes | None] = [get(key) for key in stored]
+        new: Sequence[bytes | None] = edit.merge(old, floor)
+    else:
+        stored = [_stored_key(number, key) for key in edit.keys]
+        old = [_get_long(txn, number, key) for key in edit.keys]
+        merged = edit.merge(old, floor)
+        new = [
+            _marked(key, value) if value is not None and len(key) > _KEY_MAX else value
+            for key, value in zip(edit.keys, merged, strict=True)
+        ]
+        old = [txn.get(key) for key in stored]
+    changed = [(key, value) for key, before, value in zip(stored, old, new, strict=True) if value != before]
+    changed.sort(key=itemgetter(0))
+    with txn.cursor() as cursor:
+        cursor.putmulti([(key, value) for key, value in changed if value is not None])
+    for key, value in changed:
+        if value is None:
+            txn.delete(key)
 
 
 def _acquire(path: str, map_bytes: int) -> lmdb.Environment:

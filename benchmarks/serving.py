@@ -1,0 +1,362 @@
+"""Serving: in process, gRPC against a bare echo of the same bytes, Feast on the same data, writes, growth.
+
+`python -m benchmarks serving`. Closed-loop latencies of two servers are taken in turn, call by call, so that
+the machine's moods meet both alike. Feast takes part where tests/serve/test_feast_client.py has made its
+virtual environment. FEATURESTORE_BENCH_KEYS=10000000 adds the largest size of the growth figure.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pyarrow as pa
+
+from featurestore.catalog.catalog import open_catalog
+from featurestore.catalog.entity import Entity
+from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.source import Source
+from featurestore.core.clock import SystemClock
+from featurestore.serve.backend import OnlineBackend
+from featurestore.serve.client_messages import write_request
+from featurestore.serve.lmdb_store import LmdbStore
+from featurestore.serve.proto import feast_compat_pb2 as feast_pb
+from featurestore.serve.proto import online_pb2 as pb
+from featurestore.serve.request import Readers
+from featurestore.serve.server import serve
+
+NAMES = [f"f{at}" for at in range(50)]
+FEATURES = [f"wide:{name}" for name in NAMES]
+KEYS = 10_000
+PATH = "/featurestore.v1.OnlineService/"
+SCHEMA = pa.schema(
+    [("user_id", pa.int64()), ("ts", pa.timestamp("ns", "UTC")), *((n, pa.float64()) for n in NAMES)]
+)
+FEAST_PYTHON = Path.home() / ".cache/featurestore-tests/feast-0.67.0/bin/python"
+FEAST_SCRIPT = Path(__file__).with_name("feast_serving.py")
+
+
+def rows(first: int, count: int, at_ns: int) -> pa.Table:
+    """Return `count` keys from `first`, each with 50 features that tell it."""
+    keys = np.arange(first, first + count)
+    columns = [pa.array(keys), pa.array(np.full(count, at_ns)).cast(pa.timestamp("ns", "UTC"))]
+    columns += [pa.array(keys + at / 64) for at in range(50)]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def prepared(root: Path) -> OnlineBackend:
+    """Return a backend over a catalog in `root` with one wide view."""
+    user = Entity("user", join_keys=["user_id"])
+    source = Source("users", path="users", timestamp_field="ts")
+    view = FeatureView("wide", source=source, entities=[user], features=NAMES, ttl="7d")
+    catalog = open_catalog(root, read_schema=lambda _: SCHEMA)
+    catalog.apply([user, source, view])
+    store = LmdbStore(root / "online")
+    return OnlineBackend(catalog.snapshot, store, clock=SystemClock(), history_ns=0)
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Return p50, p90 and p99 in microseconds."""
+    found = np.percentile(np.array(seconds) * 1e6, [50, 90, 99]).round(1).tolist()
+    return dict(zip(("p50_us", "p90_us", "p99_us"), found, strict=True))
+
+
+def timed(call: Callable[[int], object], count: int) -> dict[str, float]:
+    """Call `count` times after a tenth as many; returns percentiles."""
+    for at in range(count // 10):
+        call(at)
+    taken = []
+    for at in range(count):
+        started = time.perf_counter()
+        call(at)
+        taken.append(time.perf_counter() - started)
+    return percentiles(taken)
+
+
+def in_turn(calls: dict[str, Callable[[], object]], count: int) -> dict[str, dict[str, float]]:
+    """Call several things in turn, `count` times each; returns percentiles of each."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for at in range(count + count // 10):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if at >= count // 10:
+                taken[name].append(time.perf_counter() - started)
+    return {name: percentiles(found) for name, found in taken.items()}
+
+
+def in_process(backend: OnlineBackend) -> dict[str, Any]:
+    """Time reads of 1 and 100 keys in this process, answers as Python lists."""
+    draw = np.random.default_rng(1)
+    many = [[int(k) for k in draw.integers(0, KEYS, 100)] for _ in range(50)]
+    found = backend.get_online_features(FEATURES, {"user_id": many[0]}).to_dict()
+    assert [found[f"f{at}"] for at in range(50)] == [[k + at / 64 for k in many[0]] for at in range(50)]
+    return {
+        "1x50": timed(
+            lambda at: backend.get_online_features(FEATURES, {"user_id": [at % KEYS]}).to_dict(), 10_000
+        ),
+        "100x50": timed(
+            lambda at: backend.get_online_features(FEATURES, {"user_id": many[at % 50]}).to_dict(), 2_000
+        ),
+    }
+
+
+def writes(root: Path, at_ns: int) -> dict[str, Any]:
+    """Time durable upserts in batches of 1,000 rows, from one caller and from four at once."""
+    backend = prepared(root)
+    view = "wide"
+    backend.write_rows(view, rows(0, 1000, at_ns))
+    out: dict[str, Any] = {}
+    for callers in (1, 4):
+        tables = [rows(first * 1000, 1000, at_ns + callers) for first in range(100)]
+
+        def work(mine: list[pa.Table]) -> None:
+            for table in mine:
+                backend.write_rows(view, table)
+
+        threads = [threading.Thread(target=work, args=(tables[at::callers],)) for at in range(callers)]
+        wall, cpu = time.perf_counter(), time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        count = 1000 * len(tables)
+        out[f"{callers} callers"] = {"rows_per_s": round(count / wall), "rows_per_cpu_s": round(count / cpu)}
+    found = backend.get_online_features(["wide:f0"], {"user_id": [99_999]}).to_dict()
+    assert found["f0"] == [99_999.0]
+    backend.close()
+    return out
+
+
+def growth(root: Path, at_ns: int) -> dict[str, Any]:
+    """Time one lookup at growing numbers of keys; the keys' values are narrow, so that they fit in memory."""
+    user = Entity("user", join_keys=["user_id"])
+    source = Source("users", path="users", timestamp_field="ts")
+    view = FeatureView("slim", source=source, entities=[user], features=["f0"])
+    schema = pa.schema([SCHEMA.field(name) for name in ("user_id", "ts", "f0")])
+    sizes = [1_000, 100_000]
+    if int(os.environ.get("FEATURESTORE_BENCH_KEYS", "0")) > sizes[-1]:
+        sizes.append(int(os.environ["FEATURESTORE_BENCH_KEYS"]))
+    out = {}
+    for size in sizes:
+        folder = root / str(size)
+        catalog = open_catalog(folder, read_schema=lambda _: schema)
+        catalog.apply([user, source, view])
+        backend = OnlineBackend(
+            catalog.snapshot, LmdbStore(folder / "online"), clock=SystemClock(), history_ns=0
+        )
+        for first in range(0, size, 100_000):
+            keys = np.arange(first, min(size, first + 100_000))
+            times = pa.array(np.full(keys.size, at_ns)).cast(pa.timestamp("ns", "UTC"))
+            backend.write_rows("slim", pa.table({"user_id": keys, "ts": times, "f0": keys * 0.5}))
+        keys_asked = np.random.default_rng(2).integers(0, size, 20_000).tolist()
+        assert backend.get_online_features(["slim"], {"user_id": [size - 1]}).to_dict()["f0"] == [
+            (size - 1) * 0.5
+        ]
+        out[f"{size:,} keys"] = timed(
+            lambda at, b=backend, k=keys_asked: b.get_online_features(["slim"], {"user_id": [k[at]]}), 15_000
+        )
+        backend.close()
+    return out
+
+
+ECHO = """
+import asyncio, sys, grpc, uvloop
+async def main():
+    sizes = {}
+    async def echo(request, context):
+        return answers.get(request[:1], request)
+    answers = {b"\\x01": bytes(int(sys.argv[1])), b"\\x02": bytes(int(sys.argv[2]))}
+    server = grpc.aio.server()
+    method = grpc.unary_unary_rpc_method_handler(echo)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("echo", {"Echo": method})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(port, flush=True)
+    await server.wait_for_termination()
+uvloop.run(main())
+"""
+
+
+@contextmanager
+def echo_server(*sizes: int) -> Iterator[str]:
+    """Run a bare grpc.aio server that answers bytes of given sizes."""
+    command = [sys.executable, "-c", ECHO, *map(str, sizes)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        yield f"127.0.0.1:{int(server.stdout.readline())}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def native_request(keys: list[int], schema_id: int) -> bytes:
+    """Return a native request for 50 features of keys."""
+    readers = Readers({"user_id": keys}, len(keys))
+    return write_request(
+        FEATURES, readers, now_ns=None, full_feature_names=False, arrow=False, schema_id=schema_id
+    ).SerializeToString()
+
+
+def feast_request(keys: list[int]) -> bytes:
+    """Return a Feast request for 50 features of keys."""
+    values = feast_pb.RepeatedValue(val=[feast_pb.Value(int64_val=k) for k in keys])
+    return feast_pb.GetOnlineFeaturesRequest(
+        features=feast_pb.FeatureList(val=FEATURES), entities={"user_id": values}
+    ).SerializeToString()
+
+
+def over_grpc(address: str, feast_address: str | None) -> dict[str, Any]:
+    """Time the native and the Feast wire against an echo of as many bytes, and against Feast itself."""
+    keys = list(range(100))
+    with grpc.insecure_channel(address) as channel:
+        ours: Any = channel.unary_unary(PATH + "GetOnlineFeatures")
+        first = pb.GetOnlineFeaturesResponse.FromString(ours(native_request([5], 0)))
+        one, many = native_request([5], first.schema_id), native_request(keys, first.schema_id)
+        sizes = [len(ours(one)), len(ours(many))]
+        matrix = np.frombuffer(pb.GetOnlineFeaturesResponse.FromString(ours(many)).blocks[0])
+        assert np.array_equal(matrix.reshape(50, 100)[7], np.arange(100) + 7 / 64)
+        theirs: Any = channel.unary_unary("/feast.serving.ServingService/GetOnlineFeatures")
+        calls: dict[str, Callable[[], object]] = {
+            "native 1x50": lambda: ours(one),
+            "native 100x50": lambda: ours(many),
+            "feast wire 100x50": lambda: theirs(feast_request(keys)),
+        }
+        with echo_server(*sizes) as echo_address, grpc.insecure_channel(echo_address) as echo_channel:
+            echo: Any = echo_channel.unary_unary("/echo/Echo")
+            calls["echo 1x50"] = lambda: echo(b"\x01" + one[1:])
+            calls["echo 100x50"] = lambda: echo(b"\x02" + many[1:])
+            found = in_turn(calls, 3_000)
+        if feast_address is not None:
+            with grpc.insecure_channel(feast_address) as feast_channel:
+                slow: Any = feast_channel.unary_unary("/GrpcFeatureServer/GetOnlineFeatures")
+                request = feast_request(keys)
+                found |= in_turn({"Feast's gRPC server 100x50": lambda: slow(request, timeout=30)}, 60)
+    return found
+
+
+def streaming(address: str, pid: int) -> dict[str, Any]:
+    """Count requests per second of the server's own CPU: unary calls and one stream, 16 outstanding each."""
+    server = psutil.Process(pid)
+
+    def used() -> float:
+        times = server.cpu_times()
+        return float(times.user + times.system)
+
+    async def unary(channel: Any, request: bytes, count: int) -> None:
+        call = channel.unary_unary(PATH + "GetOnlineFeatures")
+
+        async def one() -> None:
+            for _ in range(count // 16):
+                await call(request)
+
+        await asyncio.gather(*(one() for _ in range(16)))
+
+    async def stream(channel: Any, request: bytes, count: int) -> None:
+        call = channel.stream_stream(PATH + "StreamOnlineFeatures")()
+        for _ in range(16):
+            await call.write(request)
+        for at in range(count):
+            await call.read()
+            if at < count - 16:
+                await call.write(request)
+        await call.done_writing()
+
+    async def both() -> dict[str, Any]:
+        out = {}
+        async with grpc.aio.insecure_channel(address) as channel:
+            first = await channel.unary_unary(PATH + "GetOnlineFeatures")(native_request([5], 0))
+            request = native_request([5], pb.GetOnlineFeaturesResponse.FromString(first).schema_id)
+            for name, work in (("unary", unary), ("stream", stream)):
+                await work(channel, request, 800)
+                count, wall, cpu = 8_000, time.perf_counter(), used()
+                await work(channel, request, count)
+                wall, cpu = time.perf_counter() - wall, used() - cpu
+                out[name] = {"requests_per_s": round(count / wall), "per_server_cpu_s": round(count / cpu)}
+        return out
+
+    return asyncio.run(both())
+
+
+@contextmanager
+def feast_server() -> Iterator[dict[str, Any] | None]:
+    """Run Feast's own server on the same data, and give what it measured in its own process."""
+    if not FEAST_PYTHON.exists():
+        yield None
+        return
+    environment = {**os.environ, "FEAST_USAGE": "False"}
+    server = subprocess.Popen(
+        [str(FEAST_PYTHON), str(FEAST_SCRIPT)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert server.stdout is not None
+    try:
+        found = next((json.loads(x[7:]) for x in server.stdout if x.startswith("RESULT ")), None)
+        yield found
+    finally:
+        server.kill()
+        server.wait()
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Run everything; returns the figures."""
+    del arguments
+    at_ns = SystemClock().now_ns()
+    out: dict[str, Any] = {"load_average": os.getloadavg()}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        out["writes"] = writes(root / "writes", at_ns)
+        out["growth"] = growth(root / "growth", at_ns)
+        backend = prepared(root / "wide")
+        backend.write_rows("wide", rows(0, KEYS, at_ns))
+        out["in process"] = in_process(backend)
+        backend.close()
+        with feast_server() as feast, serve(str(root / "wide")) as server:
+            out["feast in process"] = None if feast is None else feast["in process"]
+            out["grpc"] = over_grpc(server.address, None if feast is None else feast["address"])
+            out["streaming"] = streaming(server.address, server.pids[0])
+    out["ratios"] = ratios(out)
+    print(json.dumps(out, indent=1))
+    return out
+
+
+def ratios(out: dict[str, Any]) -> dict[str, float]:
+    """Return the figures that have a goal."""
+    wire, here = out["grpc"], out["in process"]
+    found = {
+        "native 1x50 / echo (goal 1.25 at most)": wire["native 1x50"]["p50_us"] / wire["echo 1x50"]["p50_us"],
+        "native 100x50 / echo (2 at most)": wire["native 100x50"]["p50_us"] / wire["echo 100x50"]["p50_us"],
+        "stream / unary per CPU (2 at least)": out["streaming"]["stream"]["per_server_cpu_s"]
+        / out["streaming"]["unary"]["per_server_cpu_s"],
+    }
+    feast, server = out["feast in process"], wire.get("Feast's gRPC server 100x50")
+    if feast:
+        found["Feast / in process 1x50 (10 at least)"] = feast["1x50"]["p50_us"] / here["1x50"]["p50_us"]
+        found["Feast / in process 100x50 (15 at least)"] = (
+            feast["100x50"]["p50_us"] / here["100x50"]["p50_us"]
+        )
+    if server:
+        found["Feast's server / native 100x50 (5 at least)"] = (
+            server["p50_us"] / wire["native 100x50"]["p50_us"]
+        )
+        found["Feast's server / Feast wire 100x50 (3 at least)"] = (
+            server["p50_us"] / wire["feast wire 100x50"]["p50_us"]
+        )
+    return {name: round(ratio, 2) for name, ratio in found.items()}
