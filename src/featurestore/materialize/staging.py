@@ -276,7 +276,11 @@ def _pieces(
         for start, end in pairwise(bounds):
             yield _place(int(code[start]), buckets), table.slice(start, end - start)
         return
-    order = np.argsort(code, kind="stable")
+    lowest = int(code.min())
+    width = int(code.max()) - lowest
+    # NumPy sorts 16-bit keys by counting; days and buckets of one batch nearly always fit.
+    short = (code - lowest).astype(np.uint16) if width < 1 << 16 else code
+    order = np.argsort(short, kind="stable")
     ordered = code[order]
     table = table.take(pa.array(order))
     bounds = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
