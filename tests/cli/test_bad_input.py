@@ -18,6 +18,9 @@ import pytest
 from tests.cli.conftest import Run
 
 Edit = Callable[[Path], None]
+SECOND_PROFILE = (
+    'again = fs.FeatureView("profile", source=profiles, entities=[customer], features=["segment"])\n'
+)
 
 
 def _swap(old: str, new: str) -> Edit:
@@ -94,9 +97,7 @@ def _csv_with_a_bad_time(shop: Path) -> None:
             _csv_with_a_bad_time, "'event_timestamp' is string", "a time is", id="an unparseable time"
         ),
         pytest.param(
-            _append(
-                'again = fs.FeatureView("profile", source=profiles, entities=[customer], features=["segment"])\n'
-            ),
+            _append(SECOND_PROFILE),
             "'profile' is defined twice",
             "keep one",
             id="a duplicate name",

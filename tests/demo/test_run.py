@@ -11,7 +11,7 @@ from featurestore.demo import audit, run
 from featurestore.demo.run import run_demo
 from featurestore.demo.ticks import TickSize
 
-SMALL = TickSize(trades=6000, quotes=40_000)
+SMALL = TickSize(trades=20_000, quotes=200_000)
 REPOSITORY = Path(__file__).parents[2]
 TICKS = Path(os.environ.get("FEATURESTORE_TICKS", REPOSITORY.parent / "shared" / "data" / "ticks"))
 

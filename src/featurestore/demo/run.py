@@ -1,15 +1,14 @@
 """The whole path on ticks: from files to a trained model, a live answer, and a second day."""
 
 import importlib.util
-import resource
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
 from featurestore.demo.folder import TickDays, find_days, generated_days
+from featurestore.demo.memory import peak_bytes
 from featurestore.demo.report import report_html
 from featurestore.demo.screen import Screen
 from featurestore.demo.steps import Demo, define, materialize, open_demo, second_day, train, verify
@@ -41,7 +40,9 @@ def run_demo(
         ticks = _ticks(screen, data, folder, size or TickSize())
         demo = _steps(screen, ticks, folder)
         screen.facts["time"] = f"{screen.seconds:.1f} s"
-        screen.facts["peak memory"] = f"{_peak_bytes() / 1e9:.2f} GB"
+        screen.facts["peak memory"] = f"{peak_bytes() / 1e9:.2f} GB"
+        for process, peak in demo.peaks.items():
+            screen.facts["peak memory"] += f"; {process} {peak / 1e9:.2f} GB"
         origin = "generated ticks" if data is None else f"the ticks in {data}"
         write_report(demo, report, origin=origin)
         screen.facts["report"] = str(report)
@@ -96,9 +97,3 @@ def write_report(demo: Demo, path: Path, *, origin: str) -> None:
         losses=demo.losses,
     )
     path.write_text(html, encoding="utf-8")
-
-
-def _peak_bytes() -> int:
-    """Peak resident memory of this process; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

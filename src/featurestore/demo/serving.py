@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from featurestore.core.time import format_instant
 from featurestore.demo.bar import Bar
+from featurestore.demo.memory import peak_bytes
 from featurestore.demo.steps import SERVICE, Demo
 from featurestore.serve.grpc_client import OnlineClient
 
@@ -45,6 +46,7 @@ def serve(demo: Demo) -> None:
         _compare(demo, "gRPC equals history", answer, history, now)
         one = _latency(client, rows.slice(0, 1))
         every = _latency(client, rows)
+        demo.peaks["server process"] = max(peak_bytes(pid) for pid in handle.pids)
     local = demo.store.get_online_features(SERVICE, rows, now=now).to_arrow()
     _compare(demo, "in process equals history", local, history, now)
     demo.screen.facts["gRPC p50 / p99"] = f"one symbol {one}, {len(symbols)} symbols {every}"

@@ -16,6 +16,7 @@ from featurestore.demo.bar import Bar
 from featurestore.demo.folder import TickDays, deliver, write_store
 from featurestore.demo.report import age_shares
 from featurestore.demo.screen import Screen
+from featurestore.demo.training import train_in_process
 from featurestore.store import FeatureStore
 from featurestore.temporal.join import asof_join
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 TRAINING_SET: Final = "trade_features"
 SERVICE: Final = "market_state"
-LABEL: Final = "mid_return_60s"
 AUDIT_ROWS: Final = 1000
 AUDIT_SEED: Final = 11
 
@@ -42,6 +42,7 @@ class Demo:
     ages: list[float] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     losses: tuple[float, ...] = ()
+    peaks: dict[str, int] = field(default_factory=dict)
 
     def table(self, kind: str, columns: list[str]) -> pa.Table:
         """Read the delivered files of one kind in the order of their names."""
@@ -161,13 +162,12 @@ def train(demo: Demo) -> None:
     if importlib.util.find_spec("torch") is None:
         demo.screen.skip("training", "torch is not installed: pip install 'featurestore[torch]'")
         return
-    from featurestore.demo.torch_training import train_one_epoch  # noqa: PLC0415 -- an optional library
-
     assert demo.first is not None  # noqa: S101 -- step 2 ran
     split = int(np.quantile(demo.first["ts"].cast(pa.int64()).to_numpy(), 0.8, method="nearest"))
     with demo.screen.work("one epoch"):
-        result = train_one_epoch(demo.store.dataset(TRAINING_SET), until=format_instant(split))
+        result = train_in_process(demo.root, TRAINING_SET, until=format_instant(split))
     demo.losses = result.losses
+    demo.peaks["training process"] = result.peak_bytes
     tenth = max(1, len(result.losses) // 10)
     first, last = float(np.mean(result.losses[:tenth])), float(np.mean(result.losses[-tenth:]))
     found = (

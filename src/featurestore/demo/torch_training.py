@@ -1,45 +1,31 @@
 """One epoch of a small PyTorch model: it predicts how far the mid price will move, and how sure it is.
 
-The only file of the demo that imports torch.
+The only file of the demo that imports torch. The demo runs it as a process of its own:
+`python -m featurestore.demo.torch_training ROOT NAME UNTIL` prints the result as JSON.
 """
 
+import json
+import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from torch import nn
 
+from featurestore.demo.memory import peak_bytes
+from featurestore.demo.training import LABEL, Training
 from featurestore.loaders import Batch, TimeSplit
+from featurestore.store import FeatureStore
 
 if TYPE_CHECKING:
     from featurestore.dataset import Dataset
 
-LABEL: Final = "mid_return_60s"
 BATCH_ROWS: Final = 512
 SEED: Final = 1
 BASIS_POINTS: Final = 1e4
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What one epoch did.
-
-    Attributes:
-        losses: Training loss of every step, nats per row.
-        valid_before: Loss on later rows, before the first step.
-        valid_after: The same after the last step.
-        rows: Training rows seen.
-        seconds: Wall time of the epoch, loading included.
-    """
-
-    losses: tuple[float, ...]
-    valid_before: float
-    valid_after: float
-    rows: int
-    seconds: float
 
 
 class Forecaster(nn.Module):
@@ -99,7 +85,8 @@ def train_one_epoch(dataset: "Dataset", *, until: str) -> Training:
         losses.append(loss.item())
         rows += batch.rows
     seconds = time.perf_counter() - began
-    return Training(tuple(losses), before, evaluate(model, valid), rows, seconds)
+    after = evaluate(model, valid)
+    return Training(tuple(losses), before, after, rows, seconds, peak_bytes())
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch]) -> float:
@@ -116,3 +103,14 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> float:
 def inputs(batch: Batch) -> torch.Tensor:
     """Features, 0 where null, beside the mask that says which are null; `(N, 2 F)`."""
     return torch.cat([batch.x, batch.mask.to(torch.float32)], dim=1)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train on the newest version of a dataset and print the result as JSON."""
+    root, name, until = arguments
+    result = train_one_epoch(FeatureStore(root).dataset(name), until=until)
+    sys.stdout.write(json.dumps(asdict(result)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
