@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-
 from tests.loaders.datasets import make_dataset
 
 

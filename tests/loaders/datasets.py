@@ -47,7 +47,11 @@ def make_table(rows: int, *, days: float = 5, seed: int = 0, nulls: float = 0.1)
 
 def make_dataset(folder: Path, rows: int = 3000, **kwargs: Any) -> tuple[Path, pa.Table]:
     """Write the rows as a version; the label reaches 5 minutes ahead, feature `a` looks an hour back."""
-    options = {name: kwargs.pop(name) for name in ("buckets", "labels", "horizons_ns", "windows_ns") if name in kwargs}
+    options = {
+        name: kwargs.pop(name)
+        for name in ("buckets", "labels", "horizons_ns", "windows_ns")
+        if name in kwargs
+    }
     table = make_table(rows, **kwargs)
     settings: dict[str, Any] = {
         "entity_keys": ["symbol"],
@@ -58,7 +62,8 @@ def make_dataset(folder: Path, rows: int = 3000, **kwargs: Any) -> tuple[Path, p
         "windows_ns": {"a": HOUR, "b": None},
         "buckets": 2,
     }
-    return write_dataset(folder, table, **{**settings, **options}), table
+    settings.update({str(name): value for name, value in options.items()})
+    return write_dataset(folder, table, **settings), table
 
 
 def leaves(batch: Batch) -> dict[str, npt.NDArray[Any]]:

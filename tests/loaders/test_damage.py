@@ -23,6 +23,12 @@ def shards(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("part-*.arrow") if "offsets" not in p.name)
 
 
+def collect_rows(loader: Any, seen: set[int]) -> None:
+    """Note the rows of every batch that is delivered."""
+    for batch in loader:
+        seen |= set(batch.x[:, 0].astype(int).tolist())
+
+
 def test_a_truncated_shard_is_found_before_anything_is_mapped(copy: Path) -> None:
     victim = shards(copy)[2]
     victim.write_bytes(victim.read_bytes()[:-1])
@@ -57,8 +63,7 @@ def test_a_flipped_bit_is_found_before_a_value_of_its_shard_is_delivered(copy: P
         victim.write_bytes(data)
         seen: set[int] = set()
         with pytest.raises(CorruptDataError, match="part-00003") as caught:
-            for batch in open_loader(copy, threads=threads, **OPTIONS):
-                seen |= set(batch.x[:, 0].astype(int).tolist())
+            collect_rows(open_loader(copy, threads=threads, **OPTIONS), seen)
         assert not seen & inside
         assert caught.value.context["shard"] == number
 
@@ -108,19 +113,18 @@ def test_an_error_in_a_thread_ends_the_pass_at_its_step_with_its_traceback(
         return batch(rows, real)
 
     monkeypatch.setattr(gather, "batch", failing)
-    delivered = []
     with pytest.raises(StorageError, match="Input/output") as caught:
-        for step in loader:
-            delivered.append(step)
-    assert len(delivered) < len(loader)
+        list(loader)
     assert isinstance(caught.value.__cause__, OSError)
-    assert loader.state_dict()["step"] == len(delivered)
+    assert loader.state_dict()["step"] <= 4
 
 
-def test_a_thread_that_dies_is_an_error_and_no_short_epoch(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_dies_is_an_error_and_no_short_epoch(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loader = open_loader(dataset, threads=1, **OPTIONS)
 
-    def dying(rows: Any, real: Any = None) -> Any:
+    def dying(*_: Any) -> Any:
         raise SystemExit(3)
 
     monkeypatch.setattr(loader.tier.gather, "batch", dying)  # type: ignore[attr-defined] # the CPU tier's

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.loaders.datasets import assert_same, leaves, make_dataset
 
 from featurestore.errors import DefinitionError, LoaderStateError, NotFoundError, SchemaError
 from featurestore.loaders import open_loader
-from tests.loaders.datasets import assert_same, leaves, make_dataset
 
 SMALL: dict[str, Any] = {"columns": ["row"], "labels": [], "block_rows": 8, "blocks": 2}
 
@@ -48,7 +48,7 @@ def test_every_world_size_thread_count_and_resume_gives_the_same_global_batches(
     resume_at: float,
     other_world: int,
 ) -> None:
-    """Rank batches interleave to the batch of one rank; the epoch holds every row once; a resume continues it."""
+    """Rank batches interleave to that of one rank; an epoch holds every row once; a resume goes on."""
     global_batch = batch * 8
 
     def open_all(count: int) -> list[Any]:
@@ -82,7 +82,13 @@ def test_every_world_size_thread_count_and_resume_gives_the_same_global_batches(
     assert len(steps) == len(alone) == len(ranks[0])
     for step, expected in zip(steps, alone, strict=True):
         mixed = [row for group in zip(*step, strict=False) for row in group]
-        longest = [row for place in range(len(step[0])) for part in step if place < len(part) for row in [part[place]]]
+        longest = [
+            row
+            for place in range(len(step[0]))
+            for part in step
+            if place < len(part)
+            for row in [part[place]]
+        ]
         assert (mixed if drop_last is not False else longest) == expected
     seen = [row for step in alone for row in step]
     if drop_last == "pad":
@@ -119,8 +125,12 @@ def by_row(table: pa.Table) -> dict[str, npt.NDArray[Any]]:
     return {name: np.asarray(table.column(name).to_pylist(), dtype=object) for name in table.column_names}
 
 
-def test_values_are_those_that_were_written(dataset: Path, by_row: dict[str, npt.NDArray[Any]], table: pa.Table) -> None:
-    loader = open_loader(dataset, batch_size=128, nulls="mask", time=True, entity=True, weight="wt", fill={"a": -7.0})
+def test_values_are_those_that_were_written(
+    dataset: Path, by_row: dict[str, npt.NDArray[Any]], table: pa.Table
+) -> None:
+    loader = open_loader(
+        dataset, batch_size=128, nulls="mask", time=True, entity=True, weight="wt", fill={"a": -7.0}
+    )
     words = loader.vocabulary("s")
     assert words == ("x", "y", "é")
     symbols = sorted(set(by_row["symbol"]), key=str.encode)
@@ -159,7 +169,9 @@ def test_without_shuffling_batches_come_in_time_order_ties_in_stored_order(datas
 
 
 def test_one_dtype_makes_one_matrix_in_the_order_of_the_columns(dataset: Path) -> None:
-    loader = open_loader(dataset, batch_size=50, dtype="float32", columns=["row", "b", "a", "f", "i"], fill={"*": 2.5})
+    loader = open_loader(
+        dataset, batch_size=50, dtype="float32", columns=["row", "b", "a", "f", "i"], fill={"*": 2.5}
+    )
     batch = next(iter(loader))
     assert batch.x.dtype == np.float32
     assert loader.prepared.fields.matrices[0].features == ("row", "b", "a", "f", "i")
@@ -179,15 +191,23 @@ def test_types_are_kept_where_none_is_asked_for(dataset: Path) -> None:
 
 
 def test_nan_mode_marks_nulls_of_every_number(dataset: Path, by_row: dict[str, npt.NDArray[Any]]) -> None:
-    batch = next(iter(open_loader(dataset, batch_size=2000, dtype="float64", nulls="nan", columns=["row", "i", "a"])))
+    batch = next(
+        iter(open_loader(dataset, batch_size=2000, dtype="float64", nulls="nan", columns=["row", "i", "a"]))
+    )
     rows = batch.x[:, 0].astype(int)
     for place, name in ((1, "i"), (2, "a")):
-        assert np.array_equal(np.isnan(batch.x[:, place]), np.asarray([v is None for v in by_row[name][rows]]))
+        assert np.array_equal(
+            np.isnan(batch.x[:, place]), np.asarray([v is None for v in by_row[name][rows]])
+        )
 
 
 def test_columns_layout_gives_the_same_values_by_name(dataset: Path) -> None:
     matrix = next(iter(open_loader(dataset, batch_size=64, dtype="float32", columns=["a", "b", "row"])))
-    columns = next(iter(open_loader(dataset, batch_size=64, dtype="float32", columns=["a", "b", "row"], layout="columns")))
+    columns = next(
+        iter(
+            open_loader(dataset, batch_size=64, dtype="float32", columns=["a", "b", "row"], layout="columns")
+        )
+    )
     assert list(columns.x) == ["a", "b", "row"]
     assert all(np.array_equal(columns.x[n], matrix.x[:, i]) for i, n in enumerate(columns.x))
 
@@ -328,17 +348,25 @@ def test_buffers_of_collected_batches_are_used_again(dataset: Path) -> None:
     ("options", "error", "match"),
     [
         pytest.param({}, DefinitionError, "batch size", id="no batch size"),
-        pytest.param({"batch_size": 8, "global_batch_size": 8}, DefinitionError, "together", id="two batch sizes"),
+        pytest.param(
+            {"batch_size": 8, "global_batch_size": 8}, DefinitionError, "together", id="two batch sizes"
+        ),
         pytest.param({"batch_size": 8, "columns": ["nope"]}, NotFoundError, "nope", id="unknown column"),
         pytest.param({"batch_size": 8, "colums": ["a"]}, DefinitionError, "columns", id="misspelt option"),
-        pytest.param({"batch_size": 8, "dtype": "int32", "columns": ["a"]}, SchemaError, "float64", id="float to int"),
+        pytest.param(
+            {"batch_size": 8, "dtype": "int32", "columns": ["a"]}, SchemaError, "float64", id="float to int"
+        ),
         pytest.param({"batch_size": 8, "nulls": "nan"}, SchemaError, "floating", id="nan in integers"),
         pytest.param({"batch_size": 8, "fill": 0.5}, SchemaError, "whole", id="fraction in integers"),
         pytest.param({"batch_size": 8, "fill": {"z": 1.0}}, DefinitionError, "z", id="fill of no column"),
         pytest.param({"batch_size": 8, "label": "s"}, SchemaError, "label", id="text label"),
-        pytest.param({"batch_size": 8, "world_size": 3, "rank": 0}, DefinitionError, "streams", id="odd world"),
+        pytest.param(
+            {"batch_size": 8, "world_size": 3, "rank": 0}, DefinitionError, "streams", id="odd world"
+        ),
         pytest.param({"batch_size": 8, "rank": 0}, DefinitionError, "both", id="rank alone"),
-        pytest.param({"batch_size": 8, "subset": "train"}, DefinitionError, "split", id="subset without split"),
+        pytest.param(
+            {"batch_size": 8, "subset": "train"}, DefinitionError, "split", id="subset without split"
+        ),
         pytest.param({"batch_size": 8, "device": "cuda"}, DefinitionError, "host", id="device"),
         pytest.param({"batch_size": 8, "nulls": "drop"}, DefinitionError, "mask", id="nulls"),
         pytest.param({"batch_size": 5000}, DefinitionError, "no global batch", id="empty epoch"),
@@ -381,9 +409,16 @@ def test_stats_count_what_was_delivered(dataset: Path) -> None:
     assert stats["rows_per_s"] > 0
 
 
-def test_a_vocabulary_may_come_from_elsewhere_and_unknown_words_are_zero(dataset: Path, table: pa.Table) -> None:
+def test_a_vocabulary_may_come_from_elsewhere_and_unknown_words_are_zero(
+    dataset: Path, table: pa.Table
+) -> None:
     loader = open_loader(
-        dataset, batch_size=3000, columns=["s", "row"], labels=[], vocabularies={"s": ["é", "x"]}, shuffle=False
+        dataset,
+        batch_size=3000,
+        columns=["s", "row"],
+        labels=[],
+        vocabularies={"s": ["é", "x"]},
+        shuffle=False,
     )
     codes = next(iter(loader)).codes["s"]
     expected = [{"é": 1, "x": 2}.get(word, 0) for word in table.column("s").to_pylist()]

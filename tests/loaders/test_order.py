@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from featurestore.errors import DefinitionError
 from featurestore.loaders.order import Order, Shuffle, chunk_of, permutation, stream_segments
 
-
 PINNED_BLOCKS = [9, 0, 8, 3, 7, 1, 10, 2, 6, 4, 11, 5]
 PINNED_FULL = [11, 5, 1, 10, 2, 9, 8, 6, 7, 4, 3, 0]
 
@@ -18,7 +17,9 @@ def whole(order: Order, epoch: int = 0) -> npt.NDArray[np.int64]:
     return np.concatenate([chunk_of(order, epoch=epoch, chunk=c).samples for c in range(order.chunks)])
 
 
-def make(samples: int, shuffle: Shuffle = "blocks", streams: int = 8, block_rows: int = 4, blocks: int = 3) -> Order:
+def make(
+    samples: int, shuffle: Shuffle = "blocks", streams: int = 8, block_rows: int = 4, blocks: int = 3
+) -> Order:
     return Order(
         fingerprint="f",
         seed=7,
@@ -77,8 +78,12 @@ def test_seed_epoch_fingerprint_and_streams_each_change_the_order() -> None:
     first = whole(base)
     others = [
         whole(base, 1),
-        whole(Order(fingerprint="g", seed=7, samples=500, shuffle="blocks", streams=8, block_rows=4, blocks=3)),
-        whole(Order(fingerprint="f", seed=8, samples=500, shuffle="blocks", streams=8, block_rows=4, blocks=3)),
+        whole(
+            Order(fingerprint="g", seed=7, samples=500, shuffle="blocks", streams=8, block_rows=4, blocks=3)
+        ),
+        whole(
+            Order(fingerprint="f", seed=8, samples=500, shuffle="blocks", streams=8, block_rows=4, blocks=3)
+        ),
         whole(make(500, streams=4)),
     ]
     assert all(not np.array_equal(first, other) for other in others)
@@ -117,8 +122,9 @@ def quality(shuffle: Shuffle, samples: int = 1 << 17, batch: int = 1024) -> tupl
     """Measure an order of time-ordered samples.
 
     Returns:
-        Least entropy, over its maximum, of which 64th of time the rows of a batch come from; mean z score of a runs
-        test (above or below the median) over each batch's rows in shuffled order; correlation of neighbours' times.
+        Least entropy, over its maximum, of which 64th of time the rows of a batch come from; mean z score
+        of a runs test (above or below the median) over each batch's rows in shuffled order; correlation of
+        neighbours' times.
     """
     order = Order(fingerprint="q", seed=0, samples=samples, shuffle=shuffle, block_rows=256, blocks=4)
     found = whole(order)

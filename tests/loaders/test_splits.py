@@ -8,20 +8,22 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.loaders.datasets import HOUR, SECOND, START, make_dataset
 
 from featurestore.core.time import INT64_MAX, INT64_MIN
 from featurestore.errors import DefinitionError, LeakageError
 from featurestore.loaders import EntitySplit, TimeSplit, Window, open_loader, walk_forward
 from featurestore.loaders.splits import TimePlan, kept_rows, kept_spans, plan_time_split
-from tests.loaders.datasets import HOUR, SECOND, START, make_dataset
 
 
-def kept_by_sets(time: int, span: tuple[int, int], others: list[tuple[int, int]], horizon: int, window: int) -> bool:
+def kept_by_sets(
+    time: int, span: tuple[int, int], others: list[tuple[int, int]], horizon: int, window: int
+) -> bool:
     """An independent reading of the rule, by instants: no shared instant between labels and feature windows.
 
-    A sample at t knows the instants (t - window, t] (at least t itself) and its label tells of t to t + horizon. It may
-    stay if neither its label meets what any sample of the other period knows, nor the label of any of those what it
-    knows. The instants are small integers here, so sets of them can be written out.
+    A sample at t knows the instants (t - window, t] (at least t itself) and its label tells of t to t +
+    horizon. It may stay if neither its label meets what any sample of the other period knows, nor the label
+    of any of those what it knows. The instants are small integers here, so sets of them can be written out.
     """
 
     def known(t: int) -> set[int]:
@@ -80,7 +82,9 @@ def test_purge_and_embargo_keep_what_sets_of_instants_say(
     ],
 )
 def test_the_edge_of_purge_plus_embargo(time: int, kept: bool) -> None:
-    plan = TimePlan(subset="train", periods={"train": (0, 100), "test": (100, 200)}, horizon_ns=5, window_ns=5)
+    plan = TimePlan(
+        subset="train", periods={"train": (0, 100), "test": (100, 200)}, horizon_ns=5, window_ns=5
+    )
     assert kept_rows(plan, np.asarray([time]))[0].tolist() == [kept]
 
 
@@ -89,7 +93,9 @@ def test_purge_and_embargo_come_from_the_labels_and_features_that_are_used(datas
     plan = open_loader(dataset, batch_size=8, split=split).prepared.selection.plan
     assert plan is not None
     assert (plan.horizon_ns, plan.window_ns, plan.unbounded) == (300 * SECOND, HOUR, ("b",))
-    without = open_loader(dataset, batch_size=8, split=split, columns=["row"], labels=[]).prepared.selection.plan
+    without = open_loader(
+        dataset, batch_size=8, split=split, columns=["row"], labels=[]
+    ).prepared.selection.plan
     assert without is not None
     assert (without.horizon_ns, without.window_ns) == (0, 0)
 
@@ -102,7 +108,13 @@ def test_the_subsets_hold_exactly_the_rows_of_their_periods(dataset: Path, table
         name: sorted(
             int(row)
             for batch in open_loader(
-                dataset, batch_size=64, drop_last=False, split=split, subset=name, columns=["row", "a"], dtype="float64"
+                dataset,
+                batch_size=64,
+                drop_last=False,
+                split=split,
+                subset=name,
+                columns=["row", "a"],
+                dtype="float64",
             )
             for row in batch.x[:, 0]
         )
@@ -114,7 +126,9 @@ def test_the_subsets_hold_exactly_the_rows_of_their_periods(dataset: Path, table
     assert found["test"] == np.flatnonzero((times >= edge) & labelled).tolist()
 
 
-def test_fractions_take_the_oldest_rows_and_rows_of_one_time_stay_together(dataset: Path, table: pa.Table) -> None:
+def test_fractions_take_the_oldest_rows_and_rows_of_one_time_stay_together(
+    dataset: Path, table: pa.Table
+) -> None:
     times = np.asarray(table.column("ts").cast(pa.int64()))
     split = TimeSplit(train=0.6, valid=0.2, test=0.2, purge=None, embargo=None)
     plan = open_loader(dataset, batch_size=8, split=split).prepared.selection.plan
@@ -181,7 +195,9 @@ def test_every_entity_is_in_one_subset_and_salt_draws_again(tmp_path: Path) -> N
 
 def test_a_time_split_and_an_entity_split_compose(dataset: Path) -> None:
     time, entity = TimeSplit(train=0.5, test=0.5), EntitySplit(frac=0.5, salt=3)
-    both = open_loader(dataset, batch_size=4, drop_last=False, split=(time, entity), subset="test", entity=True)
+    both = open_loader(
+        dataset, batch_size=4, drop_last=False, split=(time, entity), subset="test", entity=True
+    )
     only = open_loader(dataset, batch_size=4, drop_last=False, split=entity, subset="test", entity=True)
     seen = {int(e) for batch in both for e in batch.entity}
     assert seen == {int(e) for batch in only for e in batch.entity}
@@ -203,12 +219,14 @@ def test_walk_forward_folds_test_what_comes_after_their_training() -> None:
 @pytest.mark.parametrize(
     ("build", "error"),
     [
-        pytest.param(lambda: TimeSplit(), DefinitionError, id="nothing given"),
+        pytest.param(TimeSplit, DefinitionError, id="nothing given"),
         pytest.param(lambda: TimeSplit(train=0.5, test=("2024-01-01", None)), DefinitionError, id="mixed"),
         pytest.param(lambda: TimeSplit(train=0.9, test=0.2), DefinitionError, id="more than everything"),
         pytest.param(lambda: TimeSplit(train=("2024-02-01", "2024-01-01")), DefinitionError, id="backwards"),
         pytest.param(
-            lambda: TimeSplit(train=(None, "2024-02-01"), test=("2024-01-01", None)), LeakageError, id="overlap"
+            lambda: TimeSplit(train=(None, "2024-02-01"), test=("2024-01-01", None)),
+            LeakageError,
+            id="overlap",
         ),
         pytest.param(lambda: EntitySplit(frac=1.0), DefinitionError, id="no test entities"),
         pytest.param(lambda: walk_forward(0, 10, folds=5, test=2), DefinitionError, id="no training left"),
@@ -246,15 +264,22 @@ def test_preprocessing_is_fitted_on_train_only_and_travels(tmp_path: Path) -> No
     loader = open_loader(folder, batch_size=8, split=split, columns=["a", "b", "s"])
     fitted = loader.fit_preprocessing({"a": "standardize", "b": "quantile", "s": "codes"})
     values = np.asarray(
-        [v for v, y in zip(table.column("a").to_pylist()[:750], table.column("y").to_pylist()[:750], strict=True)
-         if v is not None and y is not None]
+        [
+            v
+            for v, y in zip(
+                table.column("a").to_pylist()[:750], table.column("y").to_pylist()[:750], strict=True
+            )
+            if v is not None and y is not None
+        ]
     )
     assert fitted.transforms["a"].mean == pytest.approx(values.mean(), rel=1e-12)
     assert fitted.transforms["a"].std == pytest.approx(values.std(), rel=1e-12)
     fitted.save(folder)
     again = load_preprocessing(folder, "default")
     assert again == fitted
-    out = again.apply({"a": [0.0, None, 1.0], "b": [-9.0, 9.0, 0.0], "s": ["x", None, "??"], "other": [1, 2, 3]})
+    out = again.apply(
+        {"a": [0.0, None, 1.0], "b": [-9.0, 9.0, 0.0], "s": ["x", None, "??"], "other": [1, 2, 3]}
+    )
     assert out["a"][1] == 0
     assert out["b"].tolist()[:2] == [0.0, 1.0]
     assert out["s"].tolist() == [1, 0, 0]

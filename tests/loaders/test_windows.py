@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.loaders.datasets import SECOND
 
 from featurestore.errors import DefinitionError
 from featurestore.loaders import TimeSplit, Window, gather, open_loader
-from tests.loaders.datasets import SECOND
 
 CASES = [
     pytest.param({}, id="padding"),
@@ -22,7 +22,7 @@ CASES = [
 def window_by_loop(
     row: int, symbols: list[str], times: list[int], lookback: int, gap_ns: int | None, oldest: int
 ) -> list[int]:
-    """The row and those of its entity before it, newest first while they are in reach; returned oldest first."""
+    """The row and those of its entity before it, while they are in reach; oldest first."""
     found = [row]
     for other in range(row - 1, -1, -1):
         if symbols[other] != symbols[row]:
@@ -85,14 +85,19 @@ def test_a_window_holds_the_rows_of_its_entity_before_it(
     assert sorted(seen) == anchors_by_loop(symbols, times, options, gap)
 
 
-def anchors_by_loop(symbols: list[str], times: list[int], options: dict[str, Any], gap: int | None) -> list[int]:
+def anchors_by_loop(
+    symbols: list[str], times: list[int], options: dict[str, Any], gap: int | None
+) -> list[int]:
     counts: dict[str, int] = {}
     found = []
     least = 7 if options.get("pad", "left") is None else options.get("min_history", 1)
     for row, symbol in enumerate(symbols):
         number = counts.get(symbol, 0)
         counts[symbol] = number + 1
-        if number % options.get("stride", 1) == 0 and len(window_by_loop(row, symbols, times, 7, gap, 0)) >= least:
+        if (
+            number % options.get("stride", 1) == 0
+            and len(window_by_loop(row, symbols, times, 7, gap, 0)) >= least
+        ):
             found.append(row)
     return found
 
@@ -128,7 +133,12 @@ def test_windows_shuffle_and_resume_like_rows(dataset: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"lookback": 0}, {"lookback": 3, "stride": 0}, {"lookback": 3, "min_history": 4}, {"lookback": 3, "pad": "right"}],
+    [
+        {"lookback": 0},
+        {"lookback": 3, "stride": 0},
+        {"lookback": 3, "min_history": 4},
+        {"lookback": 3, "pad": "right"},
+    ],
 )
 def test_windows_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError):

@@ -14,8 +14,8 @@ class Batch(Mapping[str, Any]):
     A batch owns its memory: it stays valid as long as anything refers to it, and may be written to.
 
     Attributes:
-        x: Features. One matrix `(N, F)`; with several stored types and no `dtype` a dict of one matrix per type; with
-            `layout="columns"` a dict of `(N,)` columns; with a window `(N, L, F)`.
+        x: Features. One matrix `(N, F)`; with several stored types and no `dtype` a dict of one matrix per
+            type; with `layout="columns"` a dict of `(N,)` columns; with a window `(N, L, F)`.
         y: The label `(N,)`; a dict by name where there are several.
         w: `(N,)` weights; padded rows weigh 0.
         mask: 1 where a feature is valid, 0 where it was null; shaped like `x`. With `nulls="mask"`.

@@ -1,8 +1,8 @@
 """Host buffers that return to their pool when the last array over them is gone.
 
-A fresh 2 MB array costs more in page faults than the copy that fills it; a buffer handed out again while the trainer
-still looks at it corrupts training in silence. So a batch's memory is leased: arrays keep the lease alive, and only
-when the last of them is collected does the memory serve another batch.
+A fresh 2 MB array costs more in page faults than the copy that fills it; a buffer handed out again while
+the trainer still looks at it corrupts training in silence. So a batch's memory is leased: arrays keep the
+lease alive, and only when the last of them is collected does the memory serve another batch.
 """
 
 import math

@@ -1,8 +1,9 @@
 """What a loader needs of a device: buffers, one side stream for copies, events, and five array operations.
 
-Two streams exist. The *side* stream carries host-to-device copies only; the *consumer's* stream carries everything the
-trainer does and the batch operations below. Nothing is ordered between the two but by events, and nothing on either is
-finished when a call returns. `featurestore.testing.fake_device` implements exactly this much and no more ordering.
+Two streams exist. The *side* stream carries host-to-device copies only; the *consumer's* stream carries
+everything the trainer does and the batch operations below. Nothing is ordered between the two but by
+events, and nothing on either is finished when a call returns. `featurestore.testing.fake_device` implements
+exactly this much and no more ordering.
 """
 
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ class Device(Protocol):
         ...
 
     def cast(self, array: Array, dtype: str) -> Array:
-        """Return values in another type, rounded to nearest even; the same array where the type is the same."""
+        """Return values in another type, rounded to nearest even; the same array for the same type."""
         ...
 
     def where(self, mask: Array, array: Array, other: Array) -> Array:

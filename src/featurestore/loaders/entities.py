@@ -20,7 +20,8 @@ class EntityIndex:
 
     Attributes:
         codes: For each part, `(entities of the part,)` code of each of its entities.
-        first_rows: For each part, `(entities + 1,)` where each entity's rows begin, as row numbers of the version.
+        first_rows: For each part, `(entities + 1,)` where each entity's rows begin, as row numbers of the
+            version.
         keys: Key bytes by code.
 
     Cost: one pass over the shards' entities (not rows); 12 bytes per entity and shard.
@@ -47,7 +48,7 @@ class EntityIndex:
         rank = np.empty(len(keys), np.int32)
         rank[order] = np.arange(len(keys), dtype=np.int32)
         self.keys = [keys[i] for i in order]
-        edges = np.cumsum(sizes)[:-1] if sizes else []
+        edges = np.cumsum(sizes)[:-1]
         self.codes: list[Int32Array] = [rank[part] for part in np.split(appearance, edges)] if sizes else []
         starts = source.index.starts
         self.first_rows: list[Int64Array] = [view.offsets + starts[part] for part, view in enumerate(views)]

@@ -1,4 +1,4 @@
-"""What a batch is made of: the plan from chosen columns to stored columns. Pure; compared with `==` in tests."""
+"""What a batch is made of: the plan from chosen columns to stored ones. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -237,8 +237,8 @@ def _check_cast(name: str, stored: str, wanted: str) -> None:
     if stored != wanted and to != "f" and not (of in "iub" and to in "iu"):
         raise SchemaError(
             f"column {name!r} is stored as {stored} and cannot come as {wanted}",
-            hint="a matrix takes floats from anything, integers from integers and booleans; leave the column out, "
-            "or leave dtype out to get one matrix per stored type",
+            hint="a matrix takes floats from anything, integers from integers and booleans; "
+            "leave the column out, or leave dtype out to get one matrix per stored type",
             column=name,
         )
 
@@ -261,7 +261,8 @@ def _scalar(
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(check(kind) for check in checks)
 
 
 def _check_extra(name: str, kind: pa.DataType) -> None:

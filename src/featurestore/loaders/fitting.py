@@ -21,14 +21,15 @@ def fit_preprocessing(
     """Fit transforms on a loader's samples, in stored order, whatever its batches are.
 
     Args:
-        kinds: By column, or one kind for every number; strings are always coded, with the words of these samples.
+        kinds: By column, or one kind for every number; strings are always coded, with the words of these
+            samples.
 
     Raises:
         LeakageError: the loader's subset is valid or test.
         SchemaError: a column that cannot be transformed that way.
 
-    Cost: one pass per column, and 16 bytes per sample while it runs. Sums are pairwise in stored order: the same bits
-    for the same dataset version, whatever the machine's thread count.
+    Cost: one pass per column, and 16 bytes per sample while it runs. Sums are pairwise in stored order: the
+    same bits for the same dataset version, whatever the machine's thread count.
     """
     subset = prepared.options.subset
     if prepared.options.split is not None and subset not in {None, "train"}:
@@ -47,7 +48,9 @@ def fit_preprocessing(
                 column=column, kind="codes", vocabulary=_words(prepared, column, rows), count=int(rows.size)
             )
         elif column in numbers:
-            transforms[column] = _fit_number(_values(prepared, column, rows), column, check_kind(wanted[column]))
+            transforms[column] = _fit_number(
+                _values(prepared, column, rows), column, check_kind(wanted[column])
+            )
         else:
             raise SchemaError(
                 f"column {column!r} is no number and no string of this loader",
@@ -63,7 +66,11 @@ def fit_preprocessing(
 
 
 def _fit_number(values: npt.NDArray[np.float64], column: str, kind: Any) -> Transform:
-    """Fit over the non-null, non-NaN values."""
+    """Fit over the non-null, non-NaN values.
+
+    Raises:
+        SchemaError: there is none, or codes were asked for.
+    """
     if kind == "codes":
         raise SchemaError(f"column {column!r} holds numbers, codes are for strings", column=column)
     real = values[~np.isnan(values)]
@@ -71,9 +78,7 @@ def _fit_number(values: npt.NDArray[np.float64], column: str, kind: Any) -> Tran
         raise SchemaError(f"column {column!r} has no value to fit on", column=column)
     if kind == "quantile":
         cuts = np.quantile(real, np.linspace(0.0, 1.0, QUANTILES))
-        return Transform(
-            column=column, kind="quantile", quantiles=tuple(cuts.tolist()), count=int(real.size)
-        )
+        return Transform(column=column, kind="quantile", quantiles=tuple(cuts.tolist()), count=int(real.size))
     mean = float(real.mean())
     return Transform(
         column=column, kind="standardize", mean=mean, std=float((real - mean).std()), count=int(real.size)

@@ -1,4 +1,4 @@
-"""Row gathers over many mapped parts: compiled where numba is there, NumPy otherwise, the same values bit for bit.
+"""Row gathers over many mapped parts: compiled where numba is there, NumPy otherwise, bit for bit the same.
 
 numba is imported at the first gather, never at import; set `FEATURESTORE_NO_NUMBA=1` to do without.
 """
@@ -82,7 +82,7 @@ class PartIndex:
 
 
 class StoredColumn:
-    """One stored column, or pack of columns, of a dataset: a `(rows, width)` block per part, opened one by one.
+    """One stored column, or pack of columns, of a dataset: a `(rows, width)` block for each part.
 
     Attributes:
         dtype: Of the stored values.
@@ -112,10 +112,9 @@ class StoredColumn:
             self._valid_addresses[part] = valid.ctypes.data
 
     def block(self, part: int) -> AnyArray:
-        """Return a part's `(rows, width)` values."""
+        """Return a part's `(rows, width)` values; the part must be open."""
         block = self._blocks[part]
-        if block is None:
-            raise LookupError(f"part {part} is not open")  # a fault of ours, not of the data
+        assert block is not None, f"part {part} is not open"  # noqa: S101 - a fault of ours, not of the data
         return block
 
     def valid(self, part: int) -> UInt8Array | None:

@@ -1,4 +1,4 @@
-"""The CPU tier: batches gathered straight from the memory-mapped shards, one read of each row's cache lines."""
+"""The CPU tier: batches gathered straight from the memory-mapped shards, each row read once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ class HostGather:
         return self._scalars[scalar.name]
 
     def plain_columns(self) -> dict[str, StoredColumn]:
-        """Return the columns of everything else that is delivered, by `codes.…`, `extras.…`, `time`, `entity`."""
+        """Return all other columns that are delivered: `codes.…`, `extras.…`, `time`, `entity`."""
         out = {f"codes.{name}": column for name, column in self._codes.items()}
         out |= {f"extras.{name}": column for name, column in self._extras.items()}
         return out | {n: c for n, c in (("time", self._time), ("entity", self._entity)) if c is not None}
@@ -211,9 +211,10 @@ def fill_values(matrix: Matrix) -> AnyArray:
         return wanted.astype(dtype)
     whole = np.isfinite(wanted) & (wanted == np.floor(wanted))
     if not whole.all():
-        name = matrix.features[int(np.argmin(whole))]
+        place = int(np.argmin(whole))
+        name = matrix.features[place]
         raise SchemaError(
-            f"column {name!r} comes as {dtype} and cannot be filled with {matrix.fills[int(np.argmin(whole))]}",
+            f"column {name!r} comes as {dtype} and cannot be filled with {matrix.fills[place]}",
             hint='give a whole number, or dtype="float32"',
             column=name,
         )

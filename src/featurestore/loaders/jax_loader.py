@@ -28,7 +28,7 @@ class JaxHostTier(HostTier):
     def __init__(self, prepared: Prepared, *, sharding: Any, reason: str) -> None:
         super().__init__(prepared, reason=reason)
         self._sharding = sharding
-        self._wide = bool(jax.config.jax_enable_x64)
+        self._wide = has_64_bits()
 
     def finish(self, batch: Batch) -> Batch:
         """Narrow what JAX would truncate, then place every array."""
@@ -52,10 +52,12 @@ class JaxHostTier(HostTier):
         if not self._wide:
             value = narrowed(value, name, self._is_time(name))
         if self._sharding is None:
-            return jax.device_put(value)
+            placed: jax.Array = jax.device_put(value)
+            return placed
         world = self.prepared.plan.world
         shape = (value.shape[0] * world, *value.shape[1:])
-        return jax.make_array_from_process_local_data(self._sharding, value, shape)
+        whole: jax.Array = jax.make_array_from_process_local_data(self._sharding, value, shape)  # type: ignore[no-untyped-call] # jax's own
+        return whole
 
     def _is_time(self, name: str) -> bool:
         extra = name.removeprefix("extras.")
@@ -84,9 +86,14 @@ class JaxLoader(Loader):
         if (found != mine).any():
             raise LoaderStateError(
                 "the processes do not load the same batches: fingerprints or positions differ",
-                hint="open the same dataset version with the same options, and load the same state, everywhere",
+                hint="open the same version with the same options, and load the same state, everywhere",
             )
         self._compared = True
+
+
+def has_64_bits() -> bool:
+    """Say whether JAX keeps 64-bit types now."""
+    return bool(jax.dtypes.canonicalize_dtype(np.int64) == np.int64)
 
 
 def narrowed(value: npt.NDArray[Any], name: str, is_time: bool) -> npt.NDArray[Any]:
@@ -118,8 +125,8 @@ def open_jax_loader(
     """Open a loader of JAX arrays; arguments as for `open_loader`.
 
     Args:
-        sharding: A `NamedSharding` over the batch axis: arrays are global, their leading axis the global batch, in the
-            order of the processes. None: arrays on the default device.
+        sharding: A `NamedSharding` over the batch axis: arrays are global, their leading axis the global
+            batch, in the order of the processes. None: arrays on the default device.
 
     Raises:
         DefinitionError: a batch that the sharding does not divide, rows that differ from batch to batch.
@@ -130,7 +137,7 @@ def open_jax_loader(
     prepared = prepare(dataset, version, chosen, rank=rank, world=world)
     if sharding is not None:
         _check_sharding(sharding, prepared)
-    if not jax.config.jax_enable_x64:
+    if not has_64_bits():
         _warn_of_truncation(prepared)
     backend = jax.default_backend()
     reason = f"JAX's default backend is {backend}; its own transfers move the batches"
@@ -148,7 +155,8 @@ def _check_sharding(sharding: Any, prepared: Prepared) -> None:
         sharding.shard_shape((rows,))
     except ValueError as error:
         raise DefinitionError(
-            f"a global batch of {rows} rows does not divide over {sharding}", hint="choose a multiple of its devices"
+            f"a global batch of {rows} rows does not divide over {sharding}",
+            hint="choose a multiple of its devices",
         ) from error
 
 

@@ -1,8 +1,9 @@
 """Compiled loops: row gathers over memory-mapped parts, window gathers and radix permutations.
 
-Imported by `gather` only, on first use, because numba takes most of a second to import. All loops release the GIL.
-Rows are reached by address: a column of a dataset lies in as many mappings as there are shards, and one loop must
-reach them all. `gather` keeps the mappings alive while a kernel runs and has checked every row number before.
+Imported by `gather` only, on first use, because numba takes most of a second to import. All loops release
+the GIL. Rows are reached by address: a column of a dataset lies in as many mappings as there are shards,
+and one loop must reach them all. `gather` keeps the mappings alive while a kernel runs and has checked
+every row number before.
 """
 
 import importlib
@@ -111,7 +112,7 @@ def row_addresses(
     stride: int,
     out: Int64Array,
 ) -> None:
-    """Give each row's address: its part's address plus `stride` times its place in the part; 0 where the part has none.
+    """Give each row's address: its part's plus `stride` times its place in it; 0 where the part has none.
 
     Args:
         first_part: By `row >> shift`, the part of the first row with that prefix.
@@ -171,7 +172,7 @@ def copy_columns(like: AnyArray, sources: Int64Array, columns: Int64Array, out: 
 
 @kernel
 def fill_rows(valid: Int64Array, columns: Int64Array, fills: AnyArray, out: AnyArray, at: int) -> None:
-    """Put `fills[j]` where the mask byte of (row i, column j) is 0; a row whose mask address is 0 has no nulls."""
+    """Put `fills[j]` where the mask byte of (row i, column j) is 0; a row without a mask has no nulls."""
     for i in range(valid.size):
         if valid[i] != 0:
             for j in range(columns.size):
@@ -199,8 +200,8 @@ def window_runs(
     """Cut each row's window into runs of consecutive rows.
 
     Args:
-        start: First row of each segment (one entity in one shard), ascending; `length` its rows; `previous` the
-            segment that holds the entity's rows before it, -1 for none.
+        start: First row of each segment (one entity in one shard), ascending; `length` its rows; `previous`
+            the segment that holds the entity's rows before it, -1 for none.
 
     Returns:
         First row, rows, and place in the `(N · L)` output of each run.

@@ -1,6 +1,7 @@
 """GPUDirect Storage through kvikio: files read straight into device memory, where that truly works.
 
-The only file that imports kvikio. It never sets `KVIKIO_COMPAT_MODE=OFF`: without a driver that spins for ever.
+The only file that imports kvikio. It never sets `KVIKIO_COMPAT_MODE=OFF`: without a driver that spins for
+ever.
 """
 
 from pathlib import Path
@@ -42,7 +43,10 @@ def open_direct_reader() -> tuple[DirectReader | None, str]:
     try:
         compat = bool(kvikio.defaults.is_compat_mode_preferred())
         if compat:
-            return None, "kvikio would fall back to POSIX reads (no GPUDirect driver), which the pinned ring does better"
+            return (
+                None,
+                "kvikio would fall back to POSIX reads (no GPUDirect driver); the pinned ring is better",
+            )
         properties = kvikio.cufile_driver.properties
         return KvikioReader(kvikio), f"GPUDirect driver {properties.major_version}.{properties.minor_version}"
     except (RuntimeError, AttributeError, OSError) as error:

@@ -19,12 +19,14 @@ _CHUNK: Final = 1 << 20
 def leakage_report(prepared: Prepared) -> dict[str, Any]:
     """Count what was removed from each subset, and compare the samples that are left.
 
-    For each pair of subsets the proof takes the samples themselves, not the plan: the latest label end of the one
-    before against the earliest instant that a feature of the one after can have read, windows of rows included.
+    For each pair of subsets the proof takes the samples themselves, not the plan: the latest label end of
+    the one before against the earliest instant that a feature of the one after can have read, windows of
+    rows included.
 
     Returns:
-        `horizon_ns`, `window_ns`, `unbounded` (features whose look-back has no bound and counts as one instant),
-        `subsets` (counts by subset), `pairs` (for each, the margin in ns; `overlap` where it is not positive) and
+        `horizon_ns`, `window_ns`, `unbounded` (features whose look-back has no bound and counts as one
+        instant), `subsets` (counts by subset), `pairs` (for each, the margin in ns; `overlap` where it is
+        not positive) and
         `leaks`: whether any pair overlaps.
 
     Cost: one pass over the event times of every subset.
@@ -49,7 +51,11 @@ def leakage_report(prepared: Prepared) -> dict[str, Any]:
         report["subsets"]["all"] = asdict(prepared.selection.counts)
     if plan is not None:
         horizon = max(
-            (h for n, h in source.manifest.horizons_ns.items() if n in {s.name for s in prepared.fields.labels}),
+            (
+                h
+                for n, h in source.manifest.horizons_ns.items()
+                if n in {s.name for s in prepared.fields.labels}
+            ),
             default=0,
         )
         windows = [source.manifest.windows_ns.get(n) or 0 for n in prepared.fields.features]
@@ -85,7 +91,7 @@ def _span(
 
 
 def _pair(one: dict[str, Int64Array], other: dict[str, Int64Array]) -> dict[str, Any]:
-    """Compare two subsets whose periods do not interleave, whichever comes first; also on either side of the other."""
+    """Compare two subsets whose periods do not interleave; the one may lie on both sides of the other."""
     if not one["time"].size or not other["time"].size:
         return {"margin_ns": None, "overlap": False}
     split = int(np.searchsorted(one["time"], other["time"][0], side="left"))

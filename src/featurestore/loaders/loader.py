@@ -129,7 +129,11 @@ class Loader:
         return self.prepared.plan.steps
 
     def __iter__(self) -> "LoaderIterator":
-        """Begin a pass: the rest of the epoch where a state was loaded or nothing was delivered yet, else the next."""
+        """Begin a pass: the rest of the epoch after a state was loaded, else a whole one.
+
+        Raises:
+            LoaderStateError: the loader is closed.
+        """
         if self._closed:
             raise LoaderStateError("the loader is closed", hint="open it again")
         if self._current is not None:
@@ -225,7 +229,7 @@ class Loader:
         return self._stats.as_dict()
 
     def vocabulary(self, name: str) -> tuple[str, ...]:
-        """Return a string column's values in the order of their codes 1, 2, …"""
+        """Return a string column's values in the order of their codes from 1 on."""
         return self.prepared.vocabularies[name]
 
     def close(self) -> None:

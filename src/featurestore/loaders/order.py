@@ -1,19 +1,21 @@
 """The one order: which sample stands at which position of an epoch.
 
-A pure function of (fingerprint, seed, epoch, position, streams). Nothing here knows ranks' speed, workers, threads,
-tiers or what was delivered before, so any of them can change without changing a single batch.
+A pure function of (fingerprint, seed, epoch, position, streams). Nothing here knows ranks' speed, workers,
+threads, tiers or what was delivered before, so any of them can change without changing a single batch.
 
-Positions `0 … samples-1` of an epoch are dealt over the canonical streams like cards: position `p` belongs to stream
-`p mod streams`. A stream owns one contiguous segment of the samples (in stored order) and walks it in chunks:
+Positions `0 … samples-1` of an epoch are dealt over the canonical streams like cards: position `p` belongs
+to stream `p mod streams`. A stream owns one contiguous segment of the samples (in stored order) and walks
+it in chunks:
 
 - the segments lie in a random order, the same in every epoch;
 - a segment is a ring, cut into blocks of `block_rows` from a phase drawn anew each epoch;
-- the blocks are permuted; a chunk is the next `blocks` of them; the rest that fills no block ends the last chunk;
+- the blocks are permuted; a chunk is the next `blocks` of them; the rest that fills no block ends the last
+  chunk;
 - inside a chunk the rows are permuted exactly.
 
-Chunk `c` of all streams together covers the positions `[c·q·streams, (c+1)·q·streams)` with `q = block_rows·blocks`,
-so any chunk is computed alone, in O(its rows), and a rank that serves the streams `s ≡ rank (mod world)` reads no
-row of another rank.
+Chunk `c` of all streams together covers the positions `[c·q·streams, (c+1)·q·streams)` with `q =
+block_rows·blocks`, so any chunk is computed alone, in O(its rows), and a rank that serves the streams `s ≡
+rank (mod world)` reads no row of another rank.
 """
 
 import hashlib
@@ -46,8 +48,8 @@ class Order:
     Attributes:
         fingerprint: Of the dataset and the selection; another dataset has another order.
         samples: Samples in an epoch.
-        shuffle: `blocks` (block shuffle over streams), `full` (one exact permutation; 8 bytes of index per sample
-            while an epoch runs) or `none` (positions are samples).
+        shuffle: `blocks` (block shuffle over streams), `full` (one exact permutation; 8 bytes of index per
+            sample while an epoch runs) or `none` (positions are samples).
         streams: Canonical streams; world sizes that divide it give the same batches.
         block_rows: Consecutive samples that stay in one read.
         blocks: Blocks mixed in one chunk of one stream.
@@ -153,8 +155,8 @@ def chunk_of(order: Order, *, epoch: int, chunk: int, rank: int = 0, world: int 
 def stream_segments(order: Order) -> tuple[Int64Array, Int64Array]:
     """Give the first sample and the length of the segment that each stream owns.
 
-    Segments lie in a random order, the same in every epoch: positions that follow one another come from all over the
-    dataset, and a rank reads the same part of it each time. Lengths differ by at most one.
+    Segments lie in a random order, the same in every epoch: positions that follow one another come from all
+    over the dataset, and a rank reads the same part of it each time. Lengths differ by at most one.
     """
     streams = np.arange(order.streams)
     lengths = (order.samples - streams + order.streams - 1) // order.streams

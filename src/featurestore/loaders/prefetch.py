@@ -15,8 +15,8 @@ T = TypeVar("T")
 class OrderedPrefetch(Generic[T]):
     """Calls `build(step)` for `start … stop-1` on threads, at most `ahead` steps before the consumer.
 
-    An error comes out at the step where it happened, with its traceback; nothing after it does. With no threads the
-    step is built when it is asked for.
+    An error comes out at the step where it happened, with its traceback; nothing after it does. With no
+    threads the step is built when it is asked for.
     """
 
     def __init__(
@@ -43,7 +43,8 @@ class OrderedPrefetch(Generic[T]):
         """Return the next step's result, None after the last.
 
         Raises:
-            FeatureStoreError: what went wrong in the thread; a foreign `OSError` comes as `StorageError`.
+            FeatureStoreError: what went wrong in the thread.
+            StorageError: the same, where it was an `OSError`.
         """
         if self._pool is None:
             return self._take_now()

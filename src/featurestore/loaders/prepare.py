@@ -34,7 +34,8 @@ class LoaderOptions:
     """Everything that can be asked of a loader; `docs/loaders.md` says what each option means.
 
     Attributes:
-        batch_size: Rows per rank; or `global_batch_size`, rows over all ranks, which survives a change of world size.
+        batch_size: Rows per rank; or `global_batch_size`, rows over all ranks, which survives a change of
+            world size.
         columns: Features, in order; `features` is the same. None: all of them.
         label: One label, or `labels`; None: all labels of the dataset. `labels=[]` for none.
         shuffle: True (block shuffle), `"full"` (one exact permutation), False (time order).

@@ -1,4 +1,4 @@
-"""The resident tier: everything that will be delivered is loaded once; batches are gathers in device memory."""
+"""The resident tier: columns are loaded once, and batches are gathers in device memory."""
 
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,11 @@ class ResidentTier:
             "reason": self.reason,
             "device": self.device.name,
             "path": "columns loaded once "
-            + ("through a pinned ring" if self.direct is None else "by GPUDirect where they lie whole in files")
+            + (
+                "through a pinned ring"
+                if self.direct is None
+                else "by GPUDirect where they lie whole in files"
+            )
             + ", batches gathered in device memory",
             "device_bytes": self.needed_bytes,
             "loaded": self._views is not None,
@@ -101,7 +105,9 @@ class ResidentTier:
         offsets = shipment.offsets(total)
         turn = 0
         for region in shipment.regions:
-            if self.direct is not None and self._read_direct(self.direct, region, buffer, offsets[region.name]):
+            if self.direct is not None and self._read_direct(
+                self.direct, region, buffer, offsets[region.name]
+            ):
                 continue
             rows_per_slot = max(1, _SLOT_BYTES // max(1, region.row_bytes))
             for start in range(0, total, rows_per_slot):
@@ -122,9 +128,8 @@ class ResidentTier:
         self._buffer = buffer
         self._views = shipment.views(device, buffer, total)
 
-
     def _read_direct(self, reader: "DirectReader", region: Region, buffer: Any, offset: int) -> bool:
-        """Read a region's shards straight from their files into device memory, where it lies in them as it is."""
+        """Read a region's shards straight from their files, where it lies in them as it travels."""
         column = region.column
         stored = region.dtype == str(column.dtype) and region.columns == tuple(range(column.width))
         if not stored or region.mask or column.name is None or self.rows.size != self.prepared.source.rows:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,8 @@ from featurestore.loaders.splits import (
     plan_time_split,
 )
 
-RowNumbers = npt.NDArray[np.int32] | Int64Array
+# int32 up to 2^31 rows, int64 above.
+RowNumbers = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ class Selection:
     """The samples of a subset.
 
     Attributes:
-        rows: Row number of each sample; None where every row is a sample and in its stored place. 4 bytes per sample
-            up to 2^31 rows, else 8.
+        rows: Row number of each sample; None where every row is a sample and in its stored place. 4 bytes
+            per sample up to 2^31 rows, else 8.
         count: Samples.
     """
 
@@ -100,8 +103,8 @@ def select(
 ) -> Selection:
     """Find the samples of a subset; rows with a null in one of `labels` are none, unless they are kept.
 
-    Cost: reads the event times of the shards that a period cuts, the entity codes where entities split, the labels of
-    shards where they have nulls; nothing of other shards.
+    Cost: reads the event times of the shards that a period cuts, the entity codes where entities split, the
+    labels of shards where they have nulls; nothing of other shards.
     """
     by_time, by_entity, name = check_split(split, subset)
     plan = None
@@ -138,8 +141,8 @@ def select(
     counted = Counts(rows=source.rows, **numbers)
     if counted.kept == source.rows:
         return Selection(None, source.rows, plan, counted)
-    rows = np.concatenate(found) if found else np.zeros(0, np.int64)
-    return Selection(rows, int(rows.size), plan, counted)
+    samples: npt.NDArray[Any] = np.concatenate(found) if found else np.zeros(0, np.int64)
+    return Selection(samples, int(samples.size), plan, counted)
 
 
 def in_time_order(source: DatasetRows, selection: Selection) -> Selection:
@@ -162,7 +165,7 @@ def in_time_order(source: DatasetRows, selection: Selection) -> Selection:
         bounds.append((int(times[order[0]]), int(times[order[-1]])))
         pieces.append(rows[a:b][order])
     ordered = np.concatenate(pieces)
-    if any(later[0] < earlier[1] for earlier, later in zip(bounds, bounds[1:], strict=False)):
+    if any(later[0] < earlier[1] for earlier, later in pairwise(bounds)):
         ordered = rows[np.argsort(sample_times(source, rows), kind="stable")]
     if selection.rows is None and np.array_equal(ordered, rows):
         return selection
@@ -183,7 +186,13 @@ def sample_times(source: DatasetRows, rows: Int64Array) -> Int64Array:
 def fraction_periods(source: DatasetRows, fractions: Mapping[str, float]) -> dict[str, tuple[int, int]]:
     """Turn fractions of the rows into periods, oldest first: a boundary is the time of the row at that rank.
 
-    Rows of equal time stay together, in the later subset. Cost: reads the times of the dates that hold a boundary.
+    Rows of equal time stay together, in the later subset.
+
+    Raises:
+        DefinitionError: a subset would get no time at all.
+
+    Cost:
+        Reads the times of the dates that hold a boundary.
     """
     edges, total = [], 0.0
     for fraction in fractions.values():

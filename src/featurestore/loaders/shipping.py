@@ -1,8 +1,8 @@
-"""What crosses the bus for a run of steps: one packed host buffer, and how a batch is made of it on the device.
+"""What crosses the bus for a run of steps: one packed buffer, and how batches are made of it.
 
-A unit holds the rows of some consecutive steps once each, in the order that reads best, and for every delivered
-position the place of its row among them. Values travel as stored, or in the delivered type where that is narrower;
-permutation, cast and null-filling happen on the device.
+A unit holds the rows of some consecutive steps once each, in the order that reads best, and for every
+delivered position the place of its row among them. Values travel as stored, or in the delivered type where
+that is narrower; permutation, cast and null-filling happen on the device.
 """
 
 import math
@@ -21,7 +21,7 @@ from featurestore.loaders.steps import Places, StepRows
 from featurestore.loaders.windows import WindowIndex
 
 ALIGN: Final = 256
-# Device libraries have few operations on wide unsigned integers; they travel as the next type that holds them.
+# Device libraries do little with wide unsigned integers; they travel as the next type that holds them.
 _TRAVELS_AS: Final = {"uint16": "int32", "uint32": "int64"}
 
 
@@ -121,12 +121,19 @@ class Shipment:
         }
 
     def batch(
-        self, device: Device, views: dict[str, Array], index: Array, own: Array, rows: Int64Array, real: int | None
+        self,
+        device: Device,
+        views: dict[str, Array],
+        index: Array,
+        own: Array,
+        rows: Int64Array,
+        real: int | None,
     ) -> Batch:
         """Make one batch on the device.
 
         Args:
-            index: Places of the batch's rows in the views; with windows `(N · L,)`, and `own` the `(N,)` last of each.
+            index: Places of the batch's rows in the views; with windows `(N · L,)`, and `own` the `(N,)`
+                last of each.
             rows: `(N,)` row numbers, for what the host knows of windows.
             real: With padding, how many rows are real.
         """
@@ -143,7 +150,9 @@ class Shipment:
         valid = None
         if real is not None:
             valid = device.cast(device.upload((np.arange(count) < real).astype(np.uint8)), "bool")
-            weight = None if weight is None else device.where(valid, weight, self.zero(device, type_name(weight)))
+            weight = (
+                None if weight is None else device.where(valid, weight, self.zero(device, type_name(weight)))
+            )
         masks = {m.name: wide.mask_of(m) for m in fields.matrices} if fields.nulls == "mask" else None
         return Batch(
             x=arranged(fields, {m.name: wide.matrix(m) for m in fields.matrices}),
@@ -239,7 +248,9 @@ class BatchMaker:
         device = self.device
         shape = self.shape if flat else (*self.shape, values.shape[-1])
         mask = self.window if flat else device.reshape(self.window, (*self.shape, 1))
-        return device.where(mask, device.reshape(values, shape), self.shipment.zero(device, type_name(values)))
+        return device.where(
+            mask, device.reshape(values, shape), self.shipment.zero(device, type_name(values))
+        )
 
 
 def unit_of(walk: StepRows, epoch: int, first: int, last: int, windows: WindowIndex | None) -> Unit:

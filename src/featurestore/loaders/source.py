@@ -28,8 +28,8 @@ TIME: Final = "\0time"
 class DatasetRows:
     """Columns of one dataset version, numbered 0 … rows-1 in manifest order. Safe for threads.
 
-    A part (shard) is opened when one of its rows is first needed; its size is compared with the manifest before it is
-    mapped and its checksum before a value is handed out.
+    A part (shard) is opened when one of its rows is first needed; its size is compared with the manifest
+    before it is mapped and its checksum before a value is handed out.
 
     Args:
         verify: `auto`: at first use where xxhash is installed, sizes only otherwise.
@@ -40,7 +40,7 @@ class DatasetRows:
             raise DefinitionError(f"verify is {verify!r}", hint="one of auto, first_use, open, off")
         self.shards = shards
         self.manifest = shards.manifest
-        has_hash = importlib.util.find_spec("xxhash") is not None
+        has_hash = _has_xxhash()
         self.verify = ("first_use" if has_hash else "off") if verify == "auto" else verify
         self.verify_reason = "" if has_hash or verify == "off" else "xxhash is not installed"
         self.index = PartIndex([s.rows for s in self.manifest.shards] or [0])
@@ -78,7 +78,7 @@ class DatasetRows:
             return found
 
     def derive(self, name: str, dtype: np.dtype[Any], width: int, values: Derive) -> StoredColumn:
-        """Add a column computed part by part from stored ones, when the part is opened: codes of strings, of entities."""
+        """Add a column computed part by part when the part is opened, such as codes of strings."""
         with self._lock:
             found = self._columns.get(name)
             if found is None:
@@ -140,7 +140,7 @@ class DatasetRows:
         return values
 
     def file_offset(self, part: int, name: str) -> int | None:
-        """Say where a pack's values begin in a shard's file; None for other columns, which are not kept as they lie."""
+        """Say where a pack's values begin in a shard's file; None for columns that are no pack."""
         if name not in self._packs:
             return None
         mapped = pa.memory_map(str(self.shards.path(part)))
@@ -160,7 +160,7 @@ class DatasetRows:
         return type(error)(message, hint=error.hint, **{**error.context, **where})
 
     def _check_sizes(self) -> None:
-        """Compare file sizes before anything is mapped: reading past a mapped file's end kills the process."""
+        """Compare file sizes first: reading past the end of a mapped file would kill the process."""
         for part, shard in enumerate(self.manifest.shards):
             path = Path(self.shards.folder) / shard.file
             try:
@@ -247,3 +247,10 @@ def open_rows(
 
 def _reopened(folder: str, verify: Verify) -> DatasetRows:
     return open_rows(folder, verify=verify)
+
+
+def _has_xxhash() -> bool:
+    try:
+        return importlib.util.find_spec("xxhash") is not None
+    except ImportError:
+        return False

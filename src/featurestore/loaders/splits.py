@@ -1,21 +1,25 @@
 """Who may learn from what: splits by time with purge and embargo, by entity, or both.
 
-A subset is a half-open period `[start, end)` of event times. Where two subsets meet, information leaks two ways: a
-training label reaches forward into the other period, and the other period's features look back over the training
-labels. So for every other period `[b0, b1)`, with `H` the longest label horizon and `W` the longest feature window, a
-sample at `t` is kept iff
+A subset is a half-open period `[start, end)` of event times. Where two subsets meet, information leaks two
+ways: a training label reaches forward into the other period, and the other period's features look back over
+the training labels. So for every other period `[b0, b1)`, with `H` the longest label horizon and `W` the
+longest feature window, a sample at `t` is kept iff
 
-- before it: its label, which tells of `t` to `t + H`, ends before the first feature window `(b0 - W, b0]` begins, or
-- after it: its own window `(t - W, t]` begins after the last label, which tells of up to `b1 - 1 + H`, has ended.
+- before it: its label, which tells of `t` to `t + H`, ends before the first feature window `(b0 - W, b0]`
+  begins, or
+- after it: its own window `(t - W, t]` begins after the last label, which tells of up to `b1 - 1 + H`, has
+  ended.
 
 A feature that reads one instant (`W = 0`) knows that instant.
 
-What the horizon alone removes is called purged, what only the windows remove is called embargoed. Samples are taken
+What the horizon alone removes is called purged, what only the windows remove is called embargoed. Samples
+are taken
 from the subset that matters less: train gives way to valid and test, valid to test.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
@@ -45,8 +49,8 @@ class TimeSplit:
     """Subsets by event time.
 
     Attributes:
-        train: `(start, end)`, instants, the end not included, `None` for open; or the fraction of the rows, oldest
-            first. Fractions are given for all subsets or for none.
+        train: `(start, end)`, instants, the end not included, `None` for open; or the fraction of the rows,
+            oldest first. Fractions are given for all subsets or for none.
         purge: `"auto"`: the dataset's longest label horizon; a duration; `None` for none.
         embargo: `"auto"`: the longest look-back window of the features used; a duration; `None` for none.
 
@@ -113,7 +117,7 @@ class EntitySplit:
     valid: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.frac < 1 and 0 <= self.valid and self.frac + self.valid <= 1):
+        if not (0 < self.frac < 1 and self.valid >= 0 and self.frac + self.valid <= 1):
             raise DefinitionError(
                 f"an entity split of frac={self.frac} and valid={self.valid}",
                 hint="frac between 0 and 1, valid from 0, together at most 1",
@@ -232,8 +236,9 @@ def kept_rows(plan: TimePlan, times: Int64Array) -> tuple[BoolArray, BoolArray, 
         times: `(n,)` event times, ns, any order.
 
     Returns:
-        Three `(n,)` masks: kept; purged (removed, the label reaches the other period or lies after it within the
-        horizon); embargoed (removed for the windows alone). A sample of another period is in none.
+        Three `(n,)` masks: kept; purged (removed, the label reaches the other period or lies after it
+        within the horizon); embargoed (removed for the windows alone). A sample of another period is in
+        none.
     """
     start, end = plan.span()
     inside = (times >= start) & (times < end)
@@ -248,7 +253,7 @@ def kept_rows(plan: TimePlan, times: Int64Array) -> tuple[BoolArray, BoolArray, 
 
 
 def kept_spans(plan: TimePlan) -> tuple[list[tuple[int, int]], int, int]:
-    """Give what surely lies in or out: periods that are kept whole, as `[start, end)`, and the subset's own bounds."""
+    """Give the spans `[start, end)` that are kept whole, and the subset's own bounds."""
     start, end = plan.span()
     reach = max(plan.window_ns - 1, 0)
     spans = [(start, end)]
@@ -282,7 +287,7 @@ def _length(value: Duration | None, what: str) -> int:
 
 
 def _period_ns(part: Period | float | None, name: str) -> tuple[int, int]:
-    if not isinstance(part, Sequence) or isinstance(part, str) or len(part) != 2:
+    if not isinstance(part, (tuple, list)) or len(part) != 2:
         raise DefinitionError(f"{name} is {part!r}: not a period", hint='give ("2024-01-01", "2024-06-01")')
     start = INT64_MIN if part[0] is None else instant_ns(part[0], what=f"{name} start")
     end = INT64_MAX if part[1] is None else instant_ns(part[1], what=f"{name} end")
@@ -293,7 +298,7 @@ def _period_ns(part: Period | float | None, name: str) -> tuple[int, int]:
 
 def _check_disjoint(periods: Mapping[str, tuple[int, int]]) -> None:
     ordered = sorted(periods.items(), key=lambda item: item[1])
-    for (name, (_, end)), (following, (start, _)) in zip(ordered, ordered[1:], strict=False):
+    for (name, (_, end)), (following, (start, _)) in pairwise(ordered):
         if start < end:
             raise LeakageError(
                 f"{name} ends at {format_instant(end)}, after {following} starts at {format_instant(start)}",

@@ -30,7 +30,7 @@ class Identity:
 
 
 def digest(value: Any) -> str:
-    """Hash a JSON value with SHA-256, as 32 hex digits. (The standard library's: a training image has no xxhash.)"""
+    """Hash a JSON value with the standard library's SHA-256, as 32 hex digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -63,7 +63,8 @@ def position_in(
         strict: False takes the position although the fingerprint differs.
 
     Raises:
-        LoaderStateError: not a state, of another version, of another loader (the parts that differ are named), or
+        LoaderStateError: not a state, of another version, of another loader (the parts that differ are
+        named), or
             between two steps of this batch size.
     """
     needed = {"v", "fingerprint", "parts", "epoch", "step", "global_batch"}
@@ -87,7 +88,7 @@ def position_in(
     delivered = step * int(state["global_batch"])
     if delivered % global_batch:
         raise LoaderStateError(
-            f"{delivered} positions were delivered, which is no whole number of global batches of {global_batch}",
+            f"{delivered} positions were delivered: no whole number of global batches of {global_batch}",
             hint=f"resume with global_batch_size={state['global_batch']}, whatever the world size",
             delivered=delivered,
         )

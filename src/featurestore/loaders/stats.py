@@ -61,7 +61,7 @@ class Stats:
         self._handed_out = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the counters with rates: rows/s and bytes/s over waiting and consuming, and the share waited."""
+        """Return the counters, rates over waiting and consuming, and the share waited."""
         total = self.wait_s + self.consumer_s
         return {
             "batches": self.batches,

@@ -58,7 +58,8 @@ class StepPlan:
         """Refuse what cannot give every rank the same number of batches.
 
         Raises:
-            DefinitionError: a size out of range, a world that does not divide the streams, an empty epoch, or a last
+            DefinitionError: a size out of range, a world that does not divide the streams, an empty epoch,
+            or a last
                 step without rows for some rank.
         """
         if self.batch < 1 or self.world < 1 or not 0 <= self.rank < self.world:
@@ -100,7 +101,7 @@ class ChunkRows:
     start: int
 
     def part(self, start: int, stop: int) -> tuple[Int64Array, Places]:
-        """Return the rows of positions `[start, stop)` in reading order, and each position's place among them.
+        """Return the rows of positions `[start, stop)` in reading order, and each position's place in them.
 
         Cost: O(rows of the chunk), without sorting.
         """
@@ -185,7 +186,7 @@ class StepRows:
         return np.concatenate(pieces) if pieces else np.zeros(0, np.int64), real
 
     def span(self, epoch: int, first: int, last: int) -> tuple[Int64Array, Places]:
-        """Return the rows of steps `[first, last)` in reading order, and the place of each position among them."""
+        """Return the rows of steps `[first, last)` in reading order, and each position's place in them."""
         plan = self.plan
         start = first * plan.batch
         stop = (last - 1) * plan.batch + plan.rows_in(last - 1)

@@ -1,10 +1,12 @@
-"""The streamed tier: a bounded ring of pinned slots, one packed copy per unit on a side stream, batches cut on the device.
+"""The streamed tier: a bounded ring of pinned slots, one packed copy for many batches.
 
-    threads: fill slot ──► [pinned ring] ── copy on the side stream ──► [device buffers] ──► batches on the consumer's stream
+    threads: fill slot ──► [pinned ring] ── copy on the side stream ──► [device buffers] ──► batches on the
+    consumer's stream
 
 Three rules keep the bytes right, and nothing else orders the two streams:
 
-- a slot is filled again only after the copy out of it has happened (the filling thread waits for the copy's event);
+- a slot is filled again only after the copy out of it has happened (the filling thread waits for the copy's
+  event);
 - a device buffer is copied into only after the consumer's stream has done the last batch made from it;
 - the consumer's stream reads a device buffer only after its copy.
 
@@ -14,6 +16,7 @@ Every device call but the wait for a slot is made from the consumer's thread.
 from collections import deque
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -100,7 +103,7 @@ class StreamedTier:
             "tier": "streamed",
             "reason": self.reason,
             "device": self.device.name,
-            "path": f"{SLOTS} pinned slots of {self.slot_bytes} bytes, one packed copy per {self.unit_steps} batches",
+            "path": f"{SLOTS} pinned slots of {self.slot_bytes} bytes, {self.unit_steps} batches in one copy",
             "pinned_bytes": SLOTS * self.slot_bytes,
             "device_bytes": DEVICE_BUFFERS * self.slot_bytes,
         }
@@ -134,7 +137,7 @@ class StreamedFeed:
         self._stats = stats
         plan = tier.prepared.plan
         edges = [*range(step, plan.steps, tier.unit_steps), plan.steps]
-        self._spans = list(zip(edges[:-1], edges[1:], strict=True))
+        self._spans = list(pairwise(edges))
         self._epoch = epoch
         self._walk = tier.prepared.step_rows()
         threads = max(1, min(SLOTS, tier.prepared.threads))
@@ -159,6 +162,7 @@ class StreamedFeed:
 
         Raises:
             FeatureStoreError: what went wrong while a slot was filled.
+            StorageError: the same, where it was an `OSError`.
         """
         if self._closed:
             return None

@@ -3,6 +3,7 @@
 The only file that imports torch.
 """
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -44,18 +45,20 @@ def torch_type(name: str) -> torch.dtype:
         SchemaError: unsigned 64 bit integers.
     """
     if name == "uint64":
-        raise SchemaError("uint64 has no usable tensor type", hint='pass dtype="float64" or leave the column out')
+        raise SchemaError(
+            "uint64 has no usable tensor type", hint='pass dtype="float64" or leave the column out'
+        )
     found: torch.dtype = _WIDER.get(name) or getattr(torch, name)
     return found
 
 
 class TorchDevice:
-    """The `Device` of torch: a CUDA device with a side stream, or the CPU, where everything happens at once."""
+    """The `Device` of torch: CUDA with a side stream, or the CPU, where everything happens at once."""
 
     def __init__(self, device: str | torch.device) -> None:
         self.device = torch.device(device)
         self.cuda = self.device.type == "cuda"
-        self._side = torch.cuda.Stream(self.device) if self.cuda else None
+        self._side = torch.cuda.Stream(self.device) if self.cuda else None  # type: ignore[no-untyped-call] # torch's own
 
     @property
     def name(self) -> str:
@@ -166,12 +169,12 @@ class TorchLoader(Loader):
             shown = ", ".join(f"rank {i}: {f[0][:8]} epoch {f[1]} step {f[2]}" for i, f in enumerate(found))
             raise LoaderStateError(
                 f"the ranks do not load the same batches: {shown}",
-                hint="open the same dataset version with the same options, and load the same state, on every rank",
+                hint="open the same version with the same options, and load the same state, on every rank",
             )
         self._compared = True
 
     def as_torch_dataset(self) -> "TorchBatches":
-        """Return an `IterableDataset` of ready batches for `DataLoader(…, batch_size=None, num_workers=n)`."""
+        """Return an `IterableDataset` of ready batches for `DataLoader(…, batch_size=None)`."""
         return TorchBatches(self)
 
     def as_node(self) -> Any:
@@ -184,11 +187,11 @@ class TorchLoader(Loader):
 
 
 class TorchBatches(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """Batches for a `DataLoader`: worker `i` of `n` makes every `n`-th, and they arrive in the loader's order.
+    """Batches for a `DataLoader`: worker `i` of `n` makes every `n`-th; they arrive in order.
 
-    Each batch is a dict of tensors (what DataLoader can move between processes). Every pass is one epoch; with workers
-    that are started anew for each pass, call `set_epoch` before it, since they cannot count for the process that owns
-    this object.
+    Each batch is a dict of tensors (what DataLoader can move between processes). Every pass is one epoch;
+    with workers that are started anew for each pass, call `set_epoch` before it, since they cannot count
+    for the process that owns this object.
     """
 
     def __init__(self, loader: TorchLoader) -> None:
@@ -248,8 +251,8 @@ def open_torch_loader(
 ) -> TorchLoader:
     """Open a loader of tensors; arguments as for `open_loader`.
 
-    `device`: `"auto"` takes the current CUDA device where there is one; `io`: `auto`, `resident`, `pinned` (streamed),
-    `gds`, or `cpu` (tensors on the host whatever the device).
+    `device`: `"auto"` takes the current CUDA device where there is one; `io`: `auto`, `resident`, `pinned`
+    (streamed), `gds`, or `cpu` (tensors on the host whatever the device).
 
     Raises:
         DefinitionError: an unknown `io`, a device that is not there.
@@ -303,11 +306,16 @@ def _direct_tier(prepared: Prepared, target: TorchDevice, resident: ResidentTier
 
 def _device(wanted: Any) -> torch.device:
     if wanted == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        return (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     device = torch.device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DefinitionError(
-            f"device is {wanted!r}, but torch sees no CUDA device", hint='device="cpu", or install a CUDA build of torch'
+            f"device is {wanted!r}, but torch sees no CUDA device",
+            hint='device="cpu", or install a CUDA build of torch',
         )
     return device
 
@@ -325,11 +333,11 @@ def torchdata_node(loader: TorchLoader) -> Any:
         MissingDependencyError: torchdata is not installed.
     """
     try:
-        import torchdata.nodes as nodes  # noqa: PLC0415 - optional
+        nodes: Any = importlib.import_module("torchdata.nodes")
     except ImportError as error:
         raise MissingDependencyError("as_node() needs torchdata", hint="pip install torchdata") from error
 
-    class LoaderNode(nodes.BaseNode):  # type: ignore[misc] # torchdata carries no types
+    class LoaderNode(nodes.BaseNode):  # type: ignore[misc] # found at run time
         """One pass over (the rest of) an epoch at a time."""
 
         def reset(self, initial_state: dict[str, Any] | None = None) -> None:

@@ -14,11 +14,11 @@ from featurestore.storage.shards import ShardView
 def vocabulary_of(
     source: DatasetRows, name: str, given: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[str, ...]:
-    """Return a column's values in the order of their codes 1, 2, …
+    """Return a column's values in the order of their codes from 1 on.
 
-    Taken from `given` (fitted on the train split, say), else from the manifest, else the distinct values of the whole
-    version in the order of their UTF-8 bytes, which no shard layout changes. Cost in the last case: one pass over the
-    column.
+    Taken from `given` (fitted on the train split, say), else from the manifest, else the distinct values of
+    the whole version in the order of their UTF-8 bytes, which no shard layout changes. Cost in the last
+    case: one pass over the column.
     """
     if given is not None and name in given:
         return tuple(given[name])

@@ -1,7 +1,8 @@
 """Look-back windows: each sample is a row with the rows of the same entity before it.
 
-A window is an index, never a stored copy: rows of an entity lie one after another in each shard, and the shards of
-one bucket follow one another in time, so a window is one run of rows, or a few where it crosses a date.
+A window is an index, never a stored copy: rows of an entity lie one after another in each shard, and the
+shards of one bucket follow one another in time, so a window is one run of rows, or a few where it crosses a
+date.
 """
 
 from dataclasses import dataclass, replace
@@ -31,8 +32,8 @@ class Window:
         min_history: Samples with fewer rows than this in reach are none.
         pad: `"left"`: short windows begin with padding (zeros, mask 0); None: only full windows.
         max_gap: A window reaches over no longer gap in time between two rows.
-        across_split: Let windows reach back before the subset's own period. Off, the rows there count as absent, which
-            keeps a test window apart from training labels without a wider embargo.
+        across_split: Let windows reach back before the subset's own period. Off, the rows there count as
+            absent, which keeps a test window apart from training labels without a wider embargo.
 
     Raises:
         DefinitionError: a number that is not positive, or `min_history` above `lookback`.
@@ -68,11 +69,11 @@ class WindowIndex:
     """Where the windows of a dataset's rows lie.
 
     Attributes:
-        history: `(rows of the version,)` rows in reach of each row, itself included, at most `lookback`; 0 where the
-            entity is null.
+        history: `(rows of the version,)` rows in reach of each row, itself included, at most `lookback`; 0
+            where the entity is null.
 
-    Memory: 2 bytes per row (4 where `lookback` ≥ 65,536) and 40 bytes per entity and shard. Cost: one pass over the
-    entities; with `max_gap`, or inside a time split, one pass over the event times.
+    Memory: 2 bytes per row (4 where `lookback` ≥ 65,536) and 40 bytes per entity and shard. Cost: one pass
+    over the entities; with `max_gap`, or inside a time split, one pass over the event times.
     """
 
     def __init__(
@@ -125,9 +126,7 @@ class WindowIndex:
         Cost: a binary search over the segments per row and crossing.
         """
         length = self.window.lookback
-        back = np.minimum(
-            np.arange(length - 1, -1, -1), self.history[rows].astype(np.int64)[:, None] - 1
-        )
+        back = np.minimum(np.arange(length - 1, -1, -1), self.history[rows].astype(np.int64)[:, None] - 1)
         segment = np.broadcast_to(self._segment_of(rows)[:, None], back.shape).copy()
         offset = rows[:, None] - self._start[segment] - back
         while (short := offset < 0).any():
@@ -169,7 +168,12 @@ class WindowIndex:
         """
         kernels = compiled()
         whole = columns.size == column.width == out.shape[2] and bool((np.diff(columns) == 1).all())
-        if kernels is None or not whole or (fills is not None and column.has_nulls) or not castable(column.dtype, out.dtype):
+        if (
+            kernels is None
+            or not whole
+            or (fills is not None and column.has_nulls)
+            or not castable(column.dtype, out.dtype)
+        ):
             flat = out.reshape(-1, out.shape[2])
             column.gather(self.rows_of(rows).reshape(-1), columns, flat, at, fills)
             out[:, :, at : at + columns.size][~self.mask(rows)] = 0
@@ -214,7 +218,7 @@ class WindowIndex:
                 breaks[1:] |= mine[1:] & ~mine[:-1]
         reach = np.minimum(places - np.maximum.accumulate(np.where(breaks, places, 0)) + 1, window.lookback)
         kind = np.uint16 if window.lookback < 2**16 else np.uint32
-        self.history = np.zeros(total, kind)
+        self.history: npt.NDArray[Any] = np.zeros(total, kind)
         self.history[walk] = reach
         self._on_stride = np.zeros(total, np.bool_)
         self._on_stride[walk] = in_entity % window.stride == 0

@@ -1,4 +1,4 @@
-"""Preprocessing that travels: fitted on the training split, stored beside the dataset, applied alike everywhere.
+"""Preprocessing that travels: fitted on the training split, stored with the dataset, applied alike.
 
 Pure NumPy on one column at a time, so that a training loop and a server compute the same bits.
 """
@@ -26,8 +26,10 @@ FORMAT: Final = 1
 class Transform:
     """What happens to one column.
 
-    - `standardize`: `(x - mean) / std`, nulls and NaN become 0 (the mean); a column that never varied becomes 0.
-    - `quantile`: the share of training values not above x, linear between the stored quantiles, NaN becomes 0.5.
+    - `standardize`: `(x - mean) / std`, nulls and NaN become 0 (the mean); a column that never varied
+      becomes 0.
+    - `quantile`: the share of training values not above x, linear between the stored quantiles, NaN becomes
+      0.5.
     - `codes`: strings to int32, 1 + place in the vocabulary, 0 for null and unknown.
     """
 
@@ -56,7 +58,8 @@ class Transform:
     def _codes(self, values: Any) -> npt.NDArray[np.int32]:
         places = {word: place for place, word in enumerate(self.vocabulary, start=1)}
         distinct, inverse = np.unique(
-            np.asarray(["" if v is None else f"v{v}" for v in values], dtype=object).astype(str), return_inverse=True
+            np.asarray(["" if v is None else f"v{v}" for v in values], dtype=object).astype(str),
+            return_inverse=True,
         )
         found = np.asarray([places.get(word[1:], 0) if word else 0 for word in distinct.tolist()], np.int32)
         return found[inverse]
@@ -130,17 +133,19 @@ def preprocessing_from_json(text: str | bytes, *, path: str = "") -> Preprocessi
     """
     try:
         spec = json.loads(text)
-        if spec.pop("format") != FORMAT:
-            raise ValueError("another format")
+        found = spec.pop("format")
         spec["transforms"] = {
-            name: Transform(
-                **{**t, "quantiles": tuple(t["quantiles"]), "vocabulary": tuple(t["vocabulary"])}
-            )
+            name: Transform(**{**t, "quantiles": tuple(t["quantiles"]), "vocabulary": tuple(t["vocabulary"])})
             for name, t in spec["transforms"].items()
         }
-        return Preprocessing(**spec)
+        read = Preprocessing(**spec)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptDataError(f"{path or 'the text'} is not preprocessing: {error}", path=path) from error
+    if found != FORMAT:
+        raise CorruptDataError(
+            f"{path or 'the text'} has format {found}, this release reads {FORMAT}", path=path
+        )
+    return read
 
 
 def load_preprocessing(folder: str | Path, name: str) -> Preprocessing:
@@ -162,7 +167,7 @@ def check_kind(kind: str) -> Kind:
     """
     for known in KINDS:
         if kind == known:
-            return known  # type: ignore[return-value] # one of the literals above
+            return known
     raise DefinitionError(f"preprocessing kind {kind!r}", hint=f"one of {', '.join(KINDS)}")
 
 

@@ -1,9 +1,9 @@
 """A device that does everything as late, as early and in as odd an order as a real one may.
 
-Copies and array operations are queued on two streams. A queue keeps its own order; between the queues only events
-order anything. At every call a random few of the operations that may run are run, the rest later or when somebody
-waits. A pinned slot that is overwritten too soon, or a buffer that is read before its copy, therefore gives wrong
-values here on a CPU, as it would on a GPU.
+Copies and array operations are queued on two streams. A queue keeps its own order; between the queues only
+events order anything. At every call a random few of the operations that may run are run, the rest later or
+when somebody waits. A pinned slot that is overwritten too soon, or a buffer that is read before its copy,
+therefore gives wrong values here on a CPU, as it would on a GPU.
 """
 
 import threading
@@ -28,7 +28,11 @@ class FakeArray:
     """An array whose values exist once the consumer's stream got there; shape and type are known at once."""
 
     def __init__(
-        self, device: "FakeDevice", dtype: np.dtype[Any], shape: tuple[int, ...], read: Callable[[], npt.NDArray[Any]]
+        self,
+        device: "FakeDevice",
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        read: Callable[[], npt.NDArray[Any]],
     ) -> None:
         self.device, self.dtype, self.shape, self.read = device, dtype, shape, read
 
@@ -53,8 +57,8 @@ class FakeDevice:
     Args:
         eager: Chance, at every call, that one more queued operation runs.
         favour: The stream whose operations run first whenever they may; None for chance.
-        forget: Names of ordering calls to ignore (`side_wait`, `consumer_wait`, `host_wait`): tests forget one to see
-            that the values then come out wrong.
+        forget: Names of ordering calls to ignore (`side_wait`, `consumer_wait`, `host_wait`): tests forget
+            one to see that the values then come out wrong.
     """
 
     def __init__(
@@ -145,12 +149,10 @@ class FakeDevice:
         """See device bytes as they are when an operation reads them."""
         kind = np.dtype(dtype)
         size = int(np.prod(shape)) * kind.itemsize
-        return FakeArray(
-            self, kind, shape, lambda: buffer[offset : offset + size].view(kind).reshape(shape)
-        )
+        return FakeArray(self, kind, shape, lambda: buffer[offset : offset + size].view(kind).reshape(shape))
 
     def take(self, array: FakeArray, index: FakeArray) -> FakeArray:
-        """Gather rows; garbage in the index gives garbage, not an error, so that the caller's check must see it."""
+        """Gather rows; garbage in the index gives garbage and no error, as on a device."""
         shape = (*index.shape, *array.shape[1:])
         return self._operation(
             array.dtype, shape, lambda: np.take(array.read(), index.read(), axis=0, mode="wrap")

@@ -32,7 +32,7 @@ def write_dataset(
     version: int = 1,
     name: str = "dataset",
 ) -> Path:
-    """Write one packed version: shards by (event date, bucket of the first key's code), rows by entity then time.
+    """Write one packed version: shards by (event date, bucket), rows by entity then time.
 
     Args:
         table: Rows in any order; `timestamp` as `timestamp[ns, UTC]`.
@@ -46,7 +46,8 @@ def write_dataset(
     days = np.floor_divide(times, DAY_NS)
     first_key = table.column(entity_keys[0]).combine_chunks().dictionary_encode()
     bucket = np.asarray(first_key.indices.fill_null(0)).astype(np.int64) % buckets
-    shards, digests = [], []
+    shards: list[Shard] = []
+    digests: list[str] = []
     for day in np.unique(days).tolist():
         for b in range(buckets):
             chosen = np.flatnonzero((days == day) & (bucket == b))

@@ -1,0 +1,231 @@
+"""Tensors: the same values, under every way torch takes an iterable."""
+
+import importlib.util
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tests.loaders.datasets import assert_same, leaves  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402 - torch may be absent
+
+from featurestore.errors import DefinitionError, MissingDependencyError, SchemaError  # noqa: E402
+from featurestore.loaders import Window, open_loader  # noqa: E402
+from featurestore.loaders.torch_loader import TorchLoader, open_torch_loader  # noqa: E402
+
+# Another test may have imported JAX, which warns of every fork; workers here never touch it.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
+ROWS: dict[str, Any] = {"batch_size": 100, "columns": ["row", "a"], "dtype": "float32", "labels": []}
+
+
+@pytest.mark.parametrize("io", ["auto", "pinned", "resident", "gds", "cpu"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"dtype": "float32"}, id="one matrix"),
+        pytest.param({"columns": ["a", "b", "i", "f", "s", "e", "tt"], "nulls": "mask"}, id="types"),
+        pytest.param({"dtype": "float64", "drop_last": "pad", "window": Window(4)}, id="windows"),
+    ],
+)
+def test_tensors_hold_the_bits_of_the_numpy_batches(dataset: Path, io: str, options: dict[str, Any]) -> None:
+    shared = {"batch_size": 128, "time": True, "entity": True, "weight": "wt", **options}
+    tensors = open_torch_loader(dataset, io=io, device="cpu", **shared)
+    for one, other in zip(open_loader(dataset, **shared), tensors, strict=True):
+        assert all(isinstance(value, torch.Tensor) for value in _tensors(other))
+        assert_same(one, other)
+
+
+def _tensors(batch: Any) -> list[Any]:
+    return [v for value in batch.values() for v in (value.values() if isinstance(value, dict) else [value])]
+
+
+def test_wide_unsigned_integers_come_as_the_next_signed_type(dataset: Path) -> None:
+    batch = next(iter(open_torch_loader(dataset, batch_size=50, columns=["u"], labels=[])))
+    expected = next(iter(open_loader(dataset, batch_size=50, columns=["u"], labels=[])))
+    assert batch.x.dtype == torch.int32
+    assert np.array_equal(batch.x.numpy(), expected.x)
+
+
+def test_the_report_says_which_tier_and_why(dataset: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is there")
+    assert "no CUDA" in open_torch_loader(dataset, **ROWS).io_report()["reason"]
+    gds = open_torch_loader(dataset, io="gds", device="cpu", **ROWS).io_report()
+    assert gds["tier"] == "streamed"
+    assert "gds" in gds["reason"]
+    with pytest.raises(DefinitionError, match="CUDA"):
+        open_torch_loader(dataset, device="cuda", **ROWS)
+    with pytest.raises(DefinitionError, match="io is"):
+        open_torch_loader(dataset, io="fast", **ROWS)
+
+
+def test_a_batch_moves_pins_and_clones_like_a_tensor(dataset: Path) -> None:
+    batch = next(iter(open_torch_loader(dataset, batch_size=16, columns=["a", "s"])))
+    moved = batch.to("cpu", non_blocking=True)
+    copy = batch.clone()
+    copy.x.zero_()
+    assert torch.equal(moved.x, batch.x)
+    assert not torch.equal(copy.x, batch.x)
+    assert batch["x"] is batch.x
+    assert set(batch) == {"x", "y", "codes"}
+    assert batch.xy[1] is batch.y
+    with pytest.raises(KeyError):
+        batch["w"]
+    assert "float64[16, 1]" in repr(batch)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_under_a_dataloader_the_batches_and_their_order_are_the_same(dataset: Path, workers: int) -> None:
+    loader = open_torch_loader(dataset, **ROWS)
+    alone = [batch.x.clone() for batch in loader]
+    batches = loader.as_torch_dataset()
+    batches.set_epoch(0)
+    under = DataLoader(batches, batch_size=None, num_workers=workers)
+    found = [batch["x"] for batch in under]
+    assert len(found) == len(alone) == len(under)
+    assert all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
+
+
+def test_a_dataloader_resumes_in_the_middle_of_an_epoch(dataset: Path) -> None:
+    alone = [batch.x.clone() for batch in open_torch_loader(dataset, **ROWS)]
+    loader = open_torch_loader(dataset, **ROWS)
+    for _ in zip(loader, range(9), strict=False):
+        pass
+    state = json.loads(json.dumps({**loader.state_dict(), "step": 9}))
+    batches = open_torch_loader(dataset, **ROWS).as_torch_dataset()
+    batches.load_state_dict(state)
+    found = [batch["x"] for batch in DataLoader(batches, batch_size=None, num_workers=2)]
+    assert all(torch.equal(a, b) for a, b in zip(alone[9:], found, strict=True))
+
+
+def test_a_killed_worker_is_an_error_and_no_short_epoch(dataset: Path) -> None:
+    batches = open_torch_loader(dataset, **ROWS).as_torch_dataset()
+    under = iter(DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=1))
+    next(under)
+    workers: Any = under
+    workers._workers[0].kill()
+    with pytest.raises(RuntimeError, match="worker"):
+        list(under)
+
+
+def test_a_dataset_travels_to_a_spawned_worker_by_pickle(dataset: Path) -> None:
+    loader = open_torch_loader(dataset, window=Window(3), entity=True, **ROWS)
+    again = pickle.loads(pickle.dumps(loader.as_torch_dataset()))
+    expected = [batch.x for batch in open_torch_loader(dataset, window=Window(3), entity=True, **ROWS)]
+    assert all(torch.equal(a, b["x"]) for a, b in zip(expected, again, strict=True))
+
+
+def test_torch_saves_the_state_with_weights_only(dataset: Path, tmp_path: Path) -> None:
+    loader = open_torch_loader(dataset, **ROWS)
+    torch.save(loader.state_dict(), tmp_path / "state.pt")
+    loader.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+
+
+def test_a_training_loop_runs_and_learns(dataset: Path) -> None:
+    """The plainest use: weights move and the loss falls."""
+    loader = open_torch_loader(
+        dataset, batch_size=64, columns=["a", "b", "i"], label="y", dtype="float32", label_dtype="float32"
+    )
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(3):
+        total = 0.0
+        for x, y in (batch.xy for batch in loader):
+            loss = torch.nn.functional.mse_loss(model(x).squeeze(1), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach())
+        losses.append(total)
+    assert losses[-1] < losses[0]
+
+
+def test_unsigned_64_bit_integers_are_refused_by_name() -> None:
+    from featurestore.loaders.torch_loader import to_tensor  # noqa: PLC0415
+
+    with pytest.raises(SchemaError, match="uint64"):
+        to_tensor(np.zeros(1, np.uint64))
+
+
+def test_torchdata_nodes_stop_and_continue(dataset: Path) -> None:
+    loader = open_torch_loader(dataset, **ROWS)
+    if importlib.util.find_spec("torchdata") is None:
+        with pytest.raises(MissingDependencyError, match="torchdata"):
+            loader.as_node()
+        return
+    node = loader.as_node()
+    node.reset()
+    first = [node.next().x.clone() for _ in range(5)]
+    state = node.get_state()
+    rest = [b.x.clone() for b in _drain(node)]
+    other = open_torch_loader(dataset, **ROWS).as_node()
+    other.reset(state)
+    again = [b.x for b in _drain(other)]
+    assert len(first) + len(rest) == len(loader)
+    assert all(torch.equal(a, b) for a, b in zip(rest, again, strict=True))
+
+
+def _drain(node: Any) -> Any:
+    while True:
+        try:
+            yield node.next()
+        except StopIteration:
+            return
+
+
+def test_a_stateful_dataloader_checkpoints_mid_epoch(dataset: Path) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
+    alone = [batch.x.clone() for batch in open_torch_loader(dataset, **ROWS)]
+    first = stateful.StatefulDataLoader(
+        open_torch_loader(dataset, **ROWS).as_torch_dataset(), batch_size=None
+    )
+    for _ in zip(first, range(7), strict=False):
+        pass
+    second = stateful.StatefulDataLoader(
+        open_torch_loader(dataset, **ROWS).as_torch_dataset(), batch_size=None
+    )
+    second.load_state_dict(first.state_dict())
+    found = [batch["x"] for batch in second]
+    assert all(torch.equal(a, b) for a, b in zip(alone[7:], found, strict=False))
+
+
+def test_lightning_trains_from_the_loader_as_it_is(dataset: Path) -> None:
+    lightning: Any = pytest.importorskip("lightning", reason="lightning is not installed")
+    loader = open_torch_loader(
+        dataset, batch_size=100, columns=["a"], label="y", dtype="float32", label_dtype="float32"
+    )
+
+    class Module(lightning.LightningModule):  # type: ignore[misc] # found at run time
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch: Any, _: int) -> Any:
+            return ((self.layer(batch.x).squeeze(1) - batch.y) ** 2).mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    trainer = lightning.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(Module(), loader)
+    assert loader.epoch == 1
+
+
+def test_the_protocols_that_trainers_look_for_are_there(dataset: Path) -> None:
+    """What Lightning, Accelerate and torch.distributed.checkpoint ask of a loader, by name."""
+    loader = open_torch_loader(dataset, **ROWS)
+    assert isinstance(loader, TorchLoader)
+    for name in ("__len__", "__iter__", "state_dict", "load_state_dict", "set_epoch"):
+        assert callable(getattr(loader, name))
+    assert DataLoader not in type(loader).__mro__  # Accelerate would rebuild it
+    assert not hasattr(loader, "dataset")  # Lightning would look into it
+    assert leaves(next(iter(loader)))
