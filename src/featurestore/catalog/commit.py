@@ -1,7 +1,9 @@
 """Commit: one version of the catalog as a file that people can read."""
 
+import gc
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -168,7 +170,23 @@ def decode_commit(data: bytes, version: int) -> Commit:
     Raises:
         CorruptDataError: it is not what was written.
     """
-    body = _checked_json(data, f"commit {version} of the catalog")
+    with _collector_paused():
+        return _decoded(_checked_json(data, f"commit {version} of the catalog"), version)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep the cycle collector still while many small objects are made, none of which can be garbage."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _decoded(body: Mapping[str, Any], version: int) -> Commit:
     try:
         commit = Commit(
             version=body["version"],
@@ -256,7 +274,11 @@ def decode_snapshot(data: bytes, version: int) -> tuple[CatalogSnapshot, str]:
             f"snapshot {version} of the catalog is not what was written",
             hint=f"remove {snapshot_name(version)}: it only makes loading faster",
         )
-    body = json.loads(text)
+    with _collector_paused():
+        return _decoded_snapshot(json.loads(text))
+
+
+def _decoded_snapshot(body: Mapping[str, Any]) -> tuple[CatalogSnapshot, str]:
     records = {(r["kind"], r["name"], r["version"]): record_of_json(r) for r in body["records"]}
     heads = {(kind, name): number for kind, name, number in body["heads"]}
     last: dict[Key, int] = {}

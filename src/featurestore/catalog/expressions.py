@@ -42,25 +42,18 @@ class Expression:
 
     Attributes:
         sql: The text as written.
-        node: Its syntax tree.
         paths: The column references, each as its parts, in order of first use.
+        bare_column: The column, where the expression is nothing but one.
     """
 
     sql: str
-    node: Node
     paths: tuple[tuple[str, ...], ...]
+    bare_column: str | None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns read, in order of first use."""
         return tuple(dict.fromkeys(path[0] for path in self.paths))
-
-    @property
-    def bare_column(self) -> str | None:
-        """The column, where the expression is nothing but one."""
-        if self.node["class"] == "COLUMN_REF" and len(self.paths[0]) == 1:
-            return self.paths[0][0]
-        return None
 
 
 def columns_of(sql: str) -> set[str]:
@@ -80,11 +73,13 @@ def parse_expression(sql: str) -> Expression:
             depends on anything but its arguments, or more than one expression.
     """
     known = _PARSED.get(_text(sql))
-    if known is None:
-        node = expression_node(sql)
-        paths = dict.fromkeys(tuple(n["column_names"]) for n in walk_checked(node, sql))
-        known = _remember(_PARSED, sql, Expression(sql, node, tuple(paths)))
-    return known
+    return _checked(sql, expression_node(sql)) if known is None else known
+
+
+def _checked(sql: str, node: Node) -> Expression:
+    paths = tuple(dict.fromkeys(tuple(n["column_names"]) for n in walk_checked(node, sql)))
+    bare = paths[0][0] if node["class"] == "COLUMN_REF" and len(paths[0]) == 1 else None
+    return _remember(_PARSED, sql, Expression(sql, paths, bare))
 
 
 def check_scalar(sql: str) -> None:
@@ -103,19 +98,20 @@ def expression_node(sql: str) -> Node:
     Raises:
         DefinitionError: a syntax error, or anything more than one expression.
     """
-    node = _NODES.get(_text(sql))
-    return _parse_nodes([sql])[0] if node is None else node
+    return _parse_nodes([_text(sql)])[0]
 
 
 def parse_many(expressions: Iterable[str]) -> None:
     """Parse expressions in few queries, so that `parse_expression` finds them done.
 
     Raises:
-        DefinitionError: one of them is not one expression.
+        DefinitionError: one of them is not a function of one row.
     """
-    new = [sql for sql in dict.fromkeys(expressions) if _text(sql) not in _NODES]
+    new = [sql for sql in dict.fromkeys(expressions) if _text(sql) not in _PARSED]
     for start in range(0, len(new), _BATCH):
-        _parse_nodes(new[start : start + _BATCH])
+        batch = new[start : start + _BATCH]
+        for sql, node in zip(batch, _parse_nodes(batch), strict=True):
+            _checked(sql, node)
 
 
 def _text(sql: object) -> str:
@@ -135,12 +131,11 @@ def _parse_nodes(expressions: Sequence[str]) -> list[Node]:
     for sql, (alone, bracketed) in zip(expressions, texts, strict=True):
         node = _only_expression(json.loads(alone), sql)
         _only_expression(json.loads(bracketed), sql)
-        nodes.append(_remember(_NODES, sql, node))
+        nodes.append(node)
     return nodes
 
 
 _CACHE_MAX: Final = 100_000
-_NODES: dict[str, Node] = {}
 _EXACT: dict[tuple[str, frozenset[tuple[str, ...]]], str] = {}
 _PARSED: dict[str, Expression] = {}
 
@@ -229,8 +224,9 @@ def _exact_sql(expression: Expression, schema: pa.Schema) -> str:
     key = (expression.sql, times)
     known = _EXACT.get(key)
     if known is None:
-        node = exact_node(expression.node, lambda path: path in times, expression.sql)
-        known = _remember(_EXACT, key, expression.sql if node is expression.node else text_of_node(node))
+        written = expression_node(expression.sql)
+        node = exact_node(written, lambda path: path in times, expression.sql)
+        known = _remember(_EXACT, key, expression.sql if node is written else text_of_node(node))
     return known
 
 

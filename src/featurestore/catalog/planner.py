@@ -136,7 +136,8 @@ def _warm(desired: Desired, order: Iterable[Key], schemas: Mapping[str, pa.Schem
             texts |= dict.fromkeys(own)
             if isinstance(definition, FeatureView):
                 by_source.setdefault(definition.source.name, {}).update(own)
-    parse_many(texts)
+    with suppress(FeatureStoreError):
+        parse_many(texts)
     for name, expressions in by_source.items():
         schema = schemas.get(name)
         if schema is None and (Source.kind, name) in desired.base.heads:
