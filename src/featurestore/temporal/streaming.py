@@ -425,16 +425,15 @@ class StreamingJoin:
         self._forget_keys()
 
     def _forget_keys(self) -> None:
+        """Number the keys of the rows held anew, once most known keys are those of rows long gone."""
         held = len(self._left) + len(self._right)
         if not self._options.by or len(self._keys) < 2 * held + _FORGET_KEYS:
             return
-        live = np.zeros(len(self._keys), np.bool_)
+        self._keys = KeyNumbers(self._options.by)
         for side in (self._left, self._right):
-            for batch in side.batches:
-                live[batch.codes[batch.codes >= 0]] = True
-        codes = self._keys.forget_all_but(live)
-        self._left.renumber(codes)
-        self._right.renumber(codes)
+            batch = side.joined()
+            if batch is not None:
+                side.hold(self._read(side, batch.table, clocks(batch.table, side.on, side.created_on)))
 
 
 def _table_of(side: Side) -> pa.Table | None:

@@ -1,29 +1,125 @@
 """Entity codes that stay the same from batch to batch."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from featurestore.core.time import Int64Array
+from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import SchemaError
+from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.key_kinds import key_kind
-from featurestore.temporal.keys import code_keys
-from featurestore.temporal.rows import Int32Array
+from featurestore.temporal.order import NO_INT64
+from featurestore.temporal.rows import Int32Array, frozen
 from featurestore.temporal.times import one_array
+
+_kernels: Any = lazy_module("featurestore.temporal.streaming_key_kernels")
+_key_kernels: Any = lazy_module("featurestore.temporal.key_kernels")
+
+_UInt8Array = npt.NDArray[np.uint8]
+_NO_BYTES: Final[_UInt8Array] = frozen(np.zeros(0, np.uint8))
+
+
+class _Words:
+    """A growing table of integers."""
+
+    def __init__(self) -> None:
+        self.table: npt.NDArray[np.uint64] = np.zeros(2 * 1024, np.uint64)
+        self.count = 0
+
+    def code(
+        self, values: Int64Array, bitmap: _UInt8Array, offset: int, *, codes: bool = False
+    ) -> Int32Array:
+        """Return a code per value, -1 for null; a negative value is null too where they are `codes`."""
+        out, row = np.empty(len(values), np.int32), 0
+        values = frozen(values)
+        while True:
+            row, self.count = _kernels.number_words(
+                values, bitmap, offset, codes, row, self.table, len(self.table) >> 2, self.count, out
+            )
+            if row == len(out):
+                return out
+            self.table = _key_kernels.grown_table(self.table)
+
+
+class _Bytes:
+    """A growing table of byte strings, with their bytes."""
+
+    def __init__(self) -> None:
+        self.table: npt.NDArray[np.uint64] = np.zeros(2 * 1024, np.uint64)
+        self.count = 0
+        self.arena: _UInt8Array = np.empty(1 << 14, np.uint8)
+        self.begins, self.sizes = np.zeros(513, np.int64), np.zeros(513, np.int64)
+
+    def code(self, array: pa.Array) -> Int32Array:
+        """Return a code per value of a large_binary array, -1 for null."""
+        out, row = np.empty(len(array), np.int32), 0
+        if len(array) == 0:
+            return out
+        buffers = array.buffers()
+        data = _NO_BYTES if buffers[2] is None else frozen(np.frombuffer(buffers[2], np.uint8))
+        offsets = frozen(np.frombuffer(buffers[1], np.int64, len(array) + 1, array.offset * 8))
+        bitmap = _bitmap(array)
+        while True:
+            room = len(self.begins) - 1
+            row, self.count = _kernels.number_bytes(
+                offsets, data, bitmap, array.offset, row, self.table, room,
+                self.arena, self.begins, self.sizes, self.count, out,
+            )  # fmt: skip
+            if row == len(out):
+                return out
+            self._grow(int(offsets[row + 1] - offsets[row]))
+
+    def _grow(self, size: int) -> None:
+        """Make room for more keys, and for one of `size` bytes."""
+        if self.count == len(self.begins) - 1:
+            self.table = _key_kernels.grown_table(self.table)
+            room = len(self.table) >> 2
+            self.begins, self.sizes = _longer(self.begins, room + 1), _longer(self.sizes, room + 1)
+        if self.begins[self.count] + size > len(self.arena):
+            self.arena = _longer(self.arena, 2 * len(self.arena) + size)
+
+
+def _longer(values: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    out = np.zeros(size, values.dtype)
+    out[: len(values)] = values
+    return out
+
+
+class _Values:
+    """A dictionary of Python values, for the key types that are rare: decimals and extensions."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, int] = {}
+
+    def code(self, array: pa.Array) -> Int32Array:
+        """Return a code per value, -1 for null; only the distinct ones are looked up."""
+        coded = (array.storage if isinstance(array, pa.ExtensionArray) else array).dictionary_encode()
+        known = self.known
+        codes = [known.setdefault(key, len(known)) for key in coded.dictionary.to_pylist()]
+        out: Int32Array = np.array([*codes, -1], np.int32)[coded.indices.fill_null(-1).to_numpy()]
+        return out
 
 
 class KeyNumbers:
-    """A growing dictionary of keys; only the distinct keys of a batch are looked up, not its rows."""
+    """The keys seen so far; a batch costs one look-up per row in compiled loops."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self._kinds: tuple[str, ...] | None = None
-        self._codes: dict[Any, int] = {}
+        self._words = [_Words() for _ in names]
+        self._bytes = [_Bytes() for _ in names]
+        self._values = [_Values() for _ in names]
+        self._pairs = [_Words() for _ in names]
 
     def __len__(self) -> int:
-        return len(self._codes) if self.names else 1
+        if not self.names:
+            return 1
+        if len(self.names) > 1:
+            return self._pairs[-1].count
+        return max(self._words[0].count, self._bytes[0].count, len(self._values[0].known))
 
     def check(self, columns: list[pa.ChunkedArray]) -> None:
         """Check that the key columns are of the kinds seen so far.
@@ -45,49 +141,74 @@ class KeyNumbers:
     def code(self, columns: list[pa.ChunkedArray], rows: int) -> Int32Array:
         """Return a code per row, -1 where a key is null; new keys get new codes.
 
-        Cost: O(rows), and one dictionary look-up per distinct key of the batch.
+        Raises:
+            SchemaError: an unsigned key above 2**63 - 1.
         """
         if not self.names:
             return np.zeros(rows, np.int32)
-        if rows == 0:
-            return np.zeros(0, np.int32)
-        coded = code_keys([columns], self.names, threads=1)
-        local = coded.codes[0]
-        if coded.entities == 0:
-            return local
-        first = _first_places(local, coded.entities)
-        used = np.flatnonzero(first >= 0)
-        keys = _keys_at([one_array(c) for c in columns], first[used])
-        known = self._codes
-        table = np.full(coded.entities + 1, -1, np.int32)
-        table[used] = np.fromiter((known.setdefault(key, len(known)) for key in keys), np.int32, len(used))
-        out: Int32Array = table[local]
-        return out
+        codes = self._column(0, one_array(columns[0]))
+        for place in range(1, len(columns)):
+            other = self._column(place, one_array(columns[place]))
+            pairs = np.where((codes < 0) | (other < 0), -1, (codes.astype(np.int64) << 32) | other)
+            codes = self._pairs[place].code(pairs, _NO_BYTES, 0, codes=True)
+        return codes
 
-    def forget_all_but(self, live: npt.NDArray[np.bool_]) -> Int32Array:
-        """Keep the keys whose code is marked; return `(len,)` their new codes, -1 for forgotten ones."""
-        renumbered = np.where(live, np.cumsum(live) - 1, -1).astype(np.int32)
-        self._codes = {key: int(renumbered[code]) for key, code in self._codes.items() if live[code]}
-        return renumbered
-
-
-def _first_places(codes: Int32Array, entities: int) -> Int64Array:
-    """Return the first place of each code, -1 for an unused one; a last slot takes the nulls."""
-    first = np.full(entities + 1, -1, np.int64)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    return first[:-1]
+    def _column(self, place: int, array: pa.Array) -> Int32Array:
+        kind = array.type
+        if pa.types.is_dictionary(kind):
+            of_values = np.append(self._column(place, array.dictionary), np.int32(-1))
+            out: Int32Array = of_values[array.indices.fill_null(-1).to_numpy()]
+            return out
+        if isinstance(array, pa.ExtensionArray) or pa.types.is_decimal(kind):
+            return self._values[place].code(array)
+        if _is_bytes(kind):
+            return self._bytes[place].code(_large_binary(array))
+        if pa.types.is_uint64(kind) and (pc.max(array).as_py() or 0) > INT64_MAX:
+            raise SchemaError(
+                f"key column {self.names[place]!r} holds a number above {INT64_MAX}: no stream key",
+                hint="cast the key to string on both sides",
+                column=self.names[place],
+            )
+        words = _int64(array)
+        return self._words[place].code(_numbers(words), _bitmap(words), words.offset)
 
 
-def _keys_at(columns: list[pa.Array], places: Int64Array) -> list[Any]:
-    """Return the keys at some places as Python values, tuples where there are several columns."""
-    parts = []
-    for column in columns:
-        values = column.take(pa.array(places))
-        if isinstance(values, pa.ExtensionArray):
-            values = values.storage
-        if pa.types.is_dictionary(values.type):
-            values = values.cast(values.type.value_type)
-        if pa.types.is_temporal(values.type):
-            values = values.view(pa.int32() if values.type.bit_width == 32 else pa.int64())
-        parts.append(values.to_pylist())
-    return parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether a type's values are bytes: strings and binaries of any layout."""
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    )
+
+
+def _large_binary(array: pa.Array) -> pa.Array:
+    if pa.types.is_large_binary(array.type):
+        return array
+    if pa.types.is_string_view(array.type):
+        array = array.cast(pa.large_string())
+    return array.cast(pa.large_binary())
+
+
+def _int64(array: pa.Array) -> pa.Array:
+    """Return integers, booleans, dates and times as int64."""
+    if pa.types.is_temporal(array.type):
+        array = array.view(pa.int32() if array.type.bit_width == 32 else pa.int64())
+    return array.cast(pa.int64())
+
+
+def _numbers(array: pa.Array) -> Int64Array:
+    data = array.buffers()[1]
+    if len(array) == 0 or data is None:
+        return NO_INT64
+    return np.frombuffer(data, np.int64, len(array), array.offset * 8)
+
+
+def _bitmap(array: pa.Array) -> _UInt8Array:
+    data = array.buffers()[0] if array.null_count else None
+    return _NO_BYTES if data is None else frozen(np.frombuffer(data, np.uint8))

@@ -114,11 +114,6 @@ class Side:
         """Hold this batch and nothing else."""
         self.batches = [batch] if len(batch) else []
 
-    def renumber(self, codes: Int32Array) -> None:
-        """Replace every code by `codes[code]`."""
-        table = np.append(codes, np.int32(-1))
-        self.batches = [Batch(b.table, table[b.codes], b.event_ns, b.known_ns) for b in self.batches]
-
 
 def _difference(what: str, found: pa.Schema, wanted: pa.Schema) -> str:
     for name in dict.fromkeys([*wanted.names, *found.names]):
