@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Run inside a virtual environment that holds the real feast: asks our server with its own clients."""
 
 # ruff: noqa: ANN201, ANN001

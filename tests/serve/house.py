@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pyarrow as pa
 
 from featurestore.catalog.aggregation import Aggregation
@@ -102,7 +103,7 @@ def backend_at(folder: Path, snapshot: CatalogSnapshot | None = None, now_ns: in
     return OnlineBackend(lambda: found, LmdbStore(folder), clock=ManualClock(now_ns), history_ns=0)
 
 
-def quotes(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+def quotes(rows: Sequence[Any]) -> pa.Table:
     """Return rows of the quotes source; created defaults to the event, sequence to 0."""
     filled = [
         {"created": r["ts"], "seq": 0, "bid": None, "ask": None, "venue": None, "size": None, **r}
@@ -120,3 +121,8 @@ def open_for_worker(config: ServerConfig) -> OnlineBackend:
     """Open the test catalog in a server's worker; `root` is the folder of the online store."""
     found = snapshot_of()
     return OnlineBackend(lambda: found, LmdbStore(config.root), clock=clock_of(config), history_ns=0)
+
+
+def plain_channel(address: str) -> Any:
+    """Open a channel whose calls take and give bytes; its stubs would have serializers."""
+    return grpc.insecure_channel(address)

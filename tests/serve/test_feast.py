@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.conftest import NOW, OPENER
+from tests.serve.house import plain_channel
 
 from featurestore.serve.feast_wire import _values
 from featurestore.serve.proto import feast_compat_pb2 as pb
@@ -19,7 +20,7 @@ from featurestore.serve.server import ServerHandle, serve
 
 
 def call(server: ServerHandle, path: str, request: Any) -> bytes:
-    with grpc.insecure_channel(server.address) as channel:
+    with plain_channel(server.address) as channel:
         found: bytes = channel.unary_unary(path)(request.SerializeToString(), timeout=10)
         return found
 
@@ -31,7 +32,8 @@ def values(kind: str, items: list[Any]) -> pb.RepeatedValue:
 
 def fields(data: bytes) -> list[tuple[int, Any]]:
     """Read protobuf fields: the oracle knows the wire format only."""
-    out, at = [], 0
+    out: list[tuple[int, Any]] = []
+    at = 0
 
     def varint() -> int:
         nonlocal at

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pyarrow as pa
 import pytest
-from tests.serve.house import quotes
+from tests.serve.house import plain_channel, quotes
 from tests.serve.test_writes import backend
 
 from featurestore.errors import FeatureStoreError
@@ -28,7 +28,8 @@ def ipc(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 ROWS = quotes([{"symbol": "A", "ts": 990, "bid": 1.0, "venue": "N"}, {"symbol": None, "ts": 991}])
@@ -100,8 +101,12 @@ def mutated(draw: random.Random, seed: bytes) -> bytes:
 
 
 def fuzz(count: int, seed: int) -> dict[str, int]:
-    """Call every method `count` times in turn; returns how many calls each answered."""
-    draw = random.Random(seed)
+    """Call every method `count` times in turn; returns how many calls each answered.
+
+    Raises:
+        AssertionError: something other than a typed error came out.
+    """
+    draw = random.Random(seed)  # noqa: S311 -- a test's dice
     answered: dict[str, int] = {}
     for name, call, good in methods():
         assert call(good) is not None, name
@@ -136,7 +141,7 @@ def test_fifty_thousand_hostile_bodies_leave_memory_flat() -> None:
     "count", [60, pytest.param(5_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
 )
 def test_a_server_survives_hostile_bodies_on_every_path(server: ServerHandle, count: int) -> None:
-    draw = random.Random(3)
+    draw = random.Random(3)  # noqa: S311 -- a test's dice
     paths = [
         ("/featurestore.v1.OnlineService/GetOnlineFeatures", NATIVE),
         ("/featurestore.v1.OnlineService/Push", PUSH),
@@ -152,7 +157,8 @@ def test_a_server_survives_hostile_bodies_on_every_path(server: ServerHandle, co
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.OK,
     }
-    with grpc.insecure_channel(server.address) as channel:
+    seen: set[grpc.StatusCode] = set()
+    with plain_channel(server.address) as channel:
         for at in range(count):
             path, good = paths[at % len(paths)]
             if "reflection" in path:
@@ -161,6 +167,7 @@ def test_a_server_survives_hostile_bodies_on_every_path(server: ServerHandle, co
             try:
                 call(mutated(draw, good), timeout=10)
             except grpc.RpcError as error:
-                assert error.code() in allowed, (path, error)
+                seen.add(error.code())
+        assert seen <= allowed
         alive: Any = channel.unary_unary(paths[0][0])
-        assert alive(NATIVE.replace(b"flow:n", b"flow:n"), timeout=10)
+        assert alive(NATIVE, timeout=10)

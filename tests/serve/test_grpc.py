@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.serve.conftest import NOW, OPENER
-from tests.serve.house import backend_at, quotes
+from tests.serve.house import backend_at, plain_channel, quotes
 
 from featurestore.errors import (
     DefinitionError,
@@ -30,7 +30,7 @@ from featurestore.serve.proto import online_pb2 as pb
 from featurestore.serve.server import ServerHandle, serve
 
 ALL = ["quote", "last", "flow", "edge"]
-ROWS = {"symbol": ["IBM", "AIG", "none", None], "price": [1.0, 2.0, 3.0, 4.0]}
+ROWS: dict[str, list[Any]] = {"symbol": ["IBM", "AIG", "none", None], "price": [1.0, 2.0, 3.0, 4.0]}
 HISTORY: list[dict[str, Any]] = [
     {"symbol": "IBM", "ts": 980, "bid": 1.0, "ask": 2.0, "venue": "N", "size": 5},
     {"symbol": "IBM", "ts": 990, "bid": 3.0, "venue": "Q", "size": -7, "seq": 1},
@@ -112,7 +112,7 @@ def test_what_is_asked_for_can_be_listed(client: OnlineClient) -> None:
 
 
 def test_health_and_reflection_answer_their_standard_clients(server: ServerHandle) -> None:
-    with grpc.insecure_channel(server.address) as channel:
+    with plain_channel(server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", "featurestore.v1.OnlineService"):
             answer = health.Check(health_pb2.HealthCheckRequest(service=name))
@@ -129,7 +129,7 @@ def test_health_and_reflection_answer_their_standard_clients(server: ServerHandl
 
 
 def raw(server: ServerHandle, method: str, request: bytes) -> bytes:
-    with grpc.insecure_channel(server.address) as channel:
+    with plain_channel(server.address) as channel:
         found: bytes = channel.unary_unary(f"/featurestore.v1.OnlineService/{method}")(request, timeout=10)
         return found
 
@@ -201,15 +201,15 @@ def test_a_killed_worker_is_replaced_and_acknowledged_pushes_stay(tmp_path: Path
         for pid in server.pids:
             os.kill(pid, signal.SIGKILL)
         until = time.monotonic() + 20
-        while True:
+        found: list[object] = []
+        while not found:
             try:
                 with OnlineClient(server.address, timeout_s=1.0) as client:
-                    found = client.get_online_features(["quote:bid"], {"symbol": ["A"]})
-                break
+                    found = client.get_online_features(["quote:bid"], {"symbol": ["A"]}).to_dict()["bid"]
             except (OnlineStoreError, ServerError):
                 assert time.monotonic() < until
                 time.sleep(0.02)
-        assert found.to_dict()["bid"] == [7.0]
+        assert found == [7.0]
 
 
 def test_a_stop_finishes_the_calls_under_way(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_stop_finishes_the_calls_under_way(tmp_path: Path) -> None:
 def test_calls_over_the_limit_at_once_are_turned_away(tmp_path: Path) -> None:
     limits = Limits(concurrent=1, message_bytes=1 << 16)
     started = serve(str(tmp_path), now=NOW, opener=OPENER, limits=limits)
-    with started as server, grpc.insecure_channel(server.address) as channel:
+    with started as server, plain_channel(server.address) as channel:
         gate = threading.Event()
 
         def slow() -> Any:

@@ -9,12 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.serve.conftest import NOW, OPENER
+from tests.serve.house import backend_at, quotes
 
 from featurestore.errors import FeatureStoreError
 from featurestore.serve.grpc_client import OnlineClient
 from featurestore.serve.server import serve
-from tests.serve.conftest import NOW, OPENER
-from tests.serve.house import backend_at, quotes
 
 
 class Pusher(threading.Thread):

@@ -42,7 +42,7 @@ rows = st.fixed_dictionaries(
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[list[Mapping[str, Any]], list[list[int]]]:
+def histories(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[list[int]]]:
     """Rows in source order, and deliveries: each row in one or more, in any order."""
     history = draw(st.lists(rows, min_size=1, max_size=25))
     made = [_row(row, number) for number, row in enumerate(history)]
@@ -117,7 +117,7 @@ def check_history(
 @settings(max_examples=60, deadline=None)
 @given(histories(), st.sampled_from([0, 15]))
 def test_online_equals_training_for_any_order_and_repetition_of_deliveries(
-    made: tuple[list[Mapping[str, Any]], list[list[int]]], behind: int
+    made: tuple[list[dict[str, Any]], list[list[int]]], behind: int
 ) -> None:
     check_history(*made, behind)
 
@@ -126,7 +126,7 @@ def test_online_equals_training_for_any_order_and_repetition_of_deliveries(
 @settings(max_examples=20_000, deadline=None)
 @given(histories(), st.sampled_from([0, 15]))
 def test_online_equals_training_for_twenty_thousand_histories(
-    made: tuple[list[Mapping[str, Any]], list[list[int]]], behind: int
+    made: tuple[list[dict[str, Any]], list[list[int]]], behind: int
 ) -> None:
     check_history(*made, behind)
 

@@ -90,14 +90,14 @@ def test_a_newer_catalog_is_served_without_a_failed_call(store: fs.FeatureStore)
 
 def test_logged_answers_are_held_against_history(store: fs.FeatureStore, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with store.serve(now=T, answer_log=str(log), answer_fraction=1.0) as server:
-        with OnlineClient(server.address) as client:
-            for _ in range(3):
-                client.get_online_features(FEATURES, KEYS, full_feature_names=True)
+    server = store.serve(now=T, answer_log=str(log), answer_fraction=1.0)
+    with server, OnlineClient(server.address) as client:
+        for _ in range(3):
+            client.get_online_features(FEATURES, KEYS, full_feature_names=True)
     assert log.stat().st_mode & 0o077 == 0
 
     def verify() -> OnlineReport:
-        return verify_answers(log, lambda spine, features, full: historical(store, spine, list(features)))
+        return verify_answers(log, lambda spine, features, _: historical(store, spine, list(features)))
 
     report = verify()
     assert (report.ok, report.rows, report.cells) == (True, 12, 72)
@@ -119,4 +119,4 @@ def test_logged_answers_are_held_against_history(store: fs.FeatureStore, tmp_pat
     with pytest.raises(CorruptDataError, match="answers-0-0"):
         verify()
     with pytest.raises(NotFoundError, match="no answer log"):
-        verify_answers(tmp_path / "nowhere", lambda spine, features, full: spine)
+        verify_answers(tmp_path / "nowhere", lambda spine, *_: spine)

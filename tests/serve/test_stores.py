@@ -107,9 +107,7 @@ class TestLmdbStore(OnlineStoreConformance):
     def test_two_long_keys_of_one_hash_are_told_apart(
         self, store: LmdbStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import featurestore.serve.lmdb_store as module  # noqa: PLC0415 -- to make hashes collide
-
-        monkeypatch.setattr(module.xxhash, "xxh3_128_digest", lambda _: bytes(16))
+        monkeypatch.setattr("featurestore.serve.lmdb_store.xxhash.xxh3_128_digest", lambda _: bytes(16))
         store.open_table(TABLE, FINGERPRINT)
         store.update([put(TABLE, {b"x" * 600: b"1"})])
         with pytest.raises(CorruptDataError, match="same hash"):
