@@ -13,6 +13,7 @@ from tests.cli.conftest import Run
 
 from featurestore import FeatureStore
 from featurestore.cli.app import app
+from featurestore.serve.grpc_client import OnlineClient
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,6 +129,51 @@ def test_keys_are_read_by_the_types_that_the_catalog_recorded(run: Run, stored: 
     # A string key that looks like a number stays a string.
     (row,) = run("get-online", "profile", "-k", "customer=0001", "--root", stored, "--json").json
     assert row["customer"] == "0001"
+
+
+def test_rows_can_be_exported_and_erased(run: Run, shop_stored: Path, tmp_path: Path) -> None:
+    key = ["--key", "customer=c0001", "--root", str(shop_stored)]
+    before = {row["place"]: row["rows"] for row in run("export", "customer", *key, "--json").json}
+    assert {"source/profiles", "dataset/payment_risk@1", "online/profile@1"} <= before.keys()
+    assert run("export", "customer", *key, "-o", tmp_path / "held").status == 0
+    assert len(list((tmp_path / "held").glob("*.parquet"))) == len(before)
+    erased = run("erase", "customer", *key, "--yes", "--json").json
+    assert erased["online_rows"] > 0
+    assert erased["remaining"]["source/profiles"] == before["source/profiles"]
+    left = {row["place"] for row in run("export", "customer", *key, "--json").json}
+    assert not [place for place in left if place.startswith("online/")]
+
+
+def test_a_file_is_appended_to_a_source_and_compaction_keeps_the_content(
+    run: Run, shop: Path, tmp_path: Path
+) -> None:
+    (shop / "data" / "payments").mkdir()
+    (shop / "data" / "payments.parquet").rename(shop / "data" / "payments" / "first.parquet")
+    definitions = shop / "definitions.py"
+    definitions.write_text(definitions.read_text("utf-8").replace("payments.parquet", "payments"), "utf-8")
+    more = tmp_path / "more.parquet"
+    pq.write_table(pq.read_table(shop / "data" / "payments" / "first.parquet").slice(0, 7), more)
+    assert run("apply", "--root", shop).status == 0
+    assert run("ingest", "payments", more, "--root", shop).status == 0
+    (made,) = run("materialize", "payment_risk", "--root", shop, "--json").json
+    assert made["rows"] == 20_007
+    (compacted,) = run("compact", "payment_risk", "--root", shop, "--json").json
+    assert compacted["fingerprint"] == made["fingerprint"]
+
+
+def test_logged_answers_are_replayed_against_history(run: Run, stored: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "answers"
+    now = "2025-05-30T00:00:00Z"
+    store = FeatureStore(stored)
+    with (
+        store.serve(now=now, answer_log=str(answers), answer_fraction=1.0) as handle,
+        OnlineClient(handle.address, timeout_s=60) as client,
+    ):
+        client.get_online_features(["profile", "spending"], {"customer": [f"c{i:04d}" for i in range(50)]})
+    report = run("verify-online", answers, "--root", stored, "--json")
+    assert report.status == 0
+    assert report.json["ok"]
+    assert report.json["rows"] == 50
 
 
 def _names(command: Any, prefix: str = "") -> list[str]:

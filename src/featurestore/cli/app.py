@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 import typer
 
-from featurestore.cli import catalog_commands, datasets, define, demo_command, online, reading
+from featurestore.cli import catalog_commands, datasets, define, demo_command, online, reading, subjects
 from featurestore.cli.doctor import doctor
 
 app: Final = typer.Typer(
@@ -35,7 +35,7 @@ def options(
     """A temporal feature store whose training data is provably right."""
 
 
-BEGIN, DEFINE, DATA, SERVE = "Begin", "Define", "Datasets", "Online"
+BEGIN, DEFINE, CATALOG, DATA, SERVE = "Begin", "Define", "Catalog", "Datasets", "Online"
 app.command(rich_help_panel=BEGIN)(define.init)
 app.command(rich_help_panel=BEGIN)(demo_command.demo)
 app.command(rich_help_panel=BEGIN)(doctor)
@@ -52,9 +52,19 @@ app.command(rich_help_panel=DATA)(datasets.pin)
 app.command(rich_help_panel=DATA)(datasets.unpin)
 app.command(rich_help_panel=DATA)(datasets.vacuum)
 app.command(rich_help_panel=DATA, name="get-historical")(reading.get_historical)
+app.command(rich_help_panel=DATA)(datasets.compact)
+app.command(rich_help_panel=DATA)(subjects.ingest)
+app.command(rich_help_panel=DATA)(subjects.export)
+app.command(rich_help_panel=DATA)(subjects.erase)
 app.command(rich_help_panel=SERVE, name="get-online")(online.get_online)
+app.command(rich_help_panel=SERVE, name="verify-online")(online.verify_online)
 app.command(rich_help_panel=SERVE)(online.serve)
 catalog_commands.register(app)
+for group in app.registered_groups:
+    group.rich_help_panel = CATALOG
+for command in app.registered_commands:
+    if command.callback is catalog_commands.lineage:
+        command.rich_help_panel = CATALOG
 
 
 def _help_without_sections(typer_app: typer.Typer) -> None:

@@ -58,7 +58,7 @@ def materialize(
 def list_datasets(root: Root = ".", as_json: AsJson = False) -> None:
     """List what has been materialized, with its newest version."""
     store = open_store(root)
-    snapshot = store.catalog.at(store.catalog.head)
+    snapshot = store.catalog.snapshot()
     names = [d.name for kind in (TrainingSet.kind, FeatureView.kind) for d in snapshot.definitions(kind)]
     rows = [_newest(store, name) for name in names if store.history(name)]
     print_rows(
@@ -138,6 +138,15 @@ def unpin(
     """Take a pin off; the version goes with the next vacuum that may take it."""
     open_store(root).unpin(name, tag=tag)
     notes().print(f"{escape(name)} has no version kept as {escape(tag)} any more")
+
+
+def compact(name: Name, root: Root = ".", as_json: AsJson = False) -> None:
+    """Rewrite small files into large ones, as a new version of the same content."""
+    with notes().status(f"compacting {escape(name)}"):
+        result = open_store(root).compact(name).to_dict()
+    print_rows(
+        [result], columns=["name", "version", "rows", "partitions", "seconds"], as_json=as_json, empty=""
+    )
 
 
 def vacuum(

@@ -2,22 +2,28 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import asdict
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from featurestore.catalog.entity import Entity
-from featurestore.catalog.feature_view import FeatureView
-from featurestore.catalog.on_demand import OnDemandFeatureView
-from featurestore.catalog.refs import Ref
-from featurestore.cli.session import AsJson, Root, notes, open_store, print_arrow
+from featurestore.cli.keys import Keys, read_keys
+from featurestore.cli.session import (
+    AsJson,
+    Root,
+    leave,
+    notes,
+    open_store,
+    print_arrow,
+    print_json,
+    print_rows,
+)
 from featurestore.errors import DefinitionError
 
 if TYPE_CHECKING:
-    from featurestore.catalog.snapshot import CatalogSnapshot
     from featurestore.serve.config import Tls
 
 Now = Annotated[
@@ -29,17 +35,14 @@ def get_online(
     features: Annotated[
         list[str], typer.Argument(help="Views, view:feature, view@2:feature, or one service.")
     ],
-    key: Annotated[
-        list[str], typer.Option("--key", "-k", help="symbol=AIG; for a composite key: origin=FRA,carrier=LH.")
-    ],
+    key: Keys,
     root: Root = ".",
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
     """Read the newest values of one or more entities from the online store."""
     store = open_store(root)
-    kinds = _column_kinds(store.catalog.at(store.catalog.head))
-    rows = [_entity_row(text, kinds) for text in key]
+    rows = read_keys(key, store.catalog.snapshot())
     wanted = features[0] if len(features) == 1 and ":" not in features[0] else features
     answer = store.get_online_features(wanted, rows, now=now)
     print_arrow(answer.to_arrow(), rows=len(rows), as_json=as_json)
@@ -56,6 +59,10 @@ def serve(
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     now: Now = None,
+    answer_log: Annotated[
+        str | None, typer.Option(help="Log a sample of answers to this folder, for verify-online.")
+    ] = None,
+    answer_fraction: Annotated[float, typer.Option(help="How much of all entities the sample takes.")] = 0.01,
     certificate: Annotated[str | None, typer.Option(help="TLS certificate, PEM.")] = None,
     private_key: Annotated[str | None, typer.Option(help="TLS private key, PEM.")] = None,
     client_ca: Annotated[
@@ -76,6 +83,8 @@ def serve(
             now=now,
             tls=tls,
             allow_insecure=allow_insecure,
+            answer_log=answer_log,
+            answer_fraction=answer_fraction,
         )
     with handle, _on_sigterm():
         where = handle.address + (f", HTTP on {handle.http_address}" if handle.http_address else "")
@@ -83,6 +92,25 @@ def serve(
         with contextlib.suppress(KeyboardInterrupt):
             handle.wait()
         notes().print("draining")
+
+
+def verify_online(
+    answers: Annotated[str, typer.Argument(help="The folder that `serve --answer-log` wrote.")],
+    root: Root = ".",
+    as_json: AsJson = False,
+) -> None:
+    """Replay logged answers against history, value for value; exits with 1 if any differs."""
+    with notes().status("replaying answers"):
+        report = open_store(root).verify_online(answers)
+    counts = {name: getattr(report, name) for name in ("rows", "cells", "missing", "extra", "different")}
+    if as_json:
+        print_json({**counts, "ok": report.ok, "mismatches": [asdict(m) for m in report.mismatches]})
+    else:
+        print_rows([counts], columns=list(counts), as_json=False, empty="nothing was logged")
+        for mismatch in report.mismatches[:10]:
+            notes().print(escape(str(mismatch)))
+    if not report.ok:
+        leave(1)
 
 
 def _tls(certificate: str | None, private_key: str | None, client_ca: str | None) -> "Tls | None":
@@ -109,39 +137,3 @@ def _on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _column_kinds(snapshot: "CatalogSnapshot") -> dict[str, str]:
-    """Return what the catalog knows of key and request columns: their types, as text."""
-    kinds: dict[str, str] = {}
-    for view in snapshot.definitions(OnDemandFeatureView.kind):
-        if isinstance(view, OnDemandFeatureView):
-            kinds |= view.request
-    keys = {k for e in snapshot.definitions(Entity.kind) if isinstance(e, Entity) for k in e.join_keys}
-    for view in snapshot.definitions(FeatureView.kind):
-        schema = snapshot.schema_of(Ref(view.name))
-        kinds |= {f.name: str(f.type) for f in schema if f.name in keys}
-    return kinds
-
-
-def _entity_row(text: str, kinds: Mapping[str, str]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not equals or not name.strip():
-            raise DefinitionError(
-                f"--key {text!r} is not a key", hint="write --key symbol=AIG, once per entity"
-            )
-        row[name.strip()] = _typed(name.strip(), value, kinds.get(name.strip(), "string"))
-    return row
-
-
-def _typed(name: str, value: str, kind: str) -> Any:
-    try:
-        if "int" in kind:
-            return int(value)
-        if "float" in kind or "double" in kind:
-            return float(value)
-    except ValueError as error:
-        raise DefinitionError(f"--key {name}={value}: {value!r} is not of type {kind}") from error
-    return value.lower() in {"true", "1", "yes"} if kind == "bool" else value

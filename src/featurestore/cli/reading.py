@@ -37,7 +37,7 @@ def get_historical(
     """Join features onto the rows of a file, each as of its own event timestamp."""
     store = open_store(root)
     job = store.get_historical_features(
-        _read(spine),
+        read_table(spine),
         features[0] if len(features) == 1 and ":" not in features[0] else features,
         full_feature_names=full_names,
         as_of=as_of,
@@ -47,14 +47,21 @@ def get_historical(
     if output is None:
         print_arrow(table, rows=rows, as_json=as_json)
         return
-    _write(table, output)
+    write_table(table, output)
     notes().print(f"wrote {table.num_rows:,} rows to {output}")
 
 
-def _read(path: Path) -> "pa.Table":
+def read_table(path: Path) -> "pa.Table":
+    """Read a Parquet, Arrow or CSV file.
+
+    Raises:
+        DefinitionError: another format.
+        NotFoundError: no such file.
+        StorageError: it is not what its name says.
+    """
     _check_format(path)
     if not path.is_file():
-        raise NotFoundError(f"no file {path}", hint="--spine names a file with keys and event timestamps")
+        raise NotFoundError(f"no file {path}", hint="name a Parquet, Arrow or CSV file")
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.feather
@@ -70,7 +77,12 @@ def _read(path: Path) -> "pa.Table":
         raise StorageError(f"{path} is not a readable {path.suffix[1:]} file: {error}") from error
 
 
-def _write(table: "pa.Table", path: Path) -> None:
+def write_table(table: "pa.Table", path: Path) -> None:
+    """Write a Parquet, Arrow or CSV file.
+
+    Raises:
+        DefinitionError: another format.
+    """
     _check_format(path)
     import pyarrow.csv
     import pyarrow.feather
