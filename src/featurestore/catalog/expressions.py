@@ -1,219 +1,45 @@
-"""SQL scalar expressions over one row: parsed, checked, typed and evaluated by DuckDB in a sandbox.
+"""SQL scalar expressions over one row: typed at plan, evaluated exactly, offline and online alike.
 
 An expression is text that a definition can hold for years: it reads the columns of one row and nothing
-else. What could see other rows, files, settings, the clock or chance is refused where it is defined.
+else (see `parsing`). DuckDB types and evaluates it in a sandbox; plain arithmetic runs in NumPy.
 """
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
-from featurestore.catalog.functions import PLAIN_NODES, ROW_HINT, Node, check_function, child_nodes
+from featurestore.catalog.arithmetic import Run, compile_arithmetic, read_column, write_column
 from featurestore.catalog.nanoseconds import exact_node, text_of_node
+from featurestore.catalog.parsing import (
+    Expression,
+    check_scalar,
+    columns_of,
+    expression_node,
+    parse_expression,
+    parse_many,
+    remember,
+)
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, ExpressionError
 from featurestore.storage.duckdb_sql import quoted, sandbox
 
-K = TypeVar("K")
-T = TypeVar("T")
+__all__ = [
+    "Expression",
+    "check_expression",
+    "check_expressions",
+    "check_scalar",
+    "columns_of",
+    "evaluate",
+    "parse_expression",
+    "parse_many",
+]
 
 _BATCH: Final = 200
 _NANOS: Final = pa.timestamp("ns", "UTC")
-_REFUSED_CLASS: Final = {
-    "SUBQUERY": "a subquery",
-    "WINDOW": "a window function",
-    "STAR": "a star",
-    "PARAMETER": "a parameter",
-    "POSITIONAL_REFERENCE": "a positional reference",
-    "LAMBDA": "a lambda with an arrow (write lambda x: …)",
-}
-_OPERAND: Final = r"[\s(]*(?:[A-Za-z_]\w*|\d+(?:\.\d+)?)[\s)]*"
-# Column names and numbers with + - * / between: nothing in it to refuse, so DuckDB need not be loaded for it.
-_ARITHMETIC: Final = re.compile(rf"{_OPERAND}(?:[-+*/]{_OPERAND})*", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Expression:
-    """A checked expression.
-
-    Attributes:
-        sql: The text as written.
-        paths: The column references, each as its parts, in order of first use.
-        bare_column: The column, where the expression is nothing but one.
-    """
-
-    sql: str
-    paths: tuple[tuple[str, ...], ...]
-    bare_column: str | None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns read, in order of first use."""
-        return tuple(dict.fromkeys(path[0] for path in self.paths))
-
-
-def columns_of(sql: str) -> set[str]:
-    """Return the names of the columns that an expression reads.
-
-    Raises:
-        DefinitionError: it is not a scalar expression over one row.
-    """
-    return set(parse_expression(sql).columns)
-
-
-def parse_expression(sql: str) -> Expression:
-    """Parse an expression and refuse everything that is not a function of one row.
-
-    Raises:
-        DefinitionError: a syntax error, a subquery, an aggregate, a window, a parameter, a function that
-            depends on anything but its arguments, or more than one expression.
-    """
-    known = _PARSED.get(_text(sql))
-    return _checked(sql, expression_node(sql)) if known is None else known
-
-
-def _checked(sql: str, node: Node) -> Expression:
-    paths = tuple(dict.fromkeys(tuple(n["column_names"]) for n in walk_checked(node, sql)))
-    bare = paths[0][0] if node["class"] == "COLUMN_REF" and len(paths[0]) == 1 else None
-    return _remember(_PARSED, sql, Expression(sql, paths, bare))
-
-
-def check_scalar(sql: str) -> None:
-    """Refuse, where it is defined, what is not a function of one row; plain arithmetic is left to `plan`.
-
-    Raises:
-        DefinitionError: as `parse_expression`.
-    """
-    if _ARITHMETIC.fullmatch(_text(sql)) is None:
-        parse_expression(sql)
-
-
-def expression_node(sql: str) -> Node:
-    """Return the syntax tree of one expression, its functions not yet looked at.
-
-    Raises:
-        DefinitionError: a syntax error, or anything more than one expression.
-    """
-    return _parse_nodes([_text(sql)])[0]
-
-
-def parse_many(expressions: Iterable[str]) -> None:
-    """Parse expressions in few queries, so that `parse_expression` finds them done.
-
-    Raises:
-        DefinitionError: one of them is not a function of one row.
-    """
-    new = [sql for sql in dict.fromkeys(expressions) if _text(sql) not in _PARSED]
-    for start in range(0, len(new), _BATCH):
-        batch = new[start : start + _BATCH]
-        for sql, node in zip(batch, _parse_nodes(batch), strict=True):
-            _checked(sql, node)
-
-
-def _text(sql: object) -> str:
-    if not isinstance(sql, str) or not sql.strip():
-        raise DefinitionError(f"{sql!r} is not an SQL expression", hint=ROW_HINT)
-    return sql
-
-
-def _parse_nodes(expressions: Sequence[str]) -> list[Node]:
-    # Alone it shows what it is; in brackets, that it stays so where it is put into a query.
-    texts = sandbox().rows(
-        "SELECT json_serialize_sql('SELECT ' || x), json_serialize_sql('SELECT (\n' || x || '\n)') "
-        "FROM (SELECT unnest(?::VARCHAR[]) AS x)",
-        [list(expressions)],
-    )
-    nodes = []
-    for sql, (alone, bracketed) in zip(expressions, texts, strict=True):
-        node = _only_expression(json.loads(alone), sql)
-        _only_expression(json.loads(bracketed), sql)
-        nodes.append(node)
-    return nodes
-
-
-_CACHE_MAX: Final = 100_000
 _EXACT: dict[tuple[str, frozenset[tuple[str, ...]]], str] = {}
-_PARSED: dict[str, Expression] = {}
-
-
-def _remember(cache: dict[K, T], key: K, value: T) -> T:
-    if len(cache) >= _CACHE_MAX:
-        cache.clear()
-    cache[key] = value
-    return value
-
-
-def _only_expression(parsed: Node, sql: str) -> Node:
-    if parsed["error"]:
-        raise DefinitionError(
-            f"expression {sql!r} cannot be parsed: {parsed.get('error_message', 'not a SELECT')}",
-            hint=ROW_HINT,
-            sql=sql,
-        )
-    select: Node = parsed["statements"][0]["node"] if len(parsed["statements"]) == 1 else {}
-    items = select.get("select_list", [])
-    extras = [
-        key
-        for key in (
-            "where_clause",
-            "group_expressions",
-            "group_sets",
-            "having",
-            "sample",
-            "qualify",
-            "modifiers",
-        )
-        if select.get(key)
-    ]
-    whole = (
-        select.get("type") == "SELECT_NODE"
-        and len(items) == 1
-        and not extras
-        and not select["cte_map"]["map"]
-        and select["from_table"]["type"] == "EMPTY"
-    )
-    if not whole or items[0].get("alias"):
-        raise DefinitionError(
-            f"{sql!r} is more than one expression",
-            hint="write one expression, without AS, FROM, WHERE or a second column",
-            sql=sql,
-        )
-    node: Node = items[0]
-    return node
-
-
-def walk_checked(node: Node, sql: str, bound: frozenset[str] = frozenset()) -> Iterator[Node]:
-    """Yield the column references under a node, checking every node on the way.
-
-    Raises:
-        DefinitionError: a node that is not a function of one row.
-    """
-    kind = node["class"]
-    if kind == "COLUMN_REF":
-        if node["column_names"][0] not in bound:
-            yield node
-        return
-    if kind == "LAMBDA" and node.get("syntax_type") == "LAMBDA_KEYWORD":
-        names = _lambda_names(node["lhs"])
-        yield from walk_checked(node["expr"], sql, bound | names)
-        return
-    if kind == "FUNCTION":
-        check_function(node, sql)
-    elif kind not in PLAIN_NODES:
-        what = _REFUSED_CLASS.get(kind, f"{kind.lower().replace('_', ' ')}")
-        raise DefinitionError(f"expression {sql!r} holds {what}", hint=ROW_HINT, sql=sql)
-    for child in child_nodes(node):
-        yield from walk_checked(child, sql, bound)
-
-
-def _lambda_names(lhs: Node) -> frozenset[str]:
-    if lhs["class"] == "COLUMN_REF":
-        return frozenset(lhs["column_names"])
-    return frozenset(n["column_names"][0] for n in child_nodes(lhs) if n["class"] == "COLUMN_REF")
 
 
 def _exact_sql(expression: Expression, schema: pa.Schema) -> str:
@@ -226,7 +52,7 @@ def _exact_sql(expression: Expression, schema: pa.Schema) -> str:
     if known is None:
         written = expression_node(expression.sql)
         node = exact_node(written, lambda path: path in times, expression.sql)
-        known = _remember(_EXACT, key, expression.sql if node is written else text_of_node(node))
+        known = remember(_EXACT, key, expression.sql if node is written else text_of_node(node))
     return known
 
 
@@ -413,20 +239,63 @@ def evaluate(expressions: Mapping[str, str], table: pa.Table) -> dict[str, pa.Ar
         DefinitionError: an expression does not fit the table.
         ExpressionError: an expression failed on a value, such as an integer overflow; it is named.
 
-    Cost: half a millisecond for a small table (the query is bound once per schema), then DuckDB's speed.
+    Cost: microseconds for arithmetic (see `arithmetic`); anything else half a millisecond for a small table
+    (the query is bound once per schema), then DuckDB's speed.
     """
-    parsed = {name: parse_expression(sql) for name, sql in expressions.items()}
     out: dict[str, pa.Array] = {}
     computed: dict[str, Expression] = {}
-    for name, expression in parsed.items():
-        bare = expression.bare_column
-        if bare is not None and bare in table.column_names:
-            out[name] = _one_array(table.column(bare))
+    arithmetic: dict[str, Program] = {}
+    for name, sql in expressions.items():
+        expression = parse_expression(sql)
+        program = _program(expression, table.schema)
+        if expression.bare_column is not None and expression.bare_column in table.column_names:
+            out[name] = _one_array(table.column(expression.bare_column))
+        elif program is not None:
+            arithmetic[name] = program
         else:
             computed[name] = expression
+    if arithmetic:
+        out |= _run_arithmetic(arithmetic, table)
     if computed:
         out |= _compute(computed, table)
     return {name: out[name] for name in expressions}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An expression that is arithmetic over columns of known types, ready to run."""
+
+    columns: tuple[str, ...]
+    type: pa.DataType
+    run: Run
+
+
+_PROGRAMS: dict[tuple[str, tuple[pa.DataType | None, ...]], Program | None] = {}
+
+
+def _program(expression: Expression, schema: pa.Schema) -> Program | None:
+    """Return the NumPy program of an expression, `None` where DuckDB is needed; decided once per types."""
+    columns = expression.columns
+    types = tuple(schema.field(c).type if schema.get_field_index(c) >= 0 else None for c in columns)
+    key = (expression.sql, types)
+    if key in _PROGRAMS:
+        return _PROGRAMS[key]
+    known = {c: kind for c, kind in zip(columns, types, strict=True) if kind is not None}
+    made = compile_arithmetic(expression_node(expression.sql), known) if len(known) == len(types) else None
+    program = None
+    if made is not None and check_expression(expression.sql, schema) == made[0]:
+        program = Program(columns, *made)
+    return remember(_PROGRAMS, key, program)
+
+
+def _run_arithmetic(programs: Mapping[str, Program], table: pa.Table) -> dict[str, pa.Array]:
+    names = dict.fromkeys(c for program in programs.values() for c in program.columns)
+    columns = {name: read_column(_one_array(table.column(name))) for name in names}
+    with np.errstate(all="ignore"):
+        return {
+            name: write_column(program.run(columns), table.num_rows, program.type)
+            for name, program in programs.items()
+        }
 
 
 def _compute(expressions: Mapping[str, Expression], table: pa.Table) -> dict[str, pa.Array]:

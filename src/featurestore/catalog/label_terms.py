@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from featurestore.catalog.expressions import expression_node, parse_expression
 from featurestore.catalog.functions import Node, check_function, child_nodes
 from featurestore.catalog.nanoseconds import text_of_node
+from featurestore.catalog.parsing import expression_node, parse_expression
 from featurestore.errors import DefinitionError
 
 START: Final = "start"

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from featurestore.catalog.expressions import walk_checked
 from featurestore.catalog.functions import Node, calls_other_rows, child_nodes
+from featurestore.catalog.parsing import walk_checked
 from featurestore.errors import DefinitionError, LeakageError
 from featurestore.storage.duckdb_sql import parse_select
 
