@@ -124,16 +124,39 @@ def open_times(house: House) -> np.ndarray:
     return np.asarray(pa.concat_tables(tables).column("ts").cast(pa.int64()))
 
 
-def test_a_view_follows_its_source(tmp_path: Path) -> None:
+@pytest.mark.parametrize("view", ["near", "recent", "ever"])
+@settings(max_examples=200 if SOAK else 5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(changes=changes, days=st.integers(2, 8))
+def test_a_view_follows_its_source(view: str, changes: list[tuple[str, str, int]], days: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        house = seed_store(Path(folder), days=days, config=CONFIG)
+        materialize(house.context, view)
+        for step, (what, _, seed) in enumerate(changes):
+            _apply(house.root, (what, "events", seed), step)
+            found = materialize_incremental(house.context, view)
+            with tempfile.TemporaryDirectory() as fresh:
+                for name in ("spine", "events"):
+                    shutil.copytree(house.root / name, Path(fresh) / name)
+                whole = materialize(build(Path(fresh), config=CONFIG).context, view)
+            assert (found.fingerprint, found.rows) == (whole.fingerprint, whole.rows)
+        verify(house.context, view)
+
+
+def test_dates_between_the_affected_ones_are_not_written_into_them(tmp_path: Path) -> None:
+    house = seed_store(tmp_path, days=8, config=StoreConfig(buckets=1, threads=1))
+    materialize(house.context, "recent")
+    before = {s.date: s.digest for s in open_version(house.context, "recent").manifest.shards}
+    rows = pa.concat_tables(events(90 + d, 2, first_hour=24 * d, hours=3) for d in (0, 4))
+    write(tmp_path / "events" / "late.parquet", rows)
+    result = materialize_incremental(house.context, "recent")
+    after = {s.date: s.digest for s in open_version(house.context, "recent").manifest.shards}
+    # A window of 30 hours reaches from a date into the next two.
+    assert result.rows == 8 * 150 + 4
+    assert {d for d in after if after[d] != before[d]} <= {day_text(16_000 + d) for d in (0, 1, 2, 4, 5, 6)}
+
+
+def test_a_file_without_rows_changes_nothing(tmp_path: Path) -> None:
     house = seed_store(tmp_path, config=CONFIG)
-    materialize(house.context, "near")
-    for step, change in enumerate(
-        [("late", "events", 17), ("replace", "events", 4), ("delete", "events", 2)]
-    ):
-        _apply(tmp_path, change, step)
-        found = materialize_incremental(house.context, "near").fingerprint
-        with tempfile.TemporaryDirectory() as fresh:
-            for name in ("spine", "events"):
-                shutil.copytree(tmp_path / name, Path(fresh) / name)
-            assert found == materialize(build(Path(fresh), config=CONFIG).context, "near").fingerprint
-    verify(house.context, "near")
+    first = materialize(house.context, "set")
+    write(tmp_path / "events" / "empty.parquet", events(1, 0, first_hour=0, hours=1))
+    assert materialize_incremental(house.context, "set").fingerprint == first.fingerprint

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array
+from featurestore.errors import CorruptDataError
 from featurestore.materialize.job import Job
 from featurestore.materialize.partition import Shape, Written, write_partition
 from featurestore.materialize.plan import Chain, Input, Task
@@ -150,7 +151,22 @@ def _view_rows(work: Work, task: Task, rows: Mapping[str, pa.Table]) -> pa.Table
     events = view_events(program, table, threads=work.threads)
     for name, stored in job.raw:
         events = events.append_column(stored, table.column(name))
-    return events.slice(events.num_rows - task.rows)
+    return _of_days(work, task, events)
+
+
+def _of_days(work: Work, task: Task, events: pa.Table) -> pa.Table:
+    """Pick the rows of a task's own dates: other dates lie before them and, where few are wanted, between."""
+    (parts,) = work.parts.values()
+    first, last = task.days[0], task.days[-1]
+    there = [(day, parts[day, bucket].rows) for day, bucket in sorted(parts) if first <= day <= last]
+    start = events.num_rows - sum(rows for _, rows in there)
+    own = set(task.days)
+    pieces = []
+    for day, rows in there:
+        if day in own:
+            pieces.append(events.slice(start, rows))
+        start += rows
+    return pa.concat_tables(pieces)
 
 
 def _write(work: Work, task: Task, logical: pa.Table) -> list[Written]:
@@ -162,6 +178,12 @@ def _write(work: Work, task: Task, logical: pa.Table) -> list[Written]:
         start += rows
         if own.num_rows:
             written.append(write_partition(own, day=day, bucket=task.bucket, shape=work.shape))
+    if start != logical.num_rows:
+        raise CorruptDataError(
+            f"{work.job.name!r}: {start} rows were planned for {len(task.days)} dates, "
+            f"{logical.num_rows} were computed",
+            hint="this is a defect of featurestore: nothing was published; please report it",
+        )
     return written
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import (
 from concurrent.futures import (
     Executor as Pool,
 )
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from typing import Protocol, TypeVar
 
 from featurestore.core.config import EXECUTORS
@@ -69,8 +69,15 @@ class Processes:
 
         Raises:
             StorageError: a worker process died.
+            DefinitionError: asked for while a script is being imported by a worker.
         """
         from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415 -- with its pool
+
+        if getattr(current_process(), "_inheriting", False):
+            raise DefinitionError(
+                "executor='processes' was asked for while a worker process was still importing the script",
+                hint='put the call under if __name__ == "__main__":, or use executor="threads"',
+            )
 
         try:
             with ProcessPoolExecutor(max(1, min(self.workers, len(tasks))), get_context("spawn")) as pool:

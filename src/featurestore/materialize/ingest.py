@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.source import Source
+from featurestore.core.fingerprint import logical_type
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, NotFoundError, SchemaError
 from featurestore.materialize.context import Context, source_spec
@@ -103,13 +104,13 @@ def _conform(context: Context, source: Source, rows: pa.Table) -> pa.Table:
                 column=name,
             )
         found, expected = rows.schema.field(name).type, schema.field(name).type
-        if found != expected:
+        if not _says_the_same(found, expected):
             raise SchemaError(
                 f"cannot append to source {source.name!r}: column {name!r} is {found}, there {expected}",
                 hint="cast it yourself: nothing is cast silently",
                 column=name,
             )
-    rows = rows.select(schema.names)
+    rows = _laid_out(rows.select(schema.names), schema)
     if source.timestamp_field in rows.column_names:
         _, null = times_ns(rows.column(source.timestamp_field), source.timestamp_field)
         if null is not None:
@@ -118,6 +119,28 @@ def _conform(context: Context, source: Source, rows: pa.Table) -> pa.Table:
                 column=source.timestamp_field,
             )
     return rows
+
+
+def _says_the_same(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Say whether two types hold the same values: text, bytes and instants of any layout."""
+    if pa.types.is_timestamp(found) and pa.types.is_timestamp(expected):
+        return (found.tz is None) == (expected.tz is None)
+    return logical_type(found) == logical_type(expected)
+
+
+def _laid_out(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Give columns the source's layout; an instant that its unit cannot hold is refused.
+
+    Raises:
+        SchemaError: a time would lose digits.
+    """
+    try:
+        return rows.cast(schema)
+    except pa.ArrowInvalid as error:
+        raise SchemaError(
+            f"the rows do not fit the source's columns exactly: {error}",
+            hint="a time has more digits than the source's unit holds; round it yourself",
+        ) from error
 
 
 def _append_file(folder: Path, rows: pa.Table, now_ns: int) -> Path:

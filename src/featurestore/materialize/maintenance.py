@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from featurestore.catalog.catalog import open_catalog
 from featurestore.core.fingerprint import partition_digest
-from featurestore.errors import CorruptDataError
+from featurestore.errors import CorruptDataError, DefinitionError
 from featurestore.materialize.context import Context, Home, home_of
 from featurestore.materialize.executors import Executor, executor_of
 from featurestore.materialize.inputs import pin_sources
@@ -169,7 +169,12 @@ def vacuum(
 
     Raises:
         CommitConflictError: another process is writing the dataset.
+        DefinitionError: `keep` below 1.
     """
+    if keep < 1 or recent_hours < 0:
+        raise DefinitionError(
+            f"vacuum with keep={keep}, recent_hours={recent_hours}", hint="the newest version is always kept"
+        )
     home = home_of(context, name)
     with writing(home):
         log = heal(home).log

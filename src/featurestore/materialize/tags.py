@@ -17,7 +17,13 @@ def resolve_version(home: Home, version: int | str) -> int:
 
     Raises:
         NotFoundError: no such tag, or a time before the first version.
+        DefinitionError: neither a number nor a text.
     """
+    if isinstance(version, bool) or not isinstance(version, (int, str)):
+        raise DefinitionError(
+            f"version {version!r} is a {type(version).__name__}",
+            hint="give a number, a tag or an ISO 8601 time",
+        )
     if isinstance(version, int):
         return version
     text = version.strip()

@@ -1,5 +1,7 @@
 """`materialize`: a new version of a training set or a view, or the newest where nothing has changed."""
 
+from featurestore.core.time import format_instant
+from featurestore.errors import DefinitionError
 from featurestore.materialize.changes import find_changes
 from featurestore.materialize.context import Context, home_of
 from featurestore.materialize.executors import Executor, executor_of
@@ -29,10 +31,16 @@ def materialize(
 
     Raises:
         NotFoundError: no such training set or view, or a source is not there.
+        DefinitionError: the start is not before the end.
         SchemaError: columns that do not fit together.
         CommitConflictError: another process is writing it.
         StorageError: the disk refused; the previous version is intact.
     """
+    if start_ns is not None and end_ns is not None and start_ns >= end_ns:
+        raise DefinitionError(
+            f"start {format_instant(start_ns)} is not before end {format_instant(end_ns)}",
+            hint="the start is included, the end is not",
+        )
     home = home_of(context, name)
     workers = executor_of(executor, default=context.config.executor, workers=context.config.threads)
     with writing(home):

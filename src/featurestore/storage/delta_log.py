@@ -243,6 +243,7 @@ def _name(version: int) -> str:
 def _encoded(
     actions: Sequence[Mapping[str, Any]], fs: Mapping[str, Any], operation: str, time_ns: int
 ) -> bytes:
+    fs = {**fs, "operation": operation}
     digest = _digest(actions, fs)
     info = {
         "commitInfo": {
@@ -322,8 +323,9 @@ def _actions(path: Path) -> list[dict[str, Any]]:
         )
     own = {k: v for k, v in fs.items() if k != "digest"}
     expected = json.loads(canonical_json([actions[1:], own]))
-    outside = {k: v for k, v in info.items() if k not in {"fs", "operation"}}
+    outside = {k: v for k, v in info.items() if k != "fs"}
     known = {
+        "operation": own.get("operation"),
         "timestamp": own.get("commit_time_ns", 0) // 10**6,
         "operationParameters": {},
         "engineInfo": "featurestore",
