@@ -61,6 +61,15 @@ class Dataset:
         """Read the version batch by batch, in canonical order."""
         return self._opened.scan(columns)
 
+    def reader(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        """Read the version as an Arrow stream, in canonical order."""
+        schema = self.schema if columns is None else pa.schema([self.schema.field(c) for c in columns])
+        return pa.RecordBatchReader.from_batches(schema, self.scan(columns))
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Hand the rows to any library that speaks the Arrow PyCapsule protocol."""
+        return self.reader().__arrow_c_stream__(requested_schema)
+
     def sql(self, query: str) -> pa.Table:
         """Query the version with DuckDB SQL, as the table `dataset`; read-only, nothing else can be reached.
 
@@ -70,8 +79,7 @@ class Dataset:
         """
         from featurestore.storage.duckdb_sql import run_query
 
-        reader = pa.RecordBatchReader.from_batches(self.schema, self.scan())
-        return run_query(query, {"dataset": reader})
+        return run_query(query, {"dataset": self})
 
     def verify(self) -> "VerifyReport":
         """Hash every file again and compare rows, order, manifest, log and fingerprint.

@@ -15,6 +15,7 @@ from featurestore.core.config import StoreConfig, store_config
 from featurestore.core.names import near
 from featurestore.core.time import Instant, instant_ns
 from featurestore.errors import DefinitionError
+from featurestore.settings import read_settings, user_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from featurestore.materialize.versions import VersionDiff, VersionInfo
     from featurestore.serve.answer_log import OnlineReport
     from featurestore.serve.backend import OnlineBackend, WriteResult
+    from featurestore.serve.flight_server import FlightFront
     from featurestore.serve.response import OnlineResponse
     from featurestore.serve.server import ServerHandle
 
-CONFIG_FILE: Final = "feature_store.yaml"
 PUSH_TO: Final = ("both", "online", "offline")
 
 Features = Sequence[str | Definition] | FeatureService | str
@@ -63,7 +64,9 @@ class FeatureStore:
         """
         self.root = fspath(root)
         self.config = (
-            config if isinstance(config, StoreConfig) else store_config(_settings(self.root, config))
+            config
+            if isinstance(config, StoreConfig)
+            else store_config(read_settings(self.root) if config is None else config)
         )
         self._clock = clock or SystemClock()
         self._catalog: Catalog | None = None
@@ -85,7 +88,7 @@ class FeatureStore:
                 storage_options=self.config.storage_options,
                 clock=self._clock,
                 read_schema=self._source_schema,
-                author=_user(),
+                author=user_name(),
             )
         return self._catalog
 
@@ -263,6 +266,23 @@ class FeatureStore:
 
         return open_dataset(self._context(), name, version)
 
+    def datasets(self) -> list[str]:
+        """Return the names of the training sets and views that have a version to read."""
+        from featurestore.materialize.versions import published_names
+
+        return published_names(self._context())
+
+    def sql(self, query: str) -> "pa.Table":
+        """Query the newest versions of all datasets with DuckDB SQL, each under its name; read-only.
+
+        Raises:
+            DefinitionError: SQL that is not one SELECT, or that names something else.
+            ExpressionError: it failed on the data.
+        """
+        from featurestore.storage.duckdb_sql import run_query
+
+        return run_query(query, {name: self.dataset(name) for name in self.datasets()})
+
     def history(self, name: str) -> "list[VersionInfo]":
         """Return the versions of a dataset, oldest first."""
         from featurestore.materialize.versions import history
@@ -360,6 +380,25 @@ class FeatureStore:
         history_ns = self.config.online.history_ns
         return serve(self.root, online=self.online_location, history_ns=history_ns, **options)
 
+    def serve_flight(self, **options: Any) -> "FlightFront":
+        """Serve bulk reads over Arrow Flight from threads of this process.
+
+        Datasets by version, SQL over them, and historical features of a streamed spine; the options are
+        those of `featurestore.serve.config.ServerConfig`.
+        """
+        from featurestore.serve.config import ServerConfig
+        from featurestore.serve.flight_server import BulkReads, FlightFront
+
+        reads = BulkReads(
+            historical=lambda spine, features, given: self.get_historical_features(
+                spine, features, **given
+            ).to_arrow(),
+            scan=lambda name, version, columns: self.dataset(name, version).reader(columns),
+            sql=lambda text: self.sql(text).to_reader(),
+            names=self.datasets,
+        )
+        return FlightFront(reads, ServerConfig(root=self.root, **options))
+
     def verify_online(self, answers: str | PathLike[str]) -> "OnlineReport":
         """Replay logged answers (`serve(answer_log=folder)`) against history, value for value.
 
@@ -455,32 +494,3 @@ class FeatureStore:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        # A container may run under a number that no account has.
-        return ""
-
-
-def _settings(root: str, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if given is not None:
-        return given
-    path = Path(root) / CONFIG_FILE
-    if "://" in root or not path.is_file():
-        return {}
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DefinitionError(f"{path} cannot be read: {error}", hint="it is YAML: key: value") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, Mapping):
-        raise DefinitionError(f"{path} does not hold a mapping", hint="it is YAML: key: value")
-    return loaded

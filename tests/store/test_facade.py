@@ -50,6 +50,9 @@ def test_a_training_set_is_materialized_verified_and_made_again(store: fs.Featur
     assert table.column("spent_sum_7d").to_pylist() == [5.0, 7.0, 6.5, 9.0]
     assert table.column("returns").to_pylist() == [True, False, True, False]
     assert dataset.sql("SELECT count(*) AS n FROM dataset").column("n").to_pylist() == [4]
+    assert pa.table(dataset).equals(dataset.to_arrow())
+    twice = dataset.sql("SELECT a.user FROM dataset a JOIN dataset b ON a.user = b.user AND a.ts = b.ts")
+    assert twice.num_rows == 4
     assert sum(batch.num_rows for batch in dataset.scan(["user"])) == 4
     assert not store.materialize("model").created
 
@@ -61,6 +64,22 @@ def test_a_push_reaches_training_and_serving_alike(store: fs.FeatureStore) -> No
     spine = pa.table({"user": [1, 2, 3], "ts": pa.array([3 * DAY] * 3, pa.int64())})
     history = store.get_historical_features(spine, ["last_visit"]).to_arrow()
     assert online["spent"] == history.column("spent").to_pylist() == [2.5, 11.0, None]
+
+
+def test_flight_serves_datasets_queries_and_history(store: fs.FeatureStore) -> None:
+    from featurestore.serve.flight_client import BulkClient  # noqa: PLC0415 -- Flight where it is used
+
+    store.materialize("model")
+    assert store.datasets() == ["model"]
+    assert store.sql("SELECT sum(spent) AS s FROM model").column("s").to_pylist() == [16.0]
+    with store.serve_flight() as front:
+        client = BulkClient(front.address)
+        assert client.datasets() == ["model"]
+        assert client.dataset("model", 1, ["user"]).read_all().num_rows == 4
+        assert client.sql("SELECT count(*) AS n FROM model").read_all().to_pydict() == {"n": [4]}
+        spine = pa.table({"user": [2], "event_timestamp": pa.array([30], pa.timestamp("ns", "UTC"))})
+        answer = client.historical(spine, ["last_visit"]).read_all()
+        assert answer.column("spent").to_pylist() == [7.0]
 
 
 def test_applying_again_changes_nothing_and_says_which_commit_holds(store: fs.FeatureStore) -> None:

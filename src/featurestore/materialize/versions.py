@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.training_set import TrainingSet
 from featurestore.core.names import check_name, near
 from featurestore.errors import AlreadyExistsError, DefinitionError, NotFoundError
 from featurestore.materialize.context import Context, home_of
@@ -17,7 +19,7 @@ from featurestore.materialize.result import MaterializeResult
 from featurestore.materialize.tags import resolve_version, tag_record, tags_of
 from featurestore.storage.delta_log import DeltaLog, read_log
 from featurestore.storage.files import link_or_copy, make_folders, put_if_absent, remove_files
-from featurestore.storage.manifest import Manifest, published_versions
+from featurestore.storage.manifest import Manifest, current_version, published_versions
 from featurestore.storage.shards import ShardSet, open_dataset_folder
 
 __all__ = [
@@ -157,6 +159,17 @@ class VersionDiff:
     def changed(self) -> int:
         """Rows in both that differ outside keys and times."""
         return sum(p.changed for p in self.partitions)
+
+
+def published_names(context: Context) -> list[str]:
+    """Return the names of the training sets and views that have a version to read, sorted."""
+    kept = [
+        d.name
+        for d in context.snapshot.definitions()
+        if isinstance(d, (TrainingSet, FeatureView))
+        and current_version(home_of(context, d.name).ipc) is not None
+    ]
+    return sorted(kept)
 
 
 def history(context: Context, name: str) -> list[VersionInfo]:
