@@ -262,3 +262,24 @@ def test_http_push_is_read_back_and_metrics_count_it(tmp_path: Path) -> None:
         assert status == 200
         assert b'featurestore_calls_total{method="HTTP /push",status="OK"} 1' in text
         assert b'featurestore_rows_total{view="quote@1",status="PRESENT"} 1' in text
+
+
+def test_callers_that_hang_harm_nobody_else(server: ServerHandle) -> None:
+    assert server.http_address is not None
+    host, _, port = server.http_address.partition(":")
+    hanging = [socket.create_connection((host, int(port))) for _ in range(50)]
+    grpc_host, _, grpc_port = server.address.partition(":")
+    hanging += [socket.create_connection((grpc_host, int(grpc_port))) for _ in range(50)]
+    try:
+        for connection in hanging:
+            connection.sendall(b"POST /push HTTP/1.1\r\ncontent-length: 100\r\n\r\n{")
+        body = {"features": ["quote:bid"], "entities": {"symbol": ["IBM"]}}
+        for _ in range(5):
+            assert ask(server, "POST", "/get-online-features", body)[0] == 200
+        request = pb.GetOnlineFeaturesRequest(
+            features=pb.FeatureList(val=["quote:bid"]), entities={"symbol": values("string_val", ["IBM"])}
+        )
+        assert call(server, "/feast.serving.ServingService/GetOnlineFeatures", request)
+    finally:
+        for connection in hanging:
+            connection.close()

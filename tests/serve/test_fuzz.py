@@ -41,6 +41,9 @@ NATIVE = pb.GetOnlineFeaturesRequest(
     ],
     now_ns=995,
 ).SerializeToString()
+ALIVE = pb.GetOnlineFeaturesRequest(
+    features=["quote"], entities=[pb.EntityColumn(name="symbol", strings=["A"])]
+).SerializeToString()
 PUSH = pb.PushRequest(source="quotes", rows=ipc(ROWS), producer="p", sequence=3).SerializeToString()
 FEAST = feast.GetOnlineFeaturesRequest(
     features=feast.FeatureList(val=["quote:bid", "last"]),
@@ -170,4 +173,4 @@ def test_a_server_survives_hostile_bodies_on_every_path(server: ServerHandle, co
                 seen.add(error.code())
         assert seen <= allowed
         alive: Any = channel.unary_unary(paths[0][0])
-        assert alive(NATIVE, timeout=10)
+        assert alive(ALIVE, timeout=10)

@@ -1,9 +1,14 @@
 """The native protocol, from a client in this process to a server in another."""
 
+import io
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +21,20 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.serve.conftest import NOW, OPENER
 from tests.serve.house import backend_at, plain_channel, quotes
 
+from featurestore.core.clock import ManualClock
 from featurestore.errors import (
     DefinitionError,
     LimitError,
     NotFoundError,
     OnlineStoreError,
+    OnlineStoreTimeoutError,
     SchemaError,
     ServerError,
 )
+from featurestore.serve.call_log import CallLog
 from featurestore.serve.config import Limits
 from featurestore.serve.grpc_client import OnlineClient
+from featurestore.serve.lmdb_store import LmdbStore
 from featurestore.serve.proto import online_pb2 as pb
 from featurestore.serve.server import ServerHandle, serve
 
@@ -263,3 +272,52 @@ def test_calls_over_the_limit_at_once_are_turned_away(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/featurestore.v1.OnlineService/Push")(bytes(1 << 17), timeout=5)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "timeout_s"), [(0.3, 10.0), (10.0, 0.3)], ids=["the server's", "the caller's"]
+)
+def test_a_push_that_waits_too_long_ends_with_its_deadline(
+    tmp_path: Path, limit_s: float, timeout_s: float
+) -> None:
+    rows = quotes([{"symbol": "A", "ts": 990, "bid": 1.0}])
+    limits = Limits(deadline_s=limit_s)
+    server = serve(str(tmp_path), now=NOW, opener=OPENER, limits=limits)
+    with server, OnlineClient(server.address) as client, closing(LmdbStore(tmp_path)) as other:
+        writing = other._begin(write=True)  # another process would hold LMDB's one write lock so
+        with pytest.raises(OnlineStoreTimeoutError):
+            client.push("quotes", rows, timeout_s=timeout_s)
+        assert client.get_online_features(["quote"], {"symbol": ["A"]}).num_rows == 1
+        writing.abort()
+        assert client.push("quotes", rows).applied
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from featurestore.serve.server import serve;"
+        f"s = serve(sys.argv[1], now={NOW}, opener={OPENER!r});"
+        "print(*s.pids, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_logged_call_names_neither_keys_nor_values() -> None:
+    out = io.StringIO()
+    CallLog(out, ManualClock(1_500_000_000)).call("Push", "OK", 0.00123456, 77)
+    assert json.loads(out.getvalue()) == {
+        "time": "1970-01-01T00:00:01.5Z",
+        "method": "Push",
+        "status": "OK",
+        "seconds": 0.001235,
+        "request_bytes": 77,
+    }

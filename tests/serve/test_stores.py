@@ -11,9 +11,14 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from tests.serve.house import quotes, snapshot_of
 
+from featurestore.core.clock import ManualClock
 from featurestore.errors import CorruptDataError, OnlineStoreError
+from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.lmdb_store import LmdbStore
 from featurestore.serve.memory_store import MemoryStore
 from featurestore.serve.redis_store import RedisStore
@@ -171,3 +176,32 @@ class TestRedisStore(OnlineStoreConformance):
         with pytest.raises(OnlineStoreError) as caught:
             RedisStore(f"redis://user:secret@127.0.0.1:{free_port()}/0")
         assert "secret" not in str(caught.value)
+
+
+def test_every_store_gives_the_same_answers_to_the_same_deliveries(tmp_path: Path, redis_url: str) -> None:
+    draw = np.random.default_rng(5)
+    history = quotes(
+        [
+            {
+                "symbol": str(draw.choice(["A", "B"])),
+                "ts": int(draw.integers(0, 1000)),
+                "bid": float(draw.random()),
+                "size": int(draw.integers(0, 9)),
+                "seq": at,
+            }
+            for at in range(60)
+        ]
+    )
+    snapshot = snapshot_of()
+    answers = []
+    for store in (MemoryStore(), LmdbStore(tmp_path), RedisStore(redis_url, project="alike")):
+        backend = OnlineBackend(lambda: snapshot, store, clock=ManualClock(1000), history_ns=0)
+        for part in np.array_split(draw.permutation(60), 7):
+            backend.push("quotes", history.take(pa.array(part)))
+        backend.push("quotes", history)
+        erased = backend.erase("symbol", {"symbol": ["B"]})
+        found = backend.get_online_features("model", {"symbol": ["A", "B", "C"]}, now=1000)
+        answers.append((found.to_dict(), found.statuses(), found.event_timestamps(), erased))
+        backend.close()
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0][0]["bid"][0] is not None

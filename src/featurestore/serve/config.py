@@ -75,6 +75,7 @@ class ServerConfig:
         now_ns: A fixed clock, for replays; `None`: the wall clock.
         history_ns: See `open_backend`.
         reload_s: How often the catalog is looked at for a newer version.
+        log_calls: Whether each call is a line of JSON on standard error: names and numbers, never values.
         answer_log: A folder for a sample of answers, for `verify-online`; `None`: no log.
         answer_fraction: How much of all entities the sample takes.
         drain_s: How long calls under way may take after SIGTERM.
@@ -96,6 +97,7 @@ class ServerConfig:
     jwt: Mapping[str, str] | None = None
     allow_insecure: bool = False
     reload_s: float = 1.0
+    log_calls: bool = False
     answer_log: str | None = None
     answer_fraction: float = 0.01
     drain_s: float = 10.0
@@ -128,7 +130,8 @@ def check_config(config: ServerConfig) -> ServerConfig:
     if not loopback and config.tls is None and not config.allow_insecure:
         raise DefinitionError(
             f"the server would listen on {config.host} without TLS",
-            hint="give tls=…, listen on 127.0.0.1, or say allow_insecure=True",
+            hint="give tls=… (--certificate, --private-key), listen on 127.0.0.1, or say allow_insecure=True "
+            "(--allow-insecure)",
             host=config.host,
         )
     if config.workers < 1:
@@ -141,3 +144,15 @@ def check_config(config: ServerConfig) -> ServerConfig:
                 hint=f"of {', '.join(ROLES)}",
             )
     return config
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Read `host:port`.
+
+    Raises:
+        DefinitionError: it is not one.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise DefinitionError(f"address {address!r} is not host:port", hint='write it like "127.0.0.1:6565"')
+    return host.strip("[]") or "127.0.0.1", int(port)

@@ -32,7 +32,7 @@ from featurestore.errors import (
 )
 from featurestore.serve.access import ANYONE, Access, Caller
 from featurestore.serve.certificates import Certificates
-from featurestore.serve.config import ServerConfig, check_config
+from featurestore.serve.config import ServerConfig, Tls, Token, check_config, split_address
 
 Historical = Callable[[pa.Table, Sequence[str], Mapping[str, Any]], pa.Table]
 Scan = Callable[[str, int | None, Sequence[str] | None], pa.RecordBatchReader]
@@ -106,6 +106,28 @@ class FlightFront:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def serve_flight(
+    reads: BulkReads,
+    *,
+    address: str = "127.0.0.1:0",
+    tls: Tls | None = None,
+    tokens: tuple[Token, ...] = (),
+    allow_insecure: bool = False,
+    chunk_rows: int = 131_072,
+) -> FlightFront:
+    """Serve bulk reads from threads of this process.
+
+    Raises:
+        ServerError: the port is taken.
+        DefinitionError: it would listen beyond loopback without TLS.
+    """
+    host, port = split_address(address)
+    config = ServerConfig(
+        root="", host=host, port=port, tls=tls, tokens=tokens, allow_insecure=allow_insecure
+    )
+    return FlightFront(reads, config, chunk_rows=chunk_rows)
 
 
 class _Guard(fl.ServerMiddlewareFactory):  # type: ignore[misc] # pyarrow has no stubs

@@ -40,6 +40,7 @@ from featurestore.errors import (
     TimeOverflowError,
 )
 from featurestore.serve.access import Access, Caller
+from featurestore.serve.call_log import CallLog
 from featurestore.serve.config import ServerConfig
 from featurestore.serve.feast_service import FeastService
 from featurestore.serve.metrics import Metrics
@@ -83,6 +84,7 @@ class GrpcServer:
         """Register the handlers; `start` listens."""
         self._config = config
         self._access = access
+        self._log = CallLog() if config.log_calls else None
         self._metrics = metrics
         self._service = service
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="push")
@@ -161,25 +163,56 @@ class GrpcServer:
         )
 
     def _unary(self, name: str, method: Unary, *, blocking: bool = False) -> Any:
-        metrics, access, threads = self._metrics, self._access, self._threads
+        metrics, access, log = self._metrics, self._access, self._log
 
         async def call(request: bytes, context: Any) -> bytes:
             started = metrics.begin()
+            status = "OK"
             try:
+                left_s = self._left_s(context)
                 caller = access.caller(context.invocation_metadata)
-                if blocking:
-                    loop = asyncio.get_running_loop()
-                    out = await loop.run_in_executor(threads, method, request, caller)
-                else:
-                    out = method(request, caller)
+                return (
+                    await self._later(method, request, caller, left_s)
+                    if blocking
+                    else method(request, caller)
+                )
             except FeatureStoreError as error:
-                metrics.end(name, started, type(error).__name__)
+                status = type(error).__name__
                 await _abort(context, error)
                 raise
-            metrics.end(name, started, "OK")
-            return out
+            finally:
+                taken_s = metrics.end(name, started, status)
+                if log is not None:
+                    log.call(name, status, taken_s, len(request))
 
         return grpc.unary_unary_rpc_method_handler(call)
+
+    def _left_s(self, context: Any) -> float:
+        """Return how long the call may still take; the server's own bound where the caller set none.
+
+        Raises:
+            OnlineStoreTimeoutError: its deadline has passed, so that no one waits for the answer.
+        """
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            raise OnlineStoreTimeoutError("the deadline passed before the call began")
+        bound = self._config.limits.deadline_s
+        return bound if remaining is None else min(remaining, bound)
+
+    async def _later(self, method: Unary, request: bytes, caller: Caller, left_s: float) -> bytes:
+        """Do what waits for a commit off the event loop.
+
+        Raises:
+            OnlineStoreTimeoutError: not done in time; it may still be done.
+        """
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._threads, method, request, caller)
+        try:
+            return await asyncio.wait_for(work, left_s)
+        except TimeoutError as error:
+            raise OnlineStoreTimeoutError(
+                "the write was not done in time; it may still be", hint="number deliveries to send them again"
+            ) from error
 
     async def _stream(self, requests: object, context: Any) -> None:
         """Answer requests as they come; awaiting read and write costs less than iterating."""

@@ -28,13 +28,14 @@ class Metrics:
         self._under_way += 1
         return self._timer()
 
-    def end(self, method: str, started: float, status: str) -> None:
-        """Note that a call ended."""
+    def end(self, method: str, started: float, status: str) -> float:
+        """Note that a call ended; returns how long it took, in seconds."""
         self._under_way -= 1
         taken = self._timer() - started
         self._calls[method, status] += 1
         self._seconds[method] += taken
         self._latency[method][bisect.bisect_left(BUCKETS_S, taken)] += 1
+        return taken
 
     def count(self, method: str, status: str) -> None:
         """Count a call without its time."""

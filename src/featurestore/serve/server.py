@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from featurestore.core.time import Instant, instant_ns
 from featurestore.errors import DefinitionError, ServerError
-from featurestore.serve.config import Limits, ServerConfig, Tls, Token, check_config
+from featurestore.serve.config import Limits, ServerConfig, Tls, Token, check_config, split_address
 
 _START_S: Final = 60.0
 _WATCH_S: Final = 0.1
@@ -146,8 +146,8 @@ def serve(
         ServerError: the port is taken, or a worker could not start.
         DefinitionError: a configuration that would not be safe.
     """
-    host, port = _split(address)
-    http_port = None if http_address is None else _split(http_address)[1]
+    host, port = split_address(address)
+    http_port = None if http_address is None else split_address(http_address)[1]
     try:
         config = ServerConfig(
             root=str(root),
@@ -166,13 +166,6 @@ def serve(
     except TypeError as error:
         raise DefinitionError(f"serve: {error}", hint="see ServerConfig for the options") from error
     return ServerHandle(check_config(config))
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise DefinitionError(f"address {address!r} is not host:port", hint='write it like "127.0.0.1:6565"')
-    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def _joined(host: str, port: int) -> str:
