@@ -351,6 +351,8 @@ def test_a_leak_is_a_leakage_error_and_nothing_weaker(catalog: Catalog) -> None:
 
 def test_one_name_for_a_source_and_its_view_is_fine(catalog: Catalog) -> None:
     same = FeatureView("trades", source=TRADES_SOURCE, entities=[SYMBOL], features=["price"])
+    note = "'trades' is a feature view and a source; the name alone means the feature view"
+    assert catalog.plan([same]).notes == (note,)
     catalog.apply([same])
     snapshot = catalog.snapshot()
     assert snapshot.get("trades") == same

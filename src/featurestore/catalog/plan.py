@@ -76,12 +76,14 @@ class Plan:
         changes: In the order of dependency: what is read comes before what reads it.
         rematerialize: Views and training sets whose stored data is of an older version, in order.
         entries: What the commit would hold.
+        notes: What a person should know and nothing has to change for.
     """
 
     base: int
     changes: tuple[Change, ...]
     rematerialize: tuple[str, ...]
     entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -100,6 +102,7 @@ class Plan:
             "breaking": self.is_breaking,
             "changes": [change.to_json() for change in self.changes],
             "rematerialize": list(self.rematerialize),
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:

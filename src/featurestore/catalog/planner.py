@@ -10,6 +10,7 @@ from featurestore.catalog.binding import SchemaReader, bind_source, bind_view, t
 from featurestore.catalog.commit import Entry
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.desired import Desired, dependencies, described
+from featurestore.catalog.entity import Entity
 from featurestore.catalog.expressions import check_expressions, parse_many
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.graph import topological_order
@@ -21,7 +22,15 @@ from featurestore.catalog.reads import columns_read
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.schemas import bare, check_schema, schema_difference, schema_spec
 from featurestore.catalog.service import FeatureService
-from featurestore.catalog.snapshot import ASKED_BY_NAME, KIND_WORDS, CatalogSnapshot, Key, Record, split_id
+from featurestore.catalog.snapshot import (
+    ASKED_BY_NAME,
+    KIND_WORDS,
+    PRECEDENCE,
+    CatalogSnapshot,
+    Key,
+    Record,
+    split_id,
+)
 from featurestore.catalog.source import Source
 from featurestore.catalog.training_set import TrainingSet
 from featurestore.errors import DefinitionError, FeatureStoreError
@@ -56,7 +65,19 @@ def make_plan(
         for e in entries
         if e.record is not None and e.record.kind in MATERIALIZED and e.action == "change"
     ]
-    return Plan(base.version, tuple(changes), tuple(stale), tuple(entries))
+    notes = _shared_names(desired, [e.key for e in entries if e.record is not None])
+    return Plan(base.version, tuple(changes), tuple(stale), tuple(entries), tuple(notes))
+
+
+def _shared_names(desired: Desired, keys: Iterable[Key]) -> list[str]:
+    """Say which new or changed definitions share their name with one of another kind."""
+    lines: dict[str, None] = {}
+    for _, name in keys:
+        kinds = [kind for kind in PRECEDENCE if kind != Entity.kind and desired.has((kind, name))]
+        if len(kinds) > 1:
+            words = " and a ".join(KIND_WORDS[kind] for kind in kinds)
+            lines[f"{name!r} is a {words}; the name alone means the {KIND_WORDS[kinds[0]]}"] = None
+    return list(lines)
 
 
 def _check_names(desired: Desired) -> None:

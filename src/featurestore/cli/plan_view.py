@@ -53,6 +53,7 @@ def plan_renderable(plan: "Plan") -> RenderableType:
     parts += [change_renderable(change) for change in plan.changes]
     if plan.rematerialize:
         parts.append(Text("to materialize again: " + ", ".join(plan.rematerialize), style="yellow"))
+    parts += [Text(f"note: {note}", style="dim") for note in plan.notes]
     parts.append(Text.from_markup(_summary(plan)))
     return Group(*parts)
 
