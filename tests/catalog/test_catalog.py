@@ -206,12 +206,18 @@ def test_a_put_that_failed_after_it_was_done_counts_as_done(catalog: Catalog) ->
     store = catalog._store
     put = store.put_if_absent
 
+    calls: list[str] = []
+
     def ambiguous(name: str, data: bytes) -> bool:
-        put(name, data)
-        raise StorageError("the connection broke")
+        calls.append(name)
+        done = put(name, data)
+        if len(calls) == 1:
+            raise StorageError("the connection broke")
+        return done
 
     store.put_if_absent = ambiguous  # type: ignore[method-assign]
     assert catalog.apply([quote_view()]).version == 1
+    assert calls == [commit_name(1)] * 2
 
     def broken(name: str, data: bytes) -> bool:  # noqa: ARG001 -- the signature is the store's
         raise StorageError("the connection broke")
@@ -257,6 +263,25 @@ def test_loading_is_bounded_by_snapshots(tmp_path: Path) -> None:
         assert reader.at(version).get("quote") == quote_view(f"bid + {version - 1}")
     assert reader.get("quote@17") == quote_view("bid + 16")
     assert len(reader.history()) == 70
+
+
+def test_a_snapshot_that_cannot_be_written_does_not_undo_its_commit(tmp_path: Path) -> None:
+    catalog = catalog_in(tmp_path)
+    store = catalog._store
+    put = store.put_if_absent
+
+    def no_snapshots(name: str, data: bytes) -> bool:
+        if "snapshot" in name:
+            raise StorageError("the disk is full")
+        return put(name, data)
+
+    store.put_if_absent = no_snapshots  # type: ignore[method-assign]
+    for i in range(33):
+        assert catalog.apply([quote_view(f"bid + {i}")]).version == i + 1
+    store.put_if_absent = put  # type: ignore[method-assign]
+    catalog.apply([quote_view("bid")])
+    assert (tmp_path / "catalog" / snapshot_name(34)).exists()
+    assert reopened(tmp_path).head == 34
 
 
 def test_snapshots_only_make_loading_faster(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -278,9 +279,10 @@ class Catalog:
         try:
             return self._store.put_if_absent(name, data) or self._store.read(name) == data
         except StorageError:
-            if self._store.read(name) == data:
-                return True
-            raise
+            if self._store.read(name) != data:
+                raise
+            self._store.put_if_absent(name, data)  # it is there; this makes sure that it stays
+            return True
 
     def _conflict(self, since: int, head: CatalogSnapshot) -> CommitConflictError:
         newer = [self._commit(v) for v in range(since + 1, head.version + 1)]
@@ -300,8 +302,9 @@ class Catalog:
     def _save_snapshot(self, snapshot: CatalogSnapshot, digest: str) -> None:
         if snapshot.version - self._saved < _SNAPSHOT_EVERY:
             return
-        self._store.put_if_absent(snapshot_name(snapshot.version), encode_snapshot(snapshot, digest))
-        self._saved = snapshot.version
+        with suppress(StorageError):  # the commit is made; a snapshot only makes loading faster
+            self._store.put_if_absent(snapshot_name(snapshot.version), encode_snapshot(snapshot, digest))
+            self._saved = snapshot.version
 
     # -- loading ---------------------------------------------------------------------------------------
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from featurestore.errors import AlreadyExistsError, NotFoundError, StorageError
-from featurestore.storage.files import TEMPORARY, make_folders, put_if_absent, read_file, storage_errors
+from featurestore.storage.files import (
+    TEMPORARY,
+    fsync_folder,
+    make_folders,
+    put_if_absent,
+    read_file,
+    storage_errors,
+)
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -60,6 +67,7 @@ class LocalCatalogStore:
         try:
             put_if_absent(self._folder / name, data)
         except AlreadyExistsError:
+            fsync_folder(self._folder)  # what is built on it must not outlive it
             return False
         return True
 
