@@ -18,7 +18,7 @@ from featurestore.resolve.views import EXPIRED, NOT_FOUND, NULL, PRESENT, Resolv
 from featurestore.serve.codec import HEADER_BYTES, Block, RowCodec, Stored
 from featurestore.serve.views import OnlineView
 from featurestore.temporal.rows import Rows
-from featurestore.temporal.visible import fresh_rows, is_fresh, is_visible, visible_rows
+from featurestore.temporal.visible import fresh_rows, is_fresh, is_visible, steady_until, visible_rows
 
 StatusArray = npt.NDArray[np.int8]
 
@@ -315,6 +315,42 @@ def answer_resolved(
     events = Events(view.codec.table(block), event_ns, None, known, sequence)
     sides = Sides(spine, rows, events, readers)
     return ResolvedAnswer(resolve_sides(program, sides, threads=1))
+
+
+class SteadyAnswers:
+    """Answers to single readers, kept for as long as time alone does not change them.
+
+    An answer is a function of the stored value and of now. For views that are evaluated for each reader this
+    makes repeated reads of an entity as cheap as those of plain views. Threads may share it: an entry is
+    put whole, and a lost one is made again.
+    """
+
+    def __init__(self, *, max_bytes: int) -> None:
+        """Hold nothing; at most about `max_bytes` of stored values."""
+        self._answers: dict[bytes, tuple[int, int, ResolvedAnswer]] = {}
+        self._bytes = 0
+        self._max_bytes = max_bytes
+
+    def answer(self, view: OnlineView, program: ViewProgram, value: bytes, now_ns: int) -> ResolvedAnswer:
+        """Answer one reader from what its key holds."""
+        found = self._answers.get(value)
+        if found is not None and found[0] <= now_ns <= found[1]:
+            return found[2]
+        answer = answer_resolved(view, program, [value], now_ns)
+        block = view.codec.decode([value]).block
+        until = steady_until(
+            block.clock("event"),
+            block.clock("known"),
+            now_ns,
+            ttl_ns=program.ttl_ns,
+            windows_ns=[(a.window_ns, a.tile_ns) for a in program.aggregations],
+        )
+        self._bytes += len(value)
+        if self._bytes > self._max_bytes:
+            self._answers.clear()
+            self._bytes = len(value)
+        self._answers[value] = (now_ns, until, answer)
+        return answer
 
 
 _CODES: Final = {"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}

@@ -13,13 +13,14 @@ from featurestore.errors import DefinitionError, SchemaError
 from featurestore.resolve.joins import JoinPlan, compile_join, expand_refs
 from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.training import resolve_on_demand
-from featurestore.serve.answers import Answer, OneReading, answer_plain, answer_resolved
+from featurestore.serve.answers import Answer, OneReading, SteadyAnswers, answer_plain, answer_resolved
 from featurestore.serve.request import Column, Readers
 from featurestore.serve.response import OnlineResponse
 from featurestore.serve.store import OnlineStore
 from featurestore.serve.views import OnlineView, online_view
 
 _CLOCK = "__now__"
+_STEADY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ViewRead:
     program: ViewProgram
     spine_keys: tuple[str, ...]
     one: OneReading | None
+    steady: SteadyAnswers
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _view_read(
     view = online_view(snapshot, Ref(program.name, program.version))
     reading = OneReading(view) if view.is_plain else None
     one = reading if reading is not None and reading.possible else None
-    return ViewRead(key, view, program, spine_keys, one)
+    return ViewRead(key, view, program, spine_keys, one, SteadyAnswers(max_bytes=_STEADY_BYTES))
 
 
 def read_features(store: OnlineStore, plan: ReadPlan, readers: Readers, now_ns: int) -> OnlineResponse:
@@ -153,6 +155,8 @@ def _answer(read: ViewRead, values: Sequence[bytes | None], now_ns: int) -> Answ
             return one
     if read.view.is_plain:
         return answer_plain(read.view, values, now_ns)
+    if len(values) == 1 and values[0] is not None:
+        return read.steady.answer(read.view, read.program, values[0], now_ns)
     return answer_resolved(read.view, read.program, values, now_ns)
 
 

@@ -3,10 +3,13 @@
 The kernels decide the same for spines of many instants; a property test holds the two together.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.core.time import INT64_MIN, BoolArray, Int64Array
+from featurestore.core.time import INT64_MAX, INT64_MIN, BoolArray, Int64Array
+from featurestore.temporal.times import add_saturating
 
 
 def is_visible(event_ns: int, known_ns: int, now_ns: int) -> bool:
@@ -44,6 +47,35 @@ def newest_and_later(
     newest = np.full(entities, -1, np.int64)
     newest[codes[seen]] = seen
     return np.arange(codes.size, dtype=np.int64) >= newest[codes]
+
+
+def steady_until(
+    event_ns: Int64Array,
+    known_ns: Int64Array,
+    now_ns: int,
+    *,
+    ttl_ns: int | None,
+    windows_ns: Sequence[tuple[int, int]],
+) -> int:
+    """Return the last instant up to which a reader sees just what it sees at `now_ns`.
+
+    Until then no row becomes visible, grows older than the ttl, or leaves a window.
+
+    Args:
+        windows_ns: Each window's length and tile, 0 for none.
+    """
+    ages = [] if ttl_ns is None else [ttl_ns + 1]
+    ages += [window for window, _ in windows_ns]
+    edges = [event_ns, known_ns, *(add_saturating(event_ns, age) for age in ages)]
+    until = INT64_MAX
+    for edge in edges:
+        later = edge[edge > now_ns]
+        if later.size:
+            until = min(until, int(later.min()) - 1)
+    for window, tile in windows_ns:
+        if tile:
+            until = min(until, ((now_ns - window) // tile + 1) * tile + window - 1)
+    return until
 
 
 def surviving_rows(event_ns: Int64Array, erased_ns: Int64Array) -> BoolArray:
