@@ -1,7 +1,11 @@
 """The commands on a store that `init` made, from first definitions to a second version."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +178,45 @@ def test_logged_answers_are_replayed_against_history(run: Run, stored: Path, tmp
     assert report.status == 0
     assert report.json["ok"]
     assert report.json["rows"] == 50
+
+
+def test_datasets_are_tables_of_one_read_only_query(run: Run, stored: Path, tmp_path: Path) -> None:
+    (row,) = run("sql", "select count(*) n from payment_risk", "--root", stored, "--json").json
+    assert row == {"n": 20_000}
+    output = tmp_path / "segments.csv"
+    query = "select segment, count(*) n from payment_risk group by 1 order by 1"
+    assert run("sql", query, "--root", stored, "-o", output).status == 0
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 4
+    for refused in (
+        "drop table payment_risk",
+        "select * from 'data/payments.parquet'",
+        "select * from nothing",
+    ):
+        answer = run("sql", refused, "--root", stored)
+        assert answer.status == 1
+        assert answer.err.startswith("error: ")
+
+
+def test_a_server_says_where_it_listens_and_ends_with_sigterm(stored: Path) -> None:
+    program = "import sys; from featurestore.cli import main; sys.exit(main(sys.argv[1:]))"
+    free = "127.0.0.1:0"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "serve", "--root", str(stored), "--address", free, "--http", free,
+         "--flight", free],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "300"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    words = ""
+    while "Ctrl-C ends it" not in words:
+        line = process.stderr.readline()
+        assert line, words
+        words += line
+    for front in ("gRPC", "HTTP", "Flight"):
+        assert re.search(rf"{front} on 127\.0\.0\.1:[1-9]", words)
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 0, rest
+    assert "draining" in rest
 
 
 def _names(command: Any, prefix: str = "") -> list[str]:

@@ -7,8 +7,6 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from featurestore.catalog.feature_view import FeatureView
-from featurestore.catalog.training_set import TrainingSet
 from featurestore.cli.session import (
     AsJson,
     Root,
@@ -58,9 +56,7 @@ def materialize(
 def list_datasets(root: Root = ".", as_json: AsJson = False) -> None:
     """List what has been materialized, with its newest version."""
     store = open_store(root)
-    snapshot = store.catalog.snapshot()
-    names = [d.name for kind in (TrainingSet.kind, FeatureView.kind) for d in snapshot.definitions(kind)]
-    rows = [_newest(store, name) for name in names if store.history(name)]
+    rows = [_newest(store, name) for name in store.datasets()]
     print_rows(
         rows,
         columns=["name", "version", "rows", "fingerprint"],

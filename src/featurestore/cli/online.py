@@ -25,6 +25,8 @@ from featurestore.errors import DefinitionError
 
 if TYPE_CHECKING:
     from featurestore.serve.config import Tls
+    from featurestore.serve.flight_server import FlightFront
+    from featurestore.store import FeatureStore
 
 Now = Annotated[
     str | None, typer.Option(help="Answer as of this instant instead of the clock's, to replay the past.")
@@ -57,6 +59,9 @@ def serve(
     http: Annotated[
         str | None, typer.Option(help="Where HTTP JSON listens; Feast's clients look for port 6566.")
     ] = None,
+    flight: Annotated[
+        str | None, typer.Option(help="Where Arrow Flight listens, for bulk reads and SQL.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     now: Now = None,
     answer_log: Annotated[
@@ -86,9 +91,15 @@ def serve(
             answer_log=answer_log,
             answer_fraction=answer_fraction,
         )
-    with handle, _on_sigterm():
-        where = handle.address + (f", HTTP on {handle.http_address}" if handle.http_address else "")
-        notes().print(f"serving {escape(root)}: gRPC on {where}; Ctrl-C ends it")
+    with contextlib.ExitStack() as fronts:
+        fronts.enter_context(handle)
+        fronts.enter_context(_on_sigterm())
+        where = f"gRPC on {handle.address}"
+        where += f", HTTP on {handle.http_address}" if handle.http_address else ""
+        if flight is not None:
+            front = _flight(store, flight, tls=tls, allow_insecure=allow_insecure)
+            where += f", Flight on {fronts.enter_context(front).address}"
+        notes().print(f"serving {escape(root)}: {where}; Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
             handle.wait()
         notes().print("draining")
@@ -111,6 +122,13 @@ def verify_online(
             notes().print(escape(str(mismatch)))
     if not report.ok:
         leave(1)
+
+
+def _flight(store: "FeatureStore", address: str, *, tls: "Tls | None", allow_insecure: bool) -> "FlightFront":
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise DefinitionError(f"--flight {address!r} is not an address", hint="write it like 127.0.0.1:8815")
+    return store.serve_flight(host=host, port=int(port), tls=tls, allow_insecure=allow_insecure)
 
 
 def _tls(certificate: str | None, private_key: str | None, client_ca: str | None) -> "Tls | None":

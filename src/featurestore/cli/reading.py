@@ -51,6 +51,24 @@ def get_historical(
     notes().print(f"wrote {table.num_rows:,} rows to {output}")
 
 
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT; every dataset is a table of its name.")],
+    root: Root = ".",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write Parquet, Arrow or CSV instead of printing.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="How many rows to print.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Query the newest versions of all datasets with DuckDB SQL; read-only."""
+    table = open_store(root).sql(query)
+    if output is None:
+        print_arrow(table, rows=rows, as_json=as_json)
+        return
+    write_table(table, output)
+    notes().print(f"wrote {table.num_rows:,} rows to {output}")
+
+
 def read_table(path: Path) -> "pa.Table":
     """Read a Parquet, Arrow or CSV file.
 
