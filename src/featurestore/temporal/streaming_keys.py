@@ -54,13 +54,15 @@ class _Bytes:
         self.begins, self.sizes = np.zeros(513, np.int64), np.zeros(513, np.int64)
 
     def code(self, array: pa.Array) -> Int32Array:
-        """Return a code per value of a large_binary array, -1 for null."""
+        """Return a code per value of an array with offsets, 32 or 64 bits wide; -1 for null."""
         out, row = np.empty(len(array), np.int32), 0
         if len(array) == 0:
             return out
         buffers = array.buffers()
         data = _NO_BYTES if buffers[2] is None else frozen(np.frombuffer(buffers[2], np.uint8))
-        offsets = frozen(np.frombuffer(buffers[1], np.int64, len(array) + 1, array.offset * 8))
+        large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
+        width = np.dtype(np.int64 if large else np.int32)
+        offsets = frozen(np.frombuffer(buffers[1], width, len(array) + 1, array.offset * width.itemsize))
         bitmap = _bitmap(array)
         while True:
             room = len(self.begins) - 1
@@ -162,7 +164,7 @@ class KeyNumbers:
         if isinstance(array, pa.ExtensionArray) or pa.types.is_decimal(kind):
             return self._values[place].code(array)
         if _is_bytes(kind):
-            return self._bytes[place].code(_large_binary(array))
+            return self._bytes[place].code(_with_offsets(array))
         if pa.types.is_uint64(kind) and (pc.max(array).as_py() or 0) > INT64_MAX:
             raise SchemaError(
                 f"key column {self.names[place]!r} holds a number above {INT64_MAX}: no stream key",
@@ -187,12 +189,14 @@ def _is_bytes(kind: pa.DataType) -> bool:
     )
 
 
-def _large_binary(array: pa.Array) -> pa.Array:
-    if pa.types.is_large_binary(array.type):
-        return array
-    if pa.types.is_string_view(array.type):
-        array = array.cast(pa.large_string())
-    return array.cast(pa.large_binary())
+def _with_offsets(array: pa.Array) -> pa.Array:
+    """Return strings or binaries in a layout that has offsets."""
+    types = pa.types
+    if types.is_string_view(array.type):
+        return array.cast(pa.large_string())
+    if types.is_binary_view(array.type) or types.is_fixed_size_binary(array.type):
+        return array.cast(pa.large_binary())
+    return array
 
 
 def _int64(array: pa.Array) -> pa.Array:
