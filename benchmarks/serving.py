@@ -22,6 +22,7 @@ import grpc
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.flight as fl
 
 from featurestore.catalog.catalog import open_catalog
 from featurestore.catalog.entity import Entity
@@ -30,6 +31,8 @@ from featurestore.catalog.source import Source
 from featurestore.core.clock import SystemClock
 from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.client_messages import write_request
+from featurestore.serve.flight_client import BulkClient
+from featurestore.serve.flight_server import BulkReads, serve_flight
 from featurestore.serve.lmdb_store import LmdbStore
 from featurestore.serve.proto import feast_compat_pb2 as feast_pb
 from featurestore.serve.proto import online_pb2 as pb
@@ -248,47 +251,81 @@ def over_grpc(address: str, feast_address: str | None) -> dict[str, Any]:
     return found
 
 
-def streaming(address: str, pid: int) -> dict[str, Any]:
-    """Count requests per second of the server's own CPU: unary calls and one stream, 16 outstanding each."""
-    server = psutil.Process(pid)
+async def ask_unary(channel: Any, request: bytes, count: int) -> None:
+    """Make `count` unary calls, 16 at a time."""
+    call = channel.unary_unary(PATH + "GetOnlineFeatures")
 
-    def used() -> float:
-        times = server.cpu_times()
-        return float(times.user + times.system)
+    async def one() -> None:
+        for _ in range(count // 16):
+            await call(request)
 
-    async def unary(channel: Any, request: bytes, count: int) -> None:
-        call = channel.unary_unary(PATH + "GetOnlineFeatures")
+    await asyncio.gather(*(one() for _ in range(16)))
 
-        async def one() -> None:
-            for _ in range(count // 16):
-                await call(request)
 
-        await asyncio.gather(*(one() for _ in range(16)))
-
-    async def stream(channel: Any, request: bytes, count: int) -> None:
-        call = channel.stream_stream(PATH + "StreamOnlineFeatures")()
-        for _ in range(16):
+async def ask_stream(channel: Any, request: bytes, count: int) -> None:
+    """Send `count` requests over one stream, 16 outstanding."""
+    call = channel.stream_stream(PATH + "StreamOnlineFeatures")()
+    for _ in range(16):
+        await call.write(request)
+    for at in range(count):
+        await call.read()
+        if at < count - 16:
             await call.write(request)
-        for at in range(count):
-            await call.read()
-            if at < count - 16:
-                await call.write(request)
-        await call.done_writing()
+    await call.done_writing()
 
-    async def both() -> dict[str, Any]:
-        out = {}
-        async with grpc.aio.insecure_channel(address) as channel:
-            first = await channel.unary_unary(PATH + "GetOnlineFeatures")(native_request([5], 0))
-            request = native_request([5], pb.GetOnlineFeaturesResponse.FromString(first).schema_id)
-            for name, work in (("unary", unary), ("stream", stream)):
-                await work(channel, request, 800)
-                count, wall, cpu = 8_000, time.perf_counter(), used()
-                await work(channel, request, count)
-                wall, cpu = time.perf_counter() - wall, used() - cpu
-                out[name] = {"requests_per_s": round(count / wall), "per_server_cpu_s": round(count / cpu)}
-        return out
 
-    return asyncio.run(both())
+async def streaming(address: str, pid: int) -> dict[str, Any]:
+    """Count requests per second of the server's own CPU: unary calls, and one stream."""
+    server = psutil.Process(pid)
+    out = {}
+    async with grpc.aio.insecure_channel(address) as channel:
+        first = await channel.unary_unary(PATH + "GetOnlineFeatures")(native_request([5], 0))
+        request = native_request([5], pb.GetOnlineFeaturesResponse.FromString(first).schema_id)
+        for name, work in (("unary", ask_unary), ("stream", ask_stream)):
+            await work(channel, request, 800)
+            before, wall = sum(server.cpu_times()[:2]), time.perf_counter()
+            await work(channel, request, 8_000)
+            wall, cpu = time.perf_counter() - wall, sum(server.cpu_times()[:2]) - before
+            out[name] = {"requests_per_s": round(8_000 / wall), "per_server_cpu_s": round(8_000 / cpu)}
+    return out
+
+
+class BareFlight(fl.FlightServerBase):  # type: ignore[misc] # pyarrow has no stubs
+    """Streams a table and does nothing else."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """Listen on a free port."""
+        super().__init__("grpc+tcp://127.0.0.1:0")
+        self.table = table
+
+    def do_get(self, context: Any, ticket: Any) -> Any:
+        """Stream the table."""
+        del context, ticket
+        return fl.RecordBatchStream(self.table)
+
+
+def bulk() -> dict[str, float]:
+    """Time a bulk read over our Flight front and over a bare one, in MB/s."""
+    table = pa.table({f"x{at}": np.random.default_rng(at).random(500_000) for at in range(20)})
+    table = pa.Table.from_batches(table.to_batches(max_chunksize=65_536))
+    reads = BulkReads(scan=lambda *_: table.to_reader())
+    bare = BareFlight(table)
+    threading.Thread(target=bare.serve, daemon=True).start()
+    out: dict[str, list[float]] = {"ours": [], "bare": []}
+    with serve_flight(reads) as front, BulkClient(front.address) as client:
+        plain = fl.FlightClient(f"grpc+tcp://127.0.0.1:{bare.port}")
+        calls: dict[str, Callable[[], pa.Table]] = {
+            "ours": lambda: client.dataset("x").read_all(),
+            "bare": lambda: plain.do_get(fl.Ticket(b"")).read_all(),
+        }
+        assert calls["ours"]().equals(table)
+        for _ in range(7):
+            for name, call in calls.items():
+                started = time.perf_counter()
+                call()
+                out[name].append(time.perf_counter() - started)
+    bare.shutdown()
+    return {name: round(table.nbytes / 1e6 / float(np.median(taken))) for name, taken in out.items()}
 
 
 @contextmanager
@@ -331,7 +368,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
         with feast_server() as feast, serve(str(root / "wide")) as server:
             out["feast in process"] = None if feast is None else feast["in process"]
             out["grpc"] = over_grpc(server.address, None if feast is None else feast["address"])
-            out["streaming"] = streaming(server.address, server.pids[0])
+            out["streaming"] = asyncio.run(streaming(server.address, server.pids[0]))
+        out["flight MB/s"] = bulk()
     out["ratios"] = ratios(out)
     print(json.dumps(out, indent=1))
     return out
@@ -346,6 +384,7 @@ def ratios(out: dict[str, Any]) -> dict[str, float]:
         "stream / unary per CPU (2 at least)": out["streaming"]["stream"]["per_server_cpu_s"]
         / out["streaming"]["unary"]["per_server_cpu_s"],
     }
+    found["Flight / bare Flight (0.8 at least)"] = out["flight MB/s"]["ours"] / out["flight MB/s"]["bare"]
     feast, server = out["feast in process"], wire.get("Feast's gRPC server 100x50")
     if feast:
         found["Feast / in process 1x50 (10 at least)"] = feast["1x50"]["p50_us"] / here["1x50"]["p50_us"]

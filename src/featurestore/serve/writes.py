@@ -97,21 +97,14 @@ def merge_rows(
     codec = view.codec
     stored = codec.decode(old)
     block, codes, first_new = _combined(stored, prepared)
-    alive = surviving_rows(block.clock("event"), stored.erased_ns[codes])
-    if not alive.all():
-        kept = np.flatnonzero(alive)
-        block, codes = block.take(kept), codes[kept]
-    clocks = [block.clock(name) for name in ("arrival", "sequence", "known", "event")]
-    order = np.lexsort(np.vstack([*clocks, codes]))
-    block, codes = block.take(order), codes[order]
-    unique = _without_repeats(block, codes, first_new)
+    # Rows are moved once, at the end: until then they are chosen by position, on their clocks alone.
+    chosen = _sorted(block, codes, stored.erased_ns)
+    unique = _without_repeats(block, codes, chosen, first_new)
     if unique is not None:
-        block, codes = block.take(unique), codes[unique]
-    kept = _retained(view, block, codes, len(prepared.keys), at_ns)
-    if kept.size != codes.size:
-        block, codes = block.take(kept), codes[kept]
-    counts = np.bincount(codes, minlength=len(prepared.keys)).astype(np.int64)
-    return codec.values(block, counts, stored.erased_ns)
+        chosen = chosen[unique]
+    chosen = chosen[_retained(view, block, codes, chosen, len(prepared.keys), at_ns)]
+    counts = np.bincount(codes[chosen], minlength=len(prepared.keys)).astype(np.int64)
+    return codec.values(block.take(chosen), counts, stored.erased_ns)
 
 
 def erase_values(codec: RowCodec, old: Sequence[bytes | None], *, at_ns: int) -> list[bytes | None]:
@@ -205,24 +198,35 @@ def _combined(stored: Stored, prepared: Prepared) -> tuple[Block, Int32Array, in
     return block, np.concatenate([stored.codes(), prepared.codes]), first_new
 
 
-def _without_repeats(block: Block, codes: Int32Array, first_new: int) -> Int64Array | None:
-    """Point at the rows that are no second delivery, in order; `None` where all stay.
+def _sorted(block: Block, codes: Int32Array, erased_ns: Int64Array) -> Int64Array:
+    """Point at the rows that no tombstone removes, by key, then event, known, sequence and arrival."""
+    clocks = [block.clock(name) for name in ("arrival", "sequence", "known", "event")]
+    order = np.lexsort(np.vstack([*clocks, codes]))
+    alive = surviving_rows(clocks[-1], erased_ns[codes])
+    return order if alive.all() else order[alive[order]]
+
+
+def _without_repeats(
+    block: Block, codes: Int32Array, chosen: Int64Array, first_new: int
+) -> Int64Array | None:
+    """Point at the chosen rows that are no second delivery, in order; `None` where all stay.
 
     Copies of a row within one delivery are numbered, and a number counts once. Rows are sorted by key
     and version; only rows tied with a neighbour are compared by content.
     """
-    if codes.size < 2:
+    if chosen.size < 2:
         return None
-    same = codes[1:] == codes[:-1]
+    keys = codes[chosen]
+    same = keys[1:] == keys[:-1]
     for name in _VERSION:
-        clock = block.clock(name)
+        clock = block.records[name][chosen]
         same &= clock[1:] == clock[:-1]
     if not same.any():
         return None
     edge = np.array([False])
     tied = np.flatnonzero(np.concatenate([same, edge]) | np.concatenate([edge, same]))
     group = np.concatenate([[0], np.cumsum(~same)])[tied]
-    rows = block.take(tied)
+    rows = block.take(chosen[tied])
     content = _contents(rows)
     is_new = rows.clock("arrival") >= first_new
     order = np.lexsort((tied, is_new, content, group))
@@ -230,7 +234,7 @@ def _without_repeats(block: Block, codes: Int32Array, first_new: int) -> Int64Ar
     again = np.lexsort((tied[order], copy, content[order], group[order]))
     order, copy = order[again], copy[again]
     repeat = _numbered(group[order], content[order], copy) > 0
-    keep = np.ones(codes.size, np.bool_)
+    keep = np.ones(chosen.size, np.bool_)
     keep[tied[order[repeat]]] = False
     return np.flatnonzero(keep)
 
@@ -258,15 +262,18 @@ def _contents(rows: Block) -> npt.NDArray[np.uint64]:
     return np.array(hashes, np.uint64)
 
 
-def _retained(view: OnlineView, block: Block, codes: Int32Array, keys: int, at_ns: int) -> Int64Array:
-    """Point at the rows some reader could use, and each key's newest: it says found or expired."""
-    times = view.program.times
-    known = None if times.created is None and not times.delay_ns else block.clock("known")
-    rows = Rows(codes, block.clock("event"), known, block.clock("sequence"))
-    stay = newest_and_later(codes, rows.event_ns, block.clock("known"), at_ns, entities=keys)
-    newest = np.flatnonzero(stay)
+def _retained(
+    view: OnlineView, block: Block, codes: Int32Array, chosen: Int64Array, keys: int, at_ns: int
+) -> Int64Array:
+    """Point at the chosen rows that some reader could use, and each key's newest: found or expired."""
+    mine = codes[chosen]
+    event, known = block.records["event"][chosen], block.records["known"][chosen]
+    newest = np.flatnonzero(newest_and_later(mine, event, known, at_ns, entities=keys))
     if view.is_plain:
         return newest
-    columns = view.codec.table(block)
+    times = view.program.times
+    late = None if times.created is None and not times.delay_ns else known
+    rows = Rows(mine, event, late, block.records["sequence"][chosen])
+    columns = view.codec.table(block.take(chosen))
     used = retained_coded(view.program, rows, columns, entities=keys, at_ns=at_ns)
     return np.union1d(newest, used)
