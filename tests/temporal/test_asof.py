@@ -206,6 +206,38 @@ def test_a_merge_is_taken_only_where_order_and_range_allow_it() -> None:
     assert not is_mergeable(side([INT64_MIN, 0]), side([0, INT64_MAX]))
 
 
+@pytest.mark.parametrize("place", [1, 2, 4095, 4096, 4097, 8191, 8192, 8193, 9999])
+def test_a_fall_is_found_wherever_it_is(place: int) -> None:
+    times = np.arange(10_000)
+    codes = np.zeros(10_000, np.int32)
+    assert is_mergeable(Rows(codes, times), side([1]))
+    times[place] -= 1
+    assert is_mergeable(Rows(codes, times), side([1])), "an equal time is no fall"
+    times[place] -= 1
+    assert not is_mergeable(Rows(codes, times), side([1]))
+    assert not is_mergeable(side([1]), Rows(codes, times))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("entities", [1, 5])
+@pytest.mark.parametrize("ahead", [0, 5000], ids=["rows go on after the last reader", "rows end before it"])
+def test_either_side_may_go_on_after_the_other(
+    count: int, entities: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "MIN_ROWS", 1)
+    rng = np.random.default_rng(count)
+    spine = Rows(
+        rng.integers(0, entities, 3000).astype(np.int32), np.sort(rng.integers(0, 900, 3000)) + ahead
+    )
+    rows = Rows(rng.integers(0, entities, 3000).astype(np.int32), np.sort(rng.integers(0, 3000, 3000)))
+    assert is_mergeable(spine, rows)
+    for direction in ("backward", "forward", "nearest"):
+        found = choose(spine, rows, direction, None, "inclusive", count)
+        some = rng.integers(0, 3000, 12)
+        part = Rows(spine.codes[some], spine.event_ns[some])
+        assert [found[i] for i in some] == asof_oracle_of(part, rows, direction=direction)
+
+
 @pytest.fixture
 def every_row_is_worth_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "MIN_ROWS", 1)

@@ -135,7 +135,7 @@ def search(
         tolerance: greatest distance, bound included; -1 for none.
     """
     cursor = starts.astype(np.int32)
-    limit = np.uint64(tolerance)
+    limit = np.uint64(max(tolerance, 0))
     for i in range(first, last):
         code = codes[i]
         out[i] = -1

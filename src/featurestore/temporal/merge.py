@@ -53,7 +53,9 @@ def merge_indices(
     """
     wide = thread_count(threads, len(spine) + len(rows))
     before, after = None, None
-    if direction != "forward":
+    if direction != "forward" and _is_one_entity(spine, rows, entities):
+        before = _merge_places(spine, rows, tolerance_ns, boundary == "inclusive", wide)
+    elif direction != "forward":
         before = _merge(spine, rows, entities, tolerance_ns, boundary == "inclusive", wide, -1)
     if direction != "backward":
         after = _merge(spine, rows, entities, tolerance_ns, boundary == "inclusive", wide, 1)
@@ -115,6 +117,29 @@ def _merge(
         ]
     )
     return out
+
+
+def _merge_places(
+    spine: Rows, rows: Rows, tolerance_ns: int | None, inclusive: bool, wide: int
+) -> Int64Array:
+    """Merge backward where every row is of the one entity: no state, so nothing to finish."""
+    time, event, slack = frozen(spine.event_ns), frozen(rows.event_ns), int(inclusive)
+    cuts = np.zeros((2 * wide + 1, 2), np.int64)
+    _kernels.cut_merge(time, event, slack, cuts)
+    out = np.empty(len(spine), np.int64)
+
+    def lane(part: int) -> None:
+        _kernels.merge_places(time, event, slack, cuts, part, out)
+        if tolerance_ns is not None:
+            lo, hi = int(cuts[part, 0]), int(cuts[part + 2, 0])
+            _kernels.apply_tolerance(time, event, tolerance_ns, lo, hi, out)
+
+    run_parallel([partial(lane, part) for part in range(0, 2 * wide, 2)])
+    return out
+
+
+def _is_one_entity(spine: Rows, rows: Rows, entities: int) -> bool:
+    return entities == 1 and int(spine.codes.min()) >= 0 and int(rows.codes.min()) >= 0
 
 
 def _stretches(rows: int, entities: int, wanted: int) -> int:

@@ -86,7 +86,7 @@ def merge_one(
     state: Int32Array,
     out: Int64Array,
 ) -> None:
-    """Merge one stretch, and leave the state as it is after all its rows."""
+    """Merge one stretch; its last spine row sees all its rows, so the state is complete at the end."""
     spine, spine_end, row, row_end = U64(i), U64(i_end), U64(j), U64(j_end)
     while spine < spine_end:
         now = time[spine]
@@ -95,9 +95,6 @@ def merge_one(
             row += U64(1)
         out[spine] = state[U64(codes[spine] + I32(1))]
         spine += U64(1)
-    while row < row_end:
-        state[U64(row_codes[row] + I32(1))] = I32(row) | (row_codes[row] >> I32(31))
-        row += U64(1)
 
 
 @inlined
@@ -128,6 +125,16 @@ def merge_step(
     return spine + (U64(1) + U64(due)), row - U64(due)
 
 
+@inlined
+def steps_left(i: np.uint64, i_end: np.uint64, j: np.uint64, j_end: np.uint64, rows: np.uint64) -> np.uint64:
+    """How many steps a stretch can take and read nothing beyond the arrays.
+
+    Its last spine row sees all its rows, so as many steps as it has rows of both kinds end exactly at its
+    end. The last stretch may end with rows that nobody sees, and has none behind it to compare with.
+    """
+    return (i_end - i) + (j_end - j) if j_end < rows else min(i_end - i, j_end - j)
+
+
 @kernel
 def merge_two(
     time: Int64Array,
@@ -146,15 +153,68 @@ def merge_two(
     i_end, j_end = U64(cuts[first + 1, 0]), U64(cuts[first + 1, 1])
     k_end, m_end = U64(cuts[first + 2, 0]), U64(cuts[first + 2, 1])
     one, two = states[first], states[first + 1]
-    # A step moves each stretch by one row of either side, so this many steps cannot leave any of them.
-    steps = min(i_end - i, j_end - j, k_end - k, m_end - m)
+    rows = U64(len(event))
+    steps = min(steps_left(i, i_end, j, j_end, rows), steps_left(k, k_end, m, m_end, rows))
     while steps > U64(16):
         for _ in range(steps):
             i, j = merge_step(time, codes, event, row_codes, slack, i, j, one, out)
             k, m = merge_step(time, codes, event, row_codes, slack, k, m, two, out)
-        steps = min(i_end - i, j_end - j, k_end - k, m_end - m)
+        steps = min(steps_left(i, i_end, j, j_end, rows), steps_left(k, k_end, m, m_end, rows))
     merge_one(time, codes, event, row_codes, slack, int(i), int(i_end), int(j), int(j_end), one, out)
     merge_one(time, codes, event, row_codes, slack, int(k), int(k_end), int(m), int(m_end), two, out)
+
+
+@inlined
+def place_step(
+    time: Int64Array, event: Int64Array, slack: int, spine: np.uint64, row: np.uint64, out: Int64Array
+) -> tuple[np.uint64, np.uint64]:
+    """Do what `merge_step` does where all rows are of one entity: the state is the row itself."""
+    due = (event[row] - time[spine] - slack) >> 63
+    out[spine] = np.int64(row) - 1
+    return spine + (U64(1) + U64(due)), row - U64(due)
+
+
+@kernel
+def merge_places(
+    time: Int64Array, event: Int64Array, slack: int, cuts: Int64Array, first: int, out: Int64Array
+) -> None:
+    """Merge the stretches `first` and `first + 1` side by side, all rows being of one entity."""
+    i, j = U64(cuts[first, 0]), U64(cuts[first, 1])
+    k, m = U64(cuts[first + 1, 0]), U64(cuts[first + 1, 1])
+    i_end, j_end = U64(cuts[first + 1, 0]), U64(cuts[first + 1, 1])
+    k_end, m_end = U64(cuts[first + 2, 0]), U64(cuts[first + 2, 1])
+    rows = U64(len(event))
+    steps = min(steps_left(i, i_end, j, j_end, rows), steps_left(k, k_end, m, m_end, rows))
+    while steps > U64(16):
+        for _ in range(steps):
+            i, j = place_step(time, event, slack, i, j, out)
+            k, m = place_step(time, event, slack, k, m, out)
+        steps = min(steps_left(i, i_end, j, j_end, rows), steps_left(k, k_end, m, m_end, rows))
+    place_rest(time, event, slack, int(i), int(i_end), int(j), int(j_end), out)
+    place_rest(time, event, slack, int(k), int(k_end), int(m), int(m_end), out)
+
+
+@kernel
+def place_rest(
+    time: Int64Array, event: Int64Array, slack: int, i: int, i_end: int, j: int, j_end: int, out: Int64Array
+) -> None:
+    """Finish one stretch of `merge_places`."""
+    row, row_end = U64(j), U64(j_end)
+    for spine in range(U64(i), U64(i_end)):
+        while row < row_end and event[row] - time[spine] - slack < 0:
+            row += U64(1)
+        out[spine] = np.int64(row) - 1
+
+
+@kernel
+def apply_tolerance(
+    time: Int64Array, event: Int64Array, tolerance: int, lo: int, hi: int, out: Int64Array
+) -> None:
+    """Forget earlier rows that are further away than the tolerance."""
+    limit = U64(max(tolerance, 0))
+    for i in range(lo, hi):
+        if out[i] >= 0 and U64(time[i] - event[out[i]]) > limit:
+            out[i] = -1
 
 
 @kernel
@@ -200,7 +260,7 @@ def finish_merge(
     out: Int64Array,
 ) -> None:
     """Answer from the stretches before this one (after it, with step 1), then apply the tolerance."""
-    limit = U64(tolerance)
+    limit = U64(max(tolerance, 0))
     parts = len(states)
     for i in range(cuts[part, 0], cuts[part + 1, 0]):
         row = out[i]

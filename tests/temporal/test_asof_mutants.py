@@ -1,0 +1,315 @@
+"""Mutants of the kernels: every bound, key check and tie rule is changed once, and the cases must notice.
+
+The kernels are plain Python before they are compiled. Each mutant is the source of one kernel module with one
+operator changed; it must fail (or fall into an endless loop) on a fixed set of cases against the oracle. A
+mutant that means the same is listed with the reason.
+"""
+
+import ast
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from featurestore.core.time import INT64_MAX
+from featurestore.temporal import asof, merge, order, threads
+from featurestore.temporal.asof import asof_indices, last_known_indices
+from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows
+from featurestore.testing.oracle import asof_oracle_of
+from featurestore.testing.strategies import JoinCase, random_case
+
+FOLDER: Final = Path(asof.__file__).parent
+SWAPS: Final[dict[type, type]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+}
+
+_SPEED: Final = "order or balance is found less often or later, and made or searched for instead"
+_STEPS: Final = "more or fewer of the steps are left to the plain loop"
+_WIDER: Final = "the search starts from a wider range"
+
+# Mutants that answer the same, by (function, changed line, change).
+SAME: Final[dict[tuple[str, str, str], str]] = {
+    ("count_before", "a = probe + 1", "Add to Sub"): _WIDER,
+    ("count_before", "probe = min(hi - 1, a + step - 1)", "Sub to Add"): _WIDER,
+    (
+        "knowledge_tree",
+        "begin += count",
+        "Add to Sub",
+    ): "minima lie over larger ones: fewer blocks are skipped",
+    (
+        "known_before",
+        "if level < len(levels) and (place + 1) & ((1 << (_FAN_BITS * (level + 1))) - 1) == 0:",
+        "Lt to LtE",
+    ): "no place is that round before the search ends",
+    (
+        "known_after",
+        "if level < len(levels) and place & ((1 << (_FAN_BITS * (level + 1))) - 1) == 0:",
+        "Lt to LtE",
+    ): "no place is that round before the search ends",
+    (
+        "search",
+        "if before < 0 or (after >= 0 and np.uint64(event[after] - now) < np.uint64(now - event[before])):",
+        "GtE to Gt",
+    ): "with a row before, the row after is not the first",
+    ("is_ascending", "if falls > 0:", "Gt to GtE"): _SPEED,
+    ("is_ascending", "falls += part[i] < part[i - 1]", "Lt to LtE"): _SPEED,
+    ("is_ascending", "if times[i] == times[i - 1] and ties[i] < ties[i - 1]:", "And to Or"): _SPEED,
+    ("is_ascending", "if times[i] == times[i - 1] and ties[i] < ties[i - 1]:", "Lt to LtE"): _SPEED,
+    ("cut_merge", "total = len(time) + len(event)", "Add to Sub"): _SPEED,
+    ("cut_merge", "if middle + rows_before(event, time[middle - 1], slack) <= goal:", "LtE to Lt"): _SPEED,
+    ("cut_merge", "if middle + rows_before(event, time[middle - 1], slack) <= goal:", "Add to Sub"): _SPEED,
+    ("merge_two", "while steps > U64(16):", "Gt to GtE"): _STEPS,
+    ("merge_places", "while steps > U64(16):", "Gt to GtE"): _STEPS,
+    (
+        "finish_merge",
+        "distance = time[i] - event[row] if step < 0 else event[row] - time[i]",
+        "Lt to LtE",
+    ): "the step is never 0",
+    ("is_sorted_run", "if event[b] < event[a]:", "Lt to LtE"): _SPEED,
+    ("is_sorted_run", "if known[b] < known[a]:", "Lt to LtE"): _SPEED,
+    ("is_sorted_run", "if len(sequence) > 0 and sequence[b] < sequence[a]:", "Lt to LtE"): _SPEED,
+    ("insertion_sort", "for k in range(lo + 1, hi):", "Add to Sub"): "a row that is not of the run stays",
+    ("insertion_sort", "before = known[row] < known[other]", "Lt to LtE"): "they are not equal here",
+    ("sort_runs", "if hi - lo <= 48:", "LtE to Lt"): _SPEED,
+    ("sort_runs", "if hi - lo <= 48:", "Sub to Add"): _SPEED,
+}
+
+
+class Endless(Exception):  # noqa: N818 -- it is a signal, not an error
+    """A mutant ran for too long."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Endless
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def changes(tree: ast.Module) -> Iterator[tuple[str, int, str, Callable[[], None], Callable[[], None]]]:
+    """Yield every single change as (function, line, description, apply, undo)."""
+    for function in tree.body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for statement in function.body:
+            for node in ast.walk(statement):
+                yield from _changes_of(function.name, node)
+
+
+def _changes_of(
+    name: str, node: ast.AST
+) -> Iterator[tuple[str, int, str, Callable[[], None], Callable[[], None]]]:
+    if isinstance(node, ast.Compare):
+        for place, operator in enumerate(node.ops):
+            swapped = SWAPS.get(type(operator))
+            if swapped is not None:
+                yield _change(name, node, node.ops, place, operator, swapped())
+    elif isinstance(node, (ast.BoolOp, ast.BinOp, ast.AugAssign)) and type(node.op) in SWAPS:
+        swapped = SWAPS[type(node.op)]
+        holder: Any = node
+        old = node.op
+
+        def apply(holder: Any = holder, new: Any = swapped) -> None:
+            holder.op = new()
+
+        def undo(holder: Any = holder, old: Any = old) -> None:
+            holder.op = old
+
+        yield name, node.lineno, f"{type(old).__name__} to {swapped.__name__}", apply, undo
+
+
+def _change(
+    name: str, node: ast.Compare, ops: list[ast.cmpop], place: int, old: ast.cmpop, new: Any
+) -> tuple[str, int, str, Callable[[], None], Callable[[], None]]:
+    def apply() -> None:
+        ops[place] = new
+
+    def undo() -> None:
+        ops[place] = old
+
+    return name, node.lineno, f"{type(old).__name__} to {type(new).__name__}", apply, undo
+
+
+def loaded(tree: ast.Module, name: str) -> SimpleNamespace:
+    """Run a kernel module as plain Python."""
+    kept = [
+        n
+        for n in tree.body
+        if not (isinstance(n, ast.ImportFrom) and n.module == "featurestore.temporal.jit")
+    ]
+    module = ast.Module(kept, [])
+    space: dict[str, Any] = {"kernel": lambda f: f, "inlined": lambda f: f, "__name__": name}
+    exec(compile(ast.fix_missing_locations(module), name, "exec"), space)  # noqa: S102 -- our own source
+    return SimpleNamespace(**space)
+
+
+@cache
+def cases() -> list[tuple[JoinCase, list[int], list[int], int]]:
+    """Small cases of every kind, with the oracle's answers, and on how many threads to run them."""
+    found = [(random_case(seed, most_spine=10, most_rows=26), 1 + seed % 3) for seed in range(200)]
+    found += [(_ordered(seed, 90, 4), 1 + seed % 2) for seed in range(48)]
+    found += [(_ordered(seed, 420, 60), 2) for seed in range(6)]
+    found += [(_tangled(seed), 1) for seed in range(10)]
+    found += [(_late(seed), 1) for seed in range(12)]
+    found += [(_never(direction), 1) for direction in DIRECTIONS]
+    found += [(_early(entities), 2) for entities in (1, 3)]
+    found += [(_falling_ties(by), 1) for by in ("sequence", "known and sequence", "odd")]
+    found += [(_one_fall(), 1)]
+    return [(case, *_answers(case), count) for case, count in found]
+
+
+def _ordered(seed: int, count: int, entities: int) -> JoinCase:
+    """A case in time order and long enough for the two-stretch merge; either side may end first."""
+    rng = np.random.default_rng(seed)
+    entities = 1 if seed % 3 == 0 else entities
+    low = 0 if seed % 3 == 0 else -1
+    spans = ((40, 40), (2 * count, count), (count, 3 * count))[seed // 2 % 3]
+    sides = []
+    for span in spans:
+        event = np.sort(rng.integers(0, span, count))
+        sequence = rng.integers(0, 2, count) if seed % 4 == 1 else None
+        if sequence is not None and seed % 8 == 1:
+            sequence = sequence[np.lexsort((sequence, event))]
+        sides.append(Rows(rng.integers(low, entities, count).astype(np.int32), event, None, sequence))
+    direction = ("backward", "backward", "forward", "nearest")[seed // 3 % 4]
+    boundary = BOUNDARIES[seed // 5 % 2]
+    return JoinCase(*sides, entities, direction, boundary, (None, 0, 2)[seed // 7 % 3], (True,) * count)
+
+
+def _tangled(seed: int) -> JoinCase:
+    """Rows out of order whose every tie-break decides somewhere, in runs for the radix sort."""
+    rng = np.random.default_rng(seed)
+    count = (40, 160)[seed % 2]
+    sides = [
+        Rows(
+            rng.integers(-1, 2, count).astype(np.int32),
+            rng.integers(0, 4, count) << (20 if seed % 3 else 0),
+            None if seed % 5 == 4 else rng.integers(0, 2, count) * (seed % 4 > 0),
+            None if seed % 5 == 3 else rng.integers(-2, 2, count),
+        )
+        for _ in range(2)
+    ]
+    valid = tuple((rng.random(count) < 0.5).tolist())
+    return JoinCase(*sides, 2, DIRECTIONS[seed % 3], "inclusive", None, valid)
+
+
+def _never(direction: str) -> JoinCase:
+    """Rows that are never known, and readers who may know everything."""
+    rows = Rows(np.zeros(4, np.int32), np.arange(4), np.array([INT64_MAX, 0, INT64_MAX - 1, INT64_MAX]))
+    spine = Rows(np.zeros(5, np.int32), np.arange(5), np.array([INT64_MAX] * 4 + [INT64_MAX - 2]))
+    return JoinCase(spine, rows, 1, direction, "inclusive", None, (True,) * 4)
+
+
+def _early(entities: int) -> JoinCase:
+    """All rows lie before the spine, so that a cut by work finds no spine row."""
+    codes = (np.arange(60) % entities).astype(np.int32)
+    spine, rows = Rows(codes, np.arange(60) + 100), Rows(codes, np.arange(60))
+    return JoinCase(spine, rows, entities, "backward", "inclusive", None, (True,) * 60)
+
+
+def _falling_ties(by: str) -> JoinCase:
+    """Ties fall only between rows of the same time: by sequence, or by sequence behind equal known times."""
+    event, sequence = np.arange(20) // 2, 1 - np.arange(20) % 2
+    if by == "odd":
+        event, sequence = np.arange(1, 21) // 2, np.arange(20) % 2  # the last row is alone in its time
+    rows = Rows(np.zeros(20, np.int32), event, event if "known" in by else None, sequence)
+    spine = Rows(np.zeros(10, np.int32), np.arange(10))
+    return JoinCase(spine, rows, 1, "backward", "inclusive", None, (True,) * 20)
+
+
+def _one_fall() -> JoinCase:
+    """A long spine with a single fall, at the edge of a block of the search for falls."""
+    time = np.arange(4200)
+    time[4096] = 0
+    spine = Rows(np.zeros(4200, np.int32), time)
+    rows = Rows(np.zeros(3, np.int32), np.array([1, 100, 4000]))
+    return JoinCase(spine, rows, 1, "backward", "inclusive", None, (True,) * 3)
+
+
+def _late(seed: int) -> JoinCase:
+    """Hundreds of rows of one entity of which few are known: the knowledge tree must climb and descend."""
+    rng = np.random.default_rng(seed)
+    count = 700
+    known = np.where(rng.random(count) < 0.004, np.arange(count), 5000 + rng.integers(0, 9, count))
+    rows = Rows(np.zeros(count, np.int32), np.sort(rng.integers(0, count, count)), known)
+    spine = Rows(np.zeros(6, np.int32), rng.integers(0, count, 6), np.full(6, count))
+    direction = ("backward", "forward", "nearest")[seed % 3]
+    return JoinCase(spine, rows, 1, direction, "inclusive", None, (True,) * count)
+
+
+def _answers(case: JoinCase) -> tuple[list[int], list[int]]:
+    rule: Any = {"tolerance_ns": case.tolerance_ns, "boundary": case.boundary}
+    best = asof_oracle_of(case.spine, case.rows, direction=case.direction, **rule)
+    return best, asof_oracle_of(case.spine, case.rows, valid=case.valid, **rule)
+
+
+def notices() -> bool:
+    """Whether any case differs from the oracle under the kernels that are in place."""
+    for case, best, last, count in cases():
+        rule: Any = {"entities": case.entities, "tolerance_ns": case.tolerance_ns, "boundary": case.boundary}
+        try:
+            found = asof_indices(case.spine, case.rows, direction=case.direction, threads=count, **rule)
+            if found.tolist() != best:
+                return True
+            if len(case.rows) < 200:
+                valid = np.array(case.valid, np.bool_)
+                known = last_known_indices(case.spine, case.rows, [valid], threads=count, **rule)
+                if known[0].tolist() != last:
+                    return True
+        except (IndexError, ValueError, OverflowError, ZeroDivisionError):
+            return True
+    return False
+
+
+def one_after_the_other(tasks: Sequence[Callable[[], None]]) -> None:
+    for task in tasks:
+        task()
+
+
+@pytest.mark.parametrize("name", ["asof_kernels", "merge_kernels", "order_kernels"])
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_no_mutant_of_a_kernel_survives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MIN_ROWS", 1)
+    for module in (asof, merge, order):
+        monkeypatch.setattr(module, "run_parallel", one_after_the_other)
+    owner: Any = {"asof_kernels": asof, "merge_kernels": merge, "order_kernels": order}[name]
+    source = (FOLDER / f"{name}.py").read_text()
+    lines, tree = source.splitlines(), ast.parse(source)
+    monkeypatch.setattr(owner, "_kernels", loaded(tree, name))
+    assert not notices(), "the unchanged kernels must pass"
+    survivors, tried = [], 0
+    for function, line, what, apply, undo in changes(tree):
+        apply()
+        monkeypatch.setattr(owner, "_kernels", loaded(tree, name))
+        undo()
+        tried += 1
+        try:
+            with time_limit(3):
+                noticed = notices()
+        except Endless:
+            noticed = True
+        if not noticed and (function, lines[line - 1].strip(), what) not in SAME:
+            survivors.append(f"{function}:{line}: {what}: {lines[line - 1].strip()}")
+    assert not survivors, f"{len(survivors)} of {tried} mutants survive:\n" + "\n".join(survivors)
