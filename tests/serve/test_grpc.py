@@ -25,6 +25,7 @@ from featurestore.core.clock import ManualClock
 from featurestore.errors import (
     DefinitionError,
     LimitError,
+    MissingDependencyError,
     NotFoundError,
     OnlineStoreError,
     OnlineStoreTimeoutError,
@@ -321,3 +322,11 @@ def test_a_logged_call_names_neither_keys_nor_values() -> None:
         "seconds": 0.001235,
         "request_bytes": 77,
     }
+
+
+def test_a_server_without_its_extra_names_the_pip_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "grpc_health" else name)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'featurestore\[serve\]'"):
+        serve(str(tmp_path), opener=OPENER)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 try:
+    import google.protobuf  # noqa: F401 -- found missing here, by name, and not later
     import grpc
 except ImportError as missing:
     from featurestore.errors import MissingDependencyError

@@ -1,6 +1,7 @@
 """`serve`: worker processes that share one port, watched over by this one."""
 
 import contextlib
+import importlib.util
 import select
 import signal
 import socket
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from featurestore.core.time import Instant, instant_ns
-from featurestore.errors import DefinitionError, ServerError
+from featurestore.errors import DefinitionError, MissingDependencyError, ServerError
 from featurestore.serve.config import Limits, ServerConfig, Tls, Token, check_config, split_address
 
 _START_S: Final = 60.0
@@ -145,7 +146,13 @@ def serve(
     Raises:
         ServerError: the port is taken, or a worker could not start.
         DefinitionError: a configuration that would not be safe.
+        MissingDependencyError: the `serve` extra is not installed.
     """
+    for module in ("grpc", "grpc_health", "grpc_reflection", "google.protobuf"):
+        if importlib.util.find_spec(module) is None:
+            raise MissingDependencyError(
+                f"the server needs {module}", hint="pip install 'featurestore[serve]'", module=module
+            )
     host, port = split_address(address)
     http_port = None if http_address is None else split_address(http_address)[1]
     try:
