@@ -233,7 +233,7 @@ def _falling_ties(by: str) -> JoinCase:
     """Ties fall only between rows of the same time: by sequence, or by sequence behind equal known times."""
     event, sequence = np.arange(20) // 2, 1 - np.arange(20) % 2
     if by == "odd":
-        event, sequence = np.arange(1, 21) // 2, np.arange(20) % 2  # the last row is alone in its time
+        event, sequence = np.arange(1, 21) // 2, -np.arange(20)  # the last row is alone in its time
     rows = Rows(np.zeros(20, np.int32), event, event if "known" in by else None, sequence)
     spine = Rows(np.zeros(10, np.int32), np.arange(10))
     return JoinCase(spine, rows, 1, "backward", "inclusive", None, (True,) * 20)

@@ -1,0 +1,67 @@
+"""Compiling every kernel ahead of its first use."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.temporal.asof import asof_indices, last_known_indices
+from featurestore.temporal.gather import gather
+from featurestore.temporal.jit import lazy_module
+from featurestore.temporal.keys import code_keys
+from featurestore.temporal.rows import DIRECTIONS, Rows
+
+_windows: Any = lazy_module("featurestore.temporal.windows_warm")
+
+# Enough rows for the compiled gather, which leaves fewer to Arrow.
+_ROWS = 1024
+
+
+def warm_kernels() -> None:
+    """Compile every kernel, or read it from numba's cache on disk.
+
+    Cost: some seconds the first time on a machine; after that a fraction of one per process. The cache lies
+    beside the package, or in `NUMBA_CACHE_DIR`, or in the user's cache folder where neither can be written.
+    """
+    warm_joins()
+    _windows.warm_windows()
+
+
+def warm_joins() -> None:
+    """Compile the kernels of keys, joins and gathers."""
+    places = np.arange(_ROWS)
+    text = pa.array([f"k{place}" for place in range(_ROWS)])
+    wide = pa.array(places * 2**40)
+    columns = [
+        text,
+        text.cast(pa.large_string()),
+        text.dictionary_encode(),
+        wide,
+        pa.array(places),
+        pa.array(places, pa.int32()),
+    ]
+    for column in columns:
+        code_keys([[column], [column]], ["key"])
+    code_keys([[text, wide], [text, wide]], ["one", "other"])
+    code_keys([[wide, wide], [wide, wide]], ["one", "other"])
+    _warm_search(places)
+    for width in (8, 16, 32, 64):
+        values = pa.array(places % 100, getattr(pa, f"int{width}")())
+        gather(values, places)
+        gather(pa.array([None, *values.to_pylist()], values.type), places)
+    gather(text.cast(pa.string_view()), places)
+
+
+def _warm_search(places: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
+    codes = (places % 3).astype(np.int32)
+    ordered, one = Rows(codes, places), Rows(np.zeros(_ROWS, np.int32), places)
+    tangled = Rows(codes, places[::-1].copy(), places[::-1].copy(), places % 2)
+    valid = [places % 2 == 0, None]
+    rule: dict[str, Any] = {"tolerance_ns": 1, "boundary": "inclusive"}
+    for direction in DIRECTIONS:
+        asof_indices(ordered, ordered, entities=3, direction=direction, **rule)
+        # More entities than two states of the cache take: the one-stretch merge.
+        asof_indices(ordered, ordered, entities=1 << 17, direction=direction, **rule)
+        asof_indices(one, one, entities=1, direction=direction, **rule)
+        asof_indices(ordered, tangled, entities=3, direction=direction, **rule)
+    last_known_indices(tangled, ordered, valid, entities=3, **rule)

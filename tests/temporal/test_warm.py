@@ -1,0 +1,55 @@
+"""Warming compiles what joins use, and joins do not compile anything else."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.temporal.align import AsOf, align
+from featurestore.temporal.warm import warm_joins
+
+MODULES = ("key_kernels", "order_kernels", "asof_kernels", "merge_kernels", "gather_kernels")
+
+
+def compiled() -> dict[str, int]:
+    """How many forms of each kernel exist in this process."""
+    return {
+        f"{module}.{name}": len(kernel.signatures)
+        for module in MODULES
+        for name, kernel in vars(importlib.import_module(f"featurestore.temporal.{module}")).items()
+        if hasattr(kernel, "signatures")
+    }
+
+
+def test_a_join_of_any_kind_needs_no_kernel_that_was_not_warmed() -> None:
+    code = "from tests.temporal.test_warm import cold_joins; cold_joins()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, after = json.loads(done.stdout)
+    assert {name: count for name, count in after.items() if count > before[name]} == {}
+    assert sum(after.values()) < 90
+
+
+def cold_joins() -> None:
+    """Join in a process of its own; print the kernels before and after."""
+    warm_joins()
+    before = compiled()
+    rng = np.random.default_rng(0)
+    for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        for order in (np.arange(3000), rng.permutation(3000)):
+            times = pa.array(np.sort(rng.integers(0, 10**6, 3000))[order], pa.timestamp("us", "UTC"))
+            keys = pa.array([f"name of key {k}" for k in rng.integers(0, 9, 3000)], pa.string()).cast(kind)
+            values = pa.array(rng.random(3000), mask=rng.random(3000) < 0.3)
+            table = pa.table({"ts": times, "k": keys, "v": values, "n": pa.array(order, pa.int16())})
+            streams = {
+                direction: AsOf(table, direction=direction, prefix=direction, tolerance="1ms")
+                for direction in ("backward", "forward", "nearest")
+            }
+            streams["late"] = AsOf(table, created_on="ts", columns=["v"], prefix="late")
+            streams["last"] = AsOf(table, nulls="last_known", columns=["v"], prefix="last")
+            streams["all"] = AsOf(table, by=(), columns=["v"], prefix="all")
+            align(table, streams, on="ts", by="k")
+    sys.stdout.write(json.dumps([before, compiled()]))
