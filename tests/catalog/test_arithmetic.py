@@ -114,6 +114,7 @@ def test_any_expression_over_any_rows_has_duckdbs_answer(sql: str, rows: list[di
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @settings(max_examples=20_000, deadline=None)
 @given(sql=grown(NUMBERS, LOGIC, 3) | grown(NUMBERS, LOGIC, 2) | LOGIC, rows=ROWS)

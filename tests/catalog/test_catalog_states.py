@@ -197,6 +197,7 @@ TestCatalogStates.settings = settings(max_examples=25, stateful_step_count=20, d
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 class TestCatalogStatesAtLength(CatalogMachine.TestCase):  # type: ignore[valid-type,misc]
     """The same machine, at length."""
 
