@@ -570,6 +570,16 @@ def test_other_join_keys_break_everything_below(catalog: Catalog, columns: Colum
     assert plan.changes[0].breaking == ("join_keys: ['symbol'] becomes ['isin']",)
 
 
+def test_a_changed_entity_is_checked_against_sources_that_are_not_given(
+    catalog: Catalog, columns: Columns
+) -> None:
+    catalog.apply([market()["train"]])
+    columns.asked.clear()
+    with pytest.raises(SchemaError, match="a key is a string or an integer"):
+        catalog.plan([Entity("symbol", join_keys=["ts"])])
+    assert columns.asked == []
+
+
 def test_applying_the_same_again_reads_sources_and_changes_nothing(
     catalog: Catalog, columns: Columns
 ) -> None:
