@@ -224,10 +224,20 @@ def _chunks(reader: Any, chunk_rows: int) -> Iterator[pa.Table]:
         batches.append(part.data)
         pending += part.data.num_rows
         if pending >= chunk_rows:
-            yield pa.Table.from_batches(batches, schema)
+            yield _aligned(pa.Table.from_batches(batches, schema))
             batches, pending, sent = [], 0, True
     if batches or not sent:
-        yield pa.Table.from_batches(batches, schema)
+        yield _aligned(pa.Table.from_batches(batches, schema))
+
+
+def _aligned(table: pa.Table) -> pa.Table:
+    """Return a received table copied to where kernels want it: inside a message columns begin anywhere."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    options = pa.ipc.IpcReadOptions(ensure_alignment=pa.ipc.Alignment.DataTypeSpecific)
+    with pa.ipc.open_stream(sink.getvalue(), options=options) as stream:
+        return stream.read_all()
 
 
 def _check(context: Any) -> Caller:

@@ -248,7 +248,9 @@ def read_ipc(data: bytes, max_bytes: int) -> pa.Table:
 
 def _read_batches(data: bytes, max_bytes: int) -> pa.Table:
     batches, total = [], 0
-    with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
+    # Inside a message the columns begin anywhere; kernels want their own alignment.
+    options = pa.ipc.IpcReadOptions(ensure_alignment=pa.ipc.Alignment.DataTypeSpecific)
+    with pa.ipc.open_stream(pa.py_buffer(data), options=options) as stream:
         # Every name and zone is read once here: a stranger's may not be UTF-8.
         _ = [(field.name, str(field.type)) for field in stream.schema]
         for batch in stream:

@@ -7,6 +7,8 @@ class TestMyStore(OnlineStoreConformance):
             yield store
 """
 
+# ruff: noqa: D102 -- a test's name is a sentence
+
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +24,7 @@ Values = Sequence[bytes | None]
 
 def put(table: str, rows: dict[bytes, bytes | None], floor: int = INT64_MIN) -> Edit:
     """Return an edit that replaces what keys hold."""
-    return Edit(table, list(rows), lambda old, at: list(rows.values()), lambda before: floor)
+    return Edit(table, list(rows), lambda *_: list(rows.values()), lambda _: floor)
 
 
 def append(table: str, key: bytes, what: bytes) -> Edit:
@@ -36,7 +38,11 @@ def append(table: str, key: bytes, what: bytes) -> Edit:
 
 
 def raised(kind: type[BaseException], call: Callable[[], Any]) -> BaseException:
-    """Return the error that a call ends with, which must be of a kind."""
+    """Return the error that a call ends with, which must be of a kind.
+
+    Raises:
+        AssertionError: it ends without.
+    """
     try:
         call()
     except kind as error:
@@ -101,7 +107,7 @@ class OnlineStoreConformance:
             return old
 
         for floor in (5, 2**62, -7, INT64_MIN):
-            store.update([Edit(TABLE, [b"a"], merge, lambda before, floor=floor: floor)])  # type: ignore[misc]
+            store.update([Edit(TABLE, [b"a"], merge, lambda _, floor=floor: floor)])  # type: ignore[misc]
         assert store.floor_ns(TABLE) == 2**62
         assert seen == [5, 2**62, 2**62, 2**62]
 
@@ -122,10 +128,10 @@ class OnlineStoreConformance:
         store.open_table(TABLE, FINGERPRINT)
         store.update([append(TABLE, b"a", b"1")])
 
-        def fails(old: Values, at_ns: int) -> Values:
+        def fails(*_: object) -> Values:
             raise SchemaError("no")
 
-        edits = [append(TABLE, b"a", b"2"), Edit(TABLE, [b"b"], fails, lambda before: 9)]
+        edits = [append(TABLE, b"a", b"2"), Edit(TABLE, [b"b"], fails, lambda _: 9)]
         raised(SchemaError, lambda: store.update(edits))
         store.update([append(TABLE, b"b", b"3")])
         assert store.read([(TABLE, [b"b"])]) == [[b"3"]]
