@@ -184,6 +184,11 @@ def test_arrays_that_do_not_fit_together_are_refused_by_name() -> None:
         choose(side([1]), Rows(np.zeros(1, np.int32), np.zeros(2, np.int64)))
     with pytest.raises(SchemaError, match=r"spine.codes is int64"):
         choose(Rows(np.zeros(1, np.int64), np.zeros(1, np.int64)), side([1]))
+    for codes in ([8], [-2]):
+        with pytest.raises(SchemaError, match=r"rows.codes holds -?\d to -?\d, where there are 8 entities"):
+            choose(side([1]), side([1], codes))
+        with pytest.raises(SchemaError, match=r"spine.codes holds"):
+            choose(side([1], codes), side([1]))
     with pytest.raises(SchemaError, match="valid mask"):
         last_known_indices(
             side([1]),

@@ -195,7 +195,8 @@ def _ordered(seed: int, count: int, entities: int) -> JoinCase:
         sides.append(Rows(rng.integers(low, entities, count).astype(np.int32), event, None, sequence))
     direction = ("backward", "backward", "forward", "nearest")[seed // 3 % 4]
     boundary = BOUNDARIES[seed // 5 % 2]
-    return JoinCase(*sides, entities, direction, boundary, (None, 0, 2)[seed // 7 % 3], (True,) * count)
+    spine, rows = sides
+    return JoinCase(spine, rows, entities, direction, boundary, (None, 0, 2)[seed // 7 % 3], (True,) * count)
 
 
 def _tangled(seed: int) -> JoinCase:
@@ -212,7 +213,8 @@ def _tangled(seed: int) -> JoinCase:
         for _ in range(2)
     ]
     valid = tuple((rng.random(count) < 0.5).tolist())
-    return JoinCase(*sides, 2, DIRECTIONS[seed % 3], "inclusive", None, valid)
+    spine, rows = sides
+    return JoinCase(spine, rows, 2, DIRECTIONS[seed % 3], "inclusive", None, valid)
 
 
 def _never(direction: str) -> JoinCase:

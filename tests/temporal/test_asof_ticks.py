@@ -43,7 +43,7 @@ def test_a_sample_agrees_with_the_oracle(ticks: tuple[pa.Table, pa.Table]) -> No
             for table in (spine, rows)
             for column in (table["symbol"].to_pylist(), table["ts"].cast(pa.int64()).to_pylist())
         ]
-        expected = asof_oracle(*sides, boundary=boundary)  # type: ignore[arg-type]
+        expected = asof_oracle(*sides, boundary=boundary)
         numbers = rows["row"].to_pylist()
         assert joined["q_row"].to_pylist() == [None if r < 0 else numbers[r] for r in expected]
 

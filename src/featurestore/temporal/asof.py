@@ -10,7 +10,7 @@ from featurestore.core.time import BoolArray, Int64Array
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.merge import is_mergeable, merge_indices
-from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, partition_rows
+from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, check_codes, partition_rows
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows, check_choice, check_rows, frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
@@ -53,7 +53,7 @@ def asof_indices(
     Cost: O(n + m) where rows are in time order and O(k log k) for what is not; a spine row out of order
     costs the logarithm of how far it jumps.
     """
-    _check(spine, rows, direction, tolerance_ns, boundary)
+    _check(spine, rows, entities, direction, tolerance_ns, boundary)
     if is_mergeable(spine, rows):
         return merge_indices(
             spine,
@@ -96,7 +96,7 @@ def last_known_indices(
         SchemaError: arrays that do not fit together.
         DefinitionError: an unknown boundary, a negative tolerance.
     """
-    _check(spine, rows, "backward", tolerance_ns, boundary)
+    _check(spine, rows, entities, "backward", tolerance_ns, boundary)
     for mask in valid:
         if mask is not None and mask.shape != (len(rows),):
             raise SchemaError(f"a valid mask has shape {mask.shape}, where there are {len(rows)} rows")
@@ -114,9 +114,13 @@ def last_known_indices(
     return found
 
 
-def _check(spine: Rows, rows: Rows, direction: str, tolerance_ns: int | None, boundary: str) -> None:
+def _check(
+    spine: Rows, rows: Rows, entities: int, direction: str, tolerance_ns: int | None, boundary: str
+) -> None:
     check_rows(spine, "spine")
     check_rows(rows, "rows")
+    check_codes(spine, entities, "spine")
+    check_codes(rows, entities, "rows")
     check_choice(direction, DIRECTIONS, "direction")
     check_choice(boundary, BOUNDARIES, "boundary")
     if tolerance_ns is not None and tolerance_ns < 0:

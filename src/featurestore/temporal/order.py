@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.core.time import Int64Array
+from featurestore.errors import SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.rows import Int32Array, Rows, check_rows, frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
@@ -51,12 +52,13 @@ def partition_rows(rows: Rows, *, entities: int, threads: int | None = None) -> 
     read; rows in time order cost a counting sort; only entities that are out of order are sorted (radix).
 
     Raises:
-        SchemaError: the arrays of `rows` do not fit together.
+        SchemaError: the arrays of `rows` do not fit together, or a code is not below `entities`.
 
     Cost: O(n) plus O(k) per unordered entity of k rows; 4 bytes per row and 16 per entity, and while an
     entity is sorted 24 bytes per row of it.
     """
     check_rows(rows, "rows")
+    check_codes(rows, entities, "rows")
     event = frozen(rows.event_ns)
     known = NO_INT64 if rows.known_ns is None else frozen(rows.known_ns)
     sequence = NO_INT64 if rows.sequence is None else frozen(rows.sequence)
@@ -77,6 +79,20 @@ def partition_rows(rows: Rows, *, entities: int, threads: int | None = None) -> 
         ]
     )
     return Partition(frozen(order), frozen(starts), frozen(ends))
+
+
+def check_codes(rows: Rows, entities: int, what: str) -> None:
+    """Check that no code lies outside the entities: kernels index by it.
+
+    Raises:
+        SchemaError: one does.
+    """
+    if not _kernels.codes_within(frozen(rows.codes), entities):
+        raise SchemaError(
+            f"{what}.codes holds {int(rows.codes.min())} to {int(rows.codes.max())}, where there are "
+            f"{entities} entities",
+            hint="codes are -1 for null, or 0 to entities - 1",
+        )
 
 
 def _balanced(ends: Int64Array, parts: int) -> list[tuple[int, int]]:

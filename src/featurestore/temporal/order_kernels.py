@@ -11,6 +11,15 @@ UInt64Array = npt.NDArray[np.uint64]
 
 
 @kernel
+def codes_within(codes: Int32Array, entities: int) -> bool:
+    """Whether every code is -1 or below `entities`: the loops index by it without looking."""
+    bad = 0
+    for i in range(len(codes)):
+        bad += (codes[i] < -1) | (codes[i] >= entities)
+    return bad == 0
+
+
+@kernel
 def contiguous_runs(codes: Int32Array, starts: Int64Array, ends: Int64Array) -> bool:
     """Fill the bounds of each entity's rows; False (bounds unusable) where they are not one run each."""
     last = np.int32(-1)

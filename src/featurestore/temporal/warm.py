@@ -56,6 +56,7 @@ def _warm_search(places: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
     codes = (places % 3).astype(np.int32)
     ordered, one = Rows(codes, places), Rows(np.zeros(_ROWS, np.int32), places)
     tangled = Rows(codes, places[::-1].copy(), places[::-1].copy(), places % 2)
+    grouped = Rows(np.sort(codes), places % (_ROWS // 3), places)
     valid = [places % 2 == 0, None]
     rule: dict[str, Any] = {"tolerance_ns": 1, "boundary": "inclusive"}
     for direction in DIRECTIONS:
@@ -64,4 +65,5 @@ def _warm_search(places: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
         asof_indices(ordered, ordered, entities=1 << 17, direction=direction, **rule)
         asof_indices(one, one, entities=1, direction=direction, **rule)
         asof_indices(ordered, tangled, entities=3, direction=direction, **rule)
+        asof_indices(grouped, grouped, entities=3, direction=direction, **rule)
     last_known_indices(tangled, ordered, valid, entities=3, **rule)
