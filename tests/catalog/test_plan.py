@@ -679,3 +679,20 @@ def test_a_plan_as_json_holds_every_change(catalog: Catalog) -> None:
         {"field": "features.bid", "before": "bid", "after": "bid + 0"},
         {"field": "features.mid", "before": "(bid + ask) / 2", "after": None},
     ]
+
+
+def test_the_entities_that_place_a_training_set_need_their_keys_in_the_spine(catalog: Catalog) -> None:
+    named = TrainingSet("t", spine=TRADES_SOURCE, features=[quote_view()], entities=[SYMBOL])
+    catalog.plan([named])
+    venue = Entity("venue")
+    mapped = TrainingSet(
+        "t", spine=TRADES_SOURCE, features=[quote_view()], entities=[venue], key_map={"venue": "symbol"}
+    )
+    catalog.plan([mapped])
+    with pytest.raises(SchemaError, match="no column 'venue'"):
+        catalog.plan([TrainingSet("t", spine=TRADES_SOURCE, features=[quote_view()], entities=[venue])])
+    wrong = TrainingSet(
+        "t", spine=TRADES_SOURCE, features=[quote_view()], entities=[venue], key_map={"venue": "price"}
+    )
+    with pytest.raises(SchemaError, match="key column 'price' is double"):
+        catalog.plan([wrong])
