@@ -31,7 +31,7 @@ def same_as_known(
         if load_word(arena, known + place) != load_word(data, begin + place):
             return False
         place += _EIGHT
-    return load_word(arena, known + last) == load_word(data, begin + last)
+    return bool(load_word(arena, known + last) == load_word(data, begin + last))
 
 
 @kernel
