@@ -147,6 +147,25 @@ def test_one_view_joins_twice_under_two_names(tmp_path: Path) -> None:
     assert resolve_features(simple, pair, {"quotes": ROWS}).table.column("bid").to_pylist() == [7.0, None]
 
 
+def test_an_old_service_keeps_reading_the_view_it_was_applied_with(tmp_path: Path) -> None:
+    pq.write_table(ROWS, tmp_path / "quotes.parquet")
+    store = fs.FeatureStore(tmp_path)
+    store.apply([fs.FeatureService("model", features=["quote:mid"]), QUOTE])
+    shifted = fs.FeatureView(
+        "quote",
+        source=SOURCE,
+        entities=[SYMBOL],
+        features={"bid": "bid", "mid": "(bid + ask) / 2 + 100"},
+        ttl=6,
+    )
+    store.apply([shifted])
+    snapshot = store.catalog.snapshot()
+    who = spine([("A", 0, 0.0)])
+    for service, value in (("model@1", 2.0), ("model", 102.0)):
+        plan = planned(snapshot, [service])
+        assert resolve_features(plan, who, {"quotes": ROWS}).table.column("mid").to_pylist() == [value]
+
+
 def test_as_of_hides_what_was_known_only_later(tmp_path: Path) -> None:
     source = fs.Source("fixes", path="fixes.parquet", timestamp_field="ts", created_timestamp_column="made")
     view = fs.FeatureView("fix", source=source, entities=[SYMBOL], features=["v"])

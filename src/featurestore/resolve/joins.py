@@ -1,7 +1,7 @@
 """JoinPlan: which features a spine asks for, in which order, under which names."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -9,7 +9,7 @@ from featurestore.catalog.feature_view import Feature, FeatureView
 from featurestore.catalog.on_demand import OnDemandFeatureView
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.service import FeatureService
-from featurestore.catalog.snapshot import CatalogSnapshot
+from featurestore.catalog.snapshot import CatalogSnapshot, Record
 from featurestore.catalog.training_set import KeyMap
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, NotFoundError, SchemaError
@@ -153,12 +153,26 @@ def compile_join(
 
 
 def expand_refs(snapshot: CatalogSnapshot, features: Iterable[Ref]) -> list[Ref]:
-    """Replace feature services by their features."""
+    """Replace feature services by their features, at the versions that the service was applied with.
+
+    Raises:
+        NotFoundError: no such definition.
+    """
     out: list[Ref] = []
     for ref in features:
-        found = snapshot.get(ref.whole())
-        out += found.features if isinstance(found, FeatureService) else [ref]
+        record = snapshot.record(ref.whole())
+        found = record.definition
+        if isinstance(found, FeatureService):
+            out += [_as_applied(record, feature) for feature in found.features]
+        else:
+            out.append(ref)
     return out
+
+
+def _as_applied(holder: Record, ref: Ref) -> Ref:
+    """Give a reference without a version the one that it meant when its holder was applied."""
+    pin = holder.pinned(ref.name, FeatureView.kind, OnDemandFeatureView.kind)
+    return ref if ref.version is not None or pin is None else replace(ref, version=pin[2])
 
 
 class _Builder:
@@ -217,13 +231,13 @@ class _Builder:
         return key
 
     def _add_on_demand(self, ref: Ref, view: OnDemandFeatureView) -> None:
-        version = ref.version or self.snapshot.version_of(view.name)
-        schema = self.snapshot.schema_of(Ref(view.name, version))
-        key = f"{view.name}@{version}"
+        record = self.snapshot.record(ref.whole(), OnDemandFeatureView.kind)
+        schema = record.schema
+        key = f"{view.name}@{record.version}"
         if key not in self.on_demand:
             self.on_demand[key] = OnDemandJoin(
                 key=key,
-                inputs=tuple(self._input_cells(view)),
+                inputs=tuple(self._input_cells(record, view)),
                 request=tuple((name, self._request_type(view, name)) for name in view.request),
                 features=view.features,
                 schema=pa.schema([schema.field(n) for n in view.feature_names]),
@@ -232,8 +246,8 @@ class _Builder:
         prefix = ref.alias or (view.name if self.full_names else None)
         self._emit(key, prefix, view.name, [schema.field(n) for n in names])
 
-    def _input_cells(self, view: OnDemandFeatureView) -> Iterable[tuple[str, Cell]]:
-        for ref in view.inputs:
+    def _input_cells(self, record: Record, view: OnDemandFeatureView) -> Iterable[tuple[str, Cell]]:
+        for ref in (_as_applied(record, given) for given in view.inputs):
             program = compile_view(self.snapshot, ref)
             names = _named(program.schema.names, ref)
             key = self._join_view(ref, program, names)
