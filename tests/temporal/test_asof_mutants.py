@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from featurestore.core.time import INT64_MAX
+from featurestore.errors import FeatureStoreError, SchemaError
 from featurestore.temporal import asof, merge, order, threads
 from featurestore.temporal.asof import asof_indices, last_known_indices
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows
@@ -80,6 +81,7 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
         "distance = time[i] - event[row] if step < 0 else event[row] - time[i]",
         "Lt to LtE",
     ): "the step is never 0",
+    ("codes_within", "bad += (codes[i] < -1) | (codes[i] >= entities)", "Add to Sub"): "counted down from 0",
     ("is_sorted_run", "if event[b] < event[a]:", "Lt to LtE"): _SPEED,
     ("is_sorted_run", "if known[b] < known[a]:", "Lt to LtE"): _SPEED,
     ("is_sorted_run", "if len(sequence) > 0 and sequence[b] < sequence[a]:", "Lt to LtE"): _SPEED,
@@ -269,6 +271,8 @@ def _answers(case: JoinCase) -> tuple[list[int], list[int]]:
 
 def notices() -> bool:
     """Whether any case differs from the oracle under the kernels that are in place."""
+    if not all(refuses(code) for code in (3, -2)):
+        return True
     for case, best, last, count in cases():
         rule: Any = {"entities": case.entities, "tolerance_ns": case.tolerance_ns, "boundary": case.boundary}
         try:
@@ -280,8 +284,21 @@ def notices() -> bool:
                 known = last_known_indices(case.spine, case.rows, [valid], threads=count, **rule)
                 if known[0].tolist() != last:
                     return True
-        except (IndexError, ValueError, OverflowError, ZeroDivisionError):
+        except (FeatureStoreError, IndexError, ValueError, OverflowError, ZeroDivisionError):
             return True
+    return False
+
+
+def refuses(code: int) -> bool:
+    """Whether a code that is neither null nor below the entities is refused."""
+    bad, good = (Rows(np.array([c], np.int32), np.array([1])) for c in (code, 0))
+    rule: Any = {"direction": "backward", "tolerance_ns": None, "boundary": "inclusive"}
+    try:
+        asof_indices(good, bad, entities=3, **rule)
+    except SchemaError:
+        return True
+    except IndexError:
+        return False
     return False
 
 
