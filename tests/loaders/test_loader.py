@@ -341,7 +341,7 @@ def test_buffers_of_collected_batches_are_used_again(dataset: Path) -> None:
     for _ in range(3):
         for batch in loader:
             batch.x[:] = 0  # writable: a trainer may change it in place
-    assert loader.tier.pool.allocated < 30  # type: ignore[attr-defined] # the CPU tier's
+    assert loader.tier.pool.allocated < 80 < 3 * len(loader)  # type: ignore[attr-defined] # the CPU tier's
 
 
 @pytest.mark.parametrize(

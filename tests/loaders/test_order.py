@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import DefinitionError
+from featurestore.loaders import gather
 from featurestore.loaders.order import Order, Shuffle, chunk_of, permutation, stream_segments
 
 PINNED_BLOCKS = [9, 0, 8, 3, 7, 1, 10, 2, 6, 4, 11, 5]
@@ -95,6 +96,24 @@ def test_streams_own_contiguous_segments_whose_lengths_differ_by_at_most_one() -
     assert starts[order].tolist() == [0, *np.cumsum(lengths[order])[:-1].tolist()]
     assert set(lengths.tolist()) == {87, 88}
     assert lengths.sum() == 701
+
+
+@given(orders, st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_without_numba_the_order_is_the_same(order: Order, epoch: int) -> None:
+    compiled_order = whole(order, epoch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gather, "compiled", lambda: None)
+        assert np.array_equal(whole(order, epoch), compiled_order)
+
+
+def test_long_permutations_are_the_same_without_numba() -> None:
+    compiled_order = permutation(make(10), epoch=0, label="x", parts=(), count=70_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gather, "compiled", lambda: None)
+        assert np.array_equal(
+            permutation(make(10), epoch=0, label="x", parts=(), count=70_000), compiled_order
+        )
 
 
 def test_a_chunk_reads_whole_runs_of_block_rows() -> None:

@@ -27,6 +27,7 @@ UInt8Array = npt.NDArray[np.uint8]
 _AHEAD = 12
 _LINE_BYTES = 64
 _RADIX_BITS = 11
+_TILE = 16
 
 
 def _pointer(typingctx: Any, address: Any) -> Any:
@@ -76,30 +77,121 @@ carray = numba.carray
 
 
 @kernel
-def radix_order(keys: npt.NDArray[np.uint32]) -> Int64Array:
-    """Order `0 … n-1` by 32-bit keys, stable: three counting passes of 11 bits."""
+def _radix(
+    keys: npt.NDArray[np.uint32],
+    order: npt.NDArray[np.int32],
+    other: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.int32],
+) -> None:
+    """Order by the upper 22 bits of short keys into `order`; `other` and `counts` are scratch."""
     n = keys.size
-    size = 1 << _RADIX_BITS
+    low = np.uint32((1 << _RADIX_BITS) - 1)
+    first, second = np.uint32(32 - 2 * _RADIX_BITS), np.uint32(32 - _RADIX_BITS)
+    counts[:] = 0
+    for i in range(n):
+        key = keys[i]
+        counts[0, (key >> first) & low] += 1
+        counts[1, key >> second] += 1
+    for turn in range(2):
+        total = np.int32(0)
+        for b in range(counts.shape[1]):
+            count = counts[turn, b]
+            counts[turn, b] = total
+            total += count
+    for i in range(n):
+        bucket = (keys[i] >> first) & low
+        other[counts[0, bucket]] = i
+        counts[0, bucket] += 1
+    for i in range(n):
+        row = other[i]
+        bucket = keys[row] >> second
+        order[counts[1, bucket]] = row
+        counts[1, bucket] += 1
+
+
+@kernel
+def radix_order(keys: npt.NDArray[np.uint32]) -> Int64Array:
+    """Order `0 … n-1` by the upper 22 bits of 32-bit keys, stable: two counting passes of 11 bits."""
+    order = np.empty(keys.size, np.int32)
+    _radix(keys, order, np.empty(keys.size, np.int32), np.empty((2, 1 << _RADIX_BITS), np.int32))
+    return order.astype(np.int64)
+
+
+@kernel
+def radix_order_wide(keys: npt.NDArray[np.uint64]) -> Int64Array:
+    """Order `0 … n-1` by the upper 48 bits of 64-bit keys, stable: four counting passes of 12 bits."""
+    n = keys.size
+    size = np.uint64((1 << 12) - 1)
     order = np.arange(n)
     other = np.empty(n, np.int64)
-    counts = np.empty(size, np.int64)
-    for turn in range(3):
-        shift = np.uint32(turn * _RADIX_BITS)
+    counts = np.empty(1 << 12, np.int64)
+    for turn in range(4):
+        shift = np.uint64(16 + turn * 12)
         counts[:] = 0
         for i in range(n):
-            counts[(keys[i] >> shift) & np.uint32(size - 1)] += 1
+            counts[(keys[i] >> shift) & size] += 1
         total = 0
-        for b in range(size):
+        for b in range(counts.size):
             count = counts[b]
             counts[b] = total
             total += count
         for i in range(n):
             row = order[i]
-            bucket = (keys[row] >> shift) & np.uint32(size - 1)
+            bucket = (keys[row] >> shift) & size
             other[counts[bucket]] = row
             counts[bucket] += 1
         order, other = other, order
     return order
+
+
+@kernel
+def fill_blocks(
+    blocks: Int64Array, block_rows: int, phase: int, start: int, length: int, out: Int64Array
+) -> None:
+    """Write the rows of whole blocks of a ring of `length` rows; what is left of `out` is the ring's rest."""
+    at = 0
+    for b in range(blocks.size + 1):
+        if b < blocks.size:
+            row, count = blocks[b] * block_rows + phase, block_rows
+        else:
+            row, count = length // block_rows * block_rows + phase, out.size - at
+        row -= length if row >= length else 0
+        for _ in range(count):
+            out[at] = start + row
+            at += 1
+            row += 1
+            if row == length:
+                row = 0
+
+
+@kernel
+def deal(
+    fetch: Int64Array, keys: npt.NDArray[np.uint32], edges: Int64Array
+) -> tuple[npt.NDArray[np.int32], Int64Array]:
+    """Permute each stream by its keys and deal the streams out in turn: position `j · streams + s`."""
+    streams = edges.size - 1
+    longest = 0
+    for s in range(streams):
+        longest = max(longest, edges[s + 1] - edges[s])
+    order = np.empty(fetch.size, np.int32)
+    other = np.empty(longest, np.int32)
+    counts = np.empty((2, 1 << _RADIX_BITS), np.int32)
+    for s in range(streams):
+        start, stop = edges[s], edges[s + 1]
+        _radix(keys[start:stop], order[start:stop], other[: stop - start], counts)
+        for j in range(start, stop):
+            order[j] += start
+    places = np.empty(fetch.size, np.int32)
+    # Tile by tile, so that both sides stay in cache: strides of whole streams would fight for the same lines.
+    for first in range(0, longest, _TILE):
+        for s in range(streams):
+            start = edges[s]
+            for j in range(first, min(first + _TILE, edges[s + 1] - start)):
+                places[j * streams + s] = order[start + j]
+    rows = np.empty(fetch.size, np.int64)
+    for i in range(fetch.size):
+        rows[i] = fetch[places[i]]
+    return places, rows
 
 
 @kernel
@@ -147,14 +239,22 @@ def copy_rows(like: AnyArray, sources: Int64Array, width: int, out: AnyArray, at
 
 @kernel
 def copy_row_bytes(sources: Int64Array, row_bytes: int, target: int, target_stride: int) -> None:
-    """Copy whole rows of bytes from their addresses to `target + i * target_stride`."""
+    """Copy whole rows of bytes from their addresses to `target + i * target_stride`; neighbours in one go."""
     n = sources.size
-    for i in range(n):
+    dense = target_stride == row_bytes
+    i = 0
+    while i < n:
+        source = sources[i]
+        count = 1
+        if dense:
+            while i + count < n and sources[i + count] == source + count * row_bytes:
+                count += 1
         if i + _AHEAD < n:
             ahead = sources[i + _AHEAD]
             for line in range(0, row_bytes, _LINE_BYTES):
                 prefetch(ahead + line)
-        copy_bytes(target + i * target_stride, sources[i], row_bytes)
+        copy_bytes(target + i * target_stride, source, count * row_bytes)
+        i += count
 
 
 @kernel

@@ -1,9 +1,10 @@
 """The loader: an ordinary iterable of batches with a length, a position and a report."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from featurestore.errors import DefinitionError, LoaderStateError
 from featurestore.loaders.batch import Batch
@@ -18,6 +19,9 @@ from featurestore.loaders.state import position_in, state_of
 from featurestore.loaders.stats import Stats
 from featurestore.resolve.preprocessing import Preprocessing
 from featurestore.storage.shards import ShardSet
+
+# Threads make so much at a time: enough to pay for handing it over, little enough to stay in cache.
+GROUP_BYTES: Final = 4 << 20
 
 
 class Feed(Protocol):
@@ -59,7 +63,10 @@ class HostTier:
     def __init__(self, prepared: Prepared, *, reason: str = "") -> None:
         self.prepared = prepared
         self.reason = reason
-        self.pool = BufferPool(idle=4 * (prepared.prefetch + 3))
+        length = 1 if prepared.windows is None else prepared.windows.window.lookback
+        batch_bytes = max(1, prepared.plan.batch * length * prepared.fields.row_bytes)
+        self.group = max(1, min(16, GROUP_BYTES // batch_bytes))
+        self.pool = BufferPool(idle=4 * (self.group * (prepared.prefetch + 1) + 3))
         self.gather = HostGather(
             prepared.source,
             prepared.fields,
@@ -75,6 +82,16 @@ class HostTier:
         walk = prepared.step_rows()
         padded = prepared.plan.drop_last == "pad"
 
+        begun = {walk.chunk_at(step)}
+
+        def hint(number: int) -> Callable[[], object] | None:
+            """Let a thread work out the next chunk's order when the first step of a chunk is handed out."""
+            soon = walk.chunk_at(number) + 1
+            if soon in begun or soon >= prepared.order.chunks:
+                return None
+            begun.add(soon)
+            return partial(walk.chunk, epoch, soon)
+
         def build(number: int) -> Batch:
             rows, real = walk.rows(epoch, number)
             return self.finish(self.gather.batch(rows, real if padded else None))
@@ -86,6 +103,8 @@ class HostTier:
             threads=prepared.threads,
             ahead=prepared.prefetch,
             stats=stats,
+            group=self.group,
+            hint=hint,
         )
 
     def finish(self, batch: Batch) -> Batch:

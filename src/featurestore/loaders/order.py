@@ -20,6 +20,8 @@ rank (mod world)` reads no row of another rank.
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
@@ -27,7 +29,7 @@ import numpy.typing as npt
 
 from featurestore.core.time import Int64Array
 from featurestore.errors import DefinitionError
-from featurestore.loaders.gather import permutation_of_keys
+from featurestore.loaders.gather import deal, fill_blocks, permutation_of_keys
 
 Shuffle = Literal["blocks", "full", "none"]
 Int32Array = npt.NDArray[np.int32]
@@ -36,9 +38,10 @@ ORDER_VERSION: Final = 1
 DEFAULT_STREAMS: Final = 64
 DEFAULT_BLOCK_ROWS: Final = 1024
 DEFAULT_BLOCKS: Final = 8
-# Below this many elements 32 random bits per element make a permutation exact for every practical purpose
-# (fewer than one tie is expected); above it 64 bits are drawn.
-_WIDE_KEYS_FROM: Final = 1 << 16
+# Below this many elements 22 random bits decide an element's place (of 8,192 elements some 8 pairs tie, and
+# keep their order); above it 48 bits do.
+_WIDE_KEYS_FROM: Final = 1 << 15
+_LONGEST_CHUNK: Final = 1 << 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ class Order:
         blocks: Blocks mixed in one chunk of one stream.
 
     Raises:
-        DefinitionError: a size that is not positive.
+        DefinitionError: a size that is not positive, or a chunk of more than 32,768 rows in a stream.
     """
 
     fingerprint: str
@@ -71,6 +74,11 @@ class Order:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise DefinitionError(f"{name} is {value!r}: it must be a positive integer", value=value)
+        if self.block_rows * self.blocks > _LONGEST_CHUNK:
+            raise DefinitionError(
+                f"{self.blocks} blocks of {self.block_rows} rows: more than {_LONGEST_CHUNK} in a chunk",
+                hint="smaller blocks, or fewer of them",
+            )
 
     @property
     def chunk_positions(self) -> int:
@@ -94,15 +102,12 @@ class Chunk:
         fetch: `(n,)` samples in the order that reads best (by stream, then ascending runs).
         places: `(n,)` for each of the rank's positions, where its sample stands in `fetch`.
             `None`: the positions are `fetch` as it is.
+        samples: `(n,)` samples in the order in which the rank delivers them.
     """
 
     fetch: Int64Array
     places: Int32Array | None
-
-    @property
-    def samples(self) -> Int64Array:
-        """`(n,)` samples in the order in which the rank delivers them."""
-        return self.fetch if self.places is None else self.fetch[self.places]
+    samples: Int64Array
 
 
 def random_keys(
@@ -125,9 +130,15 @@ def permutation(order: Order, *, epoch: int, label: str, parts: tuple[int, ...],
     if count < 2:
         return np.zeros(count, np.int64)
     if count < _WIDE_KEYS_FROM:
-        words = random_keys(order, epoch=epoch, label=label, parts=parts, count=(count + 1) // 2)
-        return permutation_of_keys(words.astype("<u8", copy=False).view("<u4")[:count])
+        return permutation_of_keys(_short_keys(order, epoch=epoch, label=label, parts=parts, count=count))
     return permutation_of_keys(random_keys(order, epoch=epoch, label=label, parts=parts, count=count))
+
+
+def _short_keys(
+    order: Order, *, epoch: int, label: str, parts: tuple[int, ...], count: int
+) -> npt.NDArray[np.uint32]:
+    words = random_keys(order, epoch=epoch, label=label, parts=parts, count=(count + 1) // 2)
+    return words.astype("<u8", copy=False).view("<u4")[:count]
 
 
 def chunk_of(order: Order, *, epoch: int, chunk: int, rank: int = 0, world: int = 1) -> Chunk:
@@ -145,10 +156,11 @@ def chunk_of(order: Order, *, epoch: int, chunk: int, rank: int = 0, world: int 
     stop = min(order.samples, start + order.chunk_positions)
     if order.shuffle == "none":
         first = start + (rank - start) % world
-        return Chunk(np.arange(first, max(first, stop), world, dtype=np.int64), None)
+        rows = np.arange(first, max(first, stop), world, dtype=np.int64)
+        return Chunk(rows, None, rows)
     if order.shuffle == "full":
         whole = permutation(order, epoch=epoch, label="full", parts=(), count=order.samples)
-        return Chunk(whole[rank::world], None)
+        return Chunk(whole[rank::world], None, whole[rank::world])
     return _block_chunk(order, epoch=epoch, chunk=chunk, rank=rank, world=world)
 
 
@@ -168,40 +180,36 @@ def stream_segments(order: Order) -> tuple[Int64Array, Int64Array]:
 
 def _block_chunk(order: Order, *, epoch: int, chunk: int, rank: int, world: int) -> Chunk:
     starts, lengths = stream_segments(order)
-    fetches, columns = [], []
-    longest, at = 0, 0
-    for stream in range(rank, order.streams, world):
-        segment = int(starts[stream]), int(lengths[stream])
-        rows = _stream_chunk(order, epoch=epoch, chunk=chunk, stream=stream, segment=segment)
-        inner = permutation(order, epoch=epoch, label="rows", parts=(stream, chunk), count=rows.size)
-        fetches.append(rows)
-        columns.append(inner + at)
-        at += rows.size
-        longest = max(longest, rows.size)
-    places = np.full((longest, len(columns)), -1, np.int32)
-    for number, column in enumerate(columns):
-        places[: column.size, number] = column
-    flat = places.reshape(-1)
-    # Shorter streams come after the longer ones of the same rank, so the gaps are all in the last row.
-    return Chunk(np.concatenate(fetches), flat if at == flat.size else flat[flat >= 0])
-
-
-def _stream_chunk(
-    order: Order, *, epoch: int, chunk: int, stream: int, segment: tuple[int, int]
-) -> Int64Array:
-    """Samples of one stream's chunk, before they are permuted: whole blocks, ascending."""
-    start, length = segment
     span = order.block_rows * order.blocks
-    wanted = min(length, (chunk + 1) * span) - chunk * span
-    if wanted <= 0:
-        return np.zeros(0, np.int64)
-    whole = length // order.block_rows
-    phase = int(
-        random_keys(order, epoch=epoch, label="phase", parts=(stream,), count=1)[0] % np.uint64(length)
+    streams = np.arange(rank, order.streams, world)
+    sizes = np.clip(lengths[streams] - chunk * span, 0, span)
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    fetch = np.empty(int(edges[-1]), np.int64)
+    keys = np.empty(fetch.size, np.uint32)
+    for stream, (at, end) in zip(streams.tolist(), pairwise(edges.tolist()), strict=True):
+        length = int(lengths[stream])
+        if at == end:
+            continue
+        phase, blocks = _blocks(order, epoch, stream, length)
+        chosen = np.sort(blocks[chunk * order.blocks : (chunk + 1) * order.blocks])
+        fill_blocks(
+            chosen,
+            block_rows=order.block_rows,
+            phase=phase,
+            start=int(starts[stream]),
+            length=length,
+            out=fetch[at:end],
+        )
+        keys[at:end] = _short_keys(order, epoch=epoch, label="rows", parts=(stream, chunk), count=end - at)
+    places, samples = deal(fetch, keys, edges)
+    return Chunk(fetch, places, samples)
+
+
+@lru_cache(maxsize=4 * DEFAULT_STREAMS)
+def _blocks(order: Order, epoch: int, stream: int, length: int) -> tuple[int, Int64Array]:
+    """Draw a stream's phase and the order of its blocks; kept, since every chunk of an epoch needs them."""
+    phase = random_keys(order, epoch=epoch, label="phase", parts=(stream,), count=1)[0]
+    blocks = permutation(
+        order, epoch=epoch, label="blocks", parts=(stream,), count=length // order.block_rows
     )
-    blocks = permutation(order, epoch=epoch, label="blocks", parts=(stream,), count=whole)
-    chosen = np.sort(blocks[chunk * order.blocks : (chunk + 1) * order.blocks])
-    rows = (chosen[:, None] * order.block_rows + np.arange(order.block_rows)).reshape(-1)
-    if rows.size < wanted:
-        rows = np.concatenate([rows, np.arange(whole * order.block_rows, length, dtype=np.int64)])
-    return start + (rows + phase) % length
+    return int(phase % np.uint64(length)), blocks

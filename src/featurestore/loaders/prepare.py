@@ -103,9 +103,9 @@ class Prepared:
     threads: int
     prefetch: int
 
-    def step_rows(self) -> StepRows:
-        """Return a new walk over steps."""
-        return StepRows(self.order, self.selection, self.plan)
+    def step_rows(self, *, spans: bool = False) -> StepRows:
+        """Return a new walk over steps; with `spans` one that knows in which order rows read best."""
+        return StepRows(self.order, self.selection, self.plan, spans=spans)
 
 
 def options_of(given: Mapping[str, Any]) -> LoaderOptions:

@@ -93,11 +93,13 @@ class ChunkRows:
     Attributes:
         fetch: `(n,)` row numbers in the order that reads best.
         places: `(n,)` where each delivered row stands in `fetch`; None: in the same order.
+        delivered: `(n,)` row numbers in the order of delivery.
         start: The first one's position in the rank's own sequence.
     """
 
     fetch: Int64Array
     places: Places | None
+    delivered: Int64Array
     start: int
 
     def part(self, start: int, stop: int) -> tuple[Int64Array, Places]:
@@ -119,21 +121,26 @@ class ChunkRows:
 
     def rows(self, start: int, stop: int) -> Int64Array:
         """Row numbers of the rank's positions `[start, stop)`, counted from its first."""
-        window = slice(start - self.start, stop - self.start)
-        return self.fetch[window] if self.places is None else self.fetch[self.places[window]]
+        return self.delivered[start - self.start : stop - self.start]
 
 
 class StepRows:
     """Rows of any step of any epoch; keeps the chunks in use. Safe for threads.
 
-    Memory: `keep` chunks of 12 bytes per row, plus what the selection holds.
+    Args:
+        spans: Keep the reading order of chunks, for `span`; else rows come in the order of delivery alone.
+
+    Memory: `keep` chunks of 8 bytes per row (20 with `spans`), plus what the selection holds.
     """
 
-    def __init__(self, order: Order, selection: Selection, plan: StepPlan, *, keep: int = 3) -> None:
+    def __init__(
+        self, order: Order, selection: Selection, plan: StepPlan, *, keep: int = 3, spans: bool = False
+    ) -> None:
         self.order = order
         self.selection = selection
         self.plan = plan
         self._keep = keep
+        self._spans = spans
         self._chunks: dict[tuple[int, int], ChunkRows] = {}
         self._lock = threading.Lock()
         self._building: dict[tuple[int, int], threading.Lock] = {}
@@ -157,7 +164,12 @@ class StepRows:
                     return self._chunks[key]
             plan = self.plan
             made = chunk_of(self.order, epoch=epoch, chunk=number, rank=plan.rank, world=plan.world)
-            rows = ChunkRows(self.selection.rows_of(made.fetch), made.places, self._start(number))
+            delivered = self.selection.rows_of(made.samples)
+            if self._spans:
+                fetch, places = self.selection.rows_of(made.fetch), made.places
+            else:
+                fetch, places = delivered, None
+            rows = ChunkRows(fetch, places, delivered, self._start(number))
             with self._lock:
                 self._chunks[key] = rows
                 while len(self._chunks) > self._keep:
@@ -169,6 +181,10 @@ class StepRows:
     def _start(self, number: int) -> int:
         # Chunks begin at multiples of streams, and the world divides the streams.
         return number * self.order.chunk_positions // self.plan.world
+
+    def chunk_at(self, step: int) -> int:
+        """Return the number of the chunk that a step begins in."""
+        return step * self.plan.batch // self.chunk_rows
 
     def rows(self, epoch: int, step: int) -> tuple[Int64Array, int]:
         """Return the row numbers of a step and how many of them are real (the rest is padding).

@@ -139,7 +139,7 @@ class StreamedFeed:
         edges = [*range(step, plan.steps, tier.unit_steps), plan.steps]
         self._spans = list(pairwise(edges))
         self._epoch = epoch
-        self._walk = tier.prepared.step_rows()
+        self._walk = tier.prepared.step_rows(spans=True)
         threads = max(1, min(SLOTS, tier.prepared.threads))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="featurestore-fill")
         self._filling: deque[Future[_Filled]] = deque()
