@@ -38,7 +38,7 @@ def cluster() -> Iterator[Executor]:
         yield executor_of("ray", default="threads", workers=0)
     finally:
         ray.shutdown()
-        nodes.shutdown()
+        nodes.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.integration

@@ -34,7 +34,7 @@ class RayExecutor:
             # Nothing leaves the machine, and Ray's own progress does not mix with ours.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
     def run(self, work: Callable[[Task], Answer], tasks: Sequence[Task]) -> Iterator[Answer]:
         """Yield the answers as they come, in any order; the first error stops the rest and is raised.
