@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
@@ -151,8 +151,8 @@ def _warm() -> Finding:
     from featurestore.temporal.warm import warm_kernels
 
     with notes().status("compiling kernels"):
-        answer: Any = warm_kernels()
-    return Finding("kernels", True, f"compiled and cached{'' if answer is None else f' ({answer})'}")
+        warm_kernels()
+    return Finding("kernels", True, "compiled and cached")
 
 
 def _probe(program: str, *arguments: str) -> str | None:

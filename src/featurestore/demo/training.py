@@ -45,7 +45,7 @@ def train_in_process(root: Path, name: str, *, until: str) -> Training:
     if done.returncode:
         raise FeatureStoreError(
             "training failed: " + "".join(done.stderr.strip().splitlines()[-1:]),
-            hint=f"run {' '.join(command[1:])} to see all of it",
+            hint=f"run {' '.join(command)} to see all of it",
         )
     raw = json.loads(done.stdout)
     return Training(**{**raw, "losses": tuple(raw["losses"])})
