@@ -224,13 +224,11 @@ class StoredColumn:
     def addresses(self, rows: Int64Array) -> Int64Array:
         """Return the memory address of each row, for the compiled loops; the parts must be open."""
         kernels = compiled()
+        assert kernels is not None, "addresses are for compiled loops"  # noqa: S101 - a fault of ours
         index = self.index
         out = np.empty(rows.size, np.int64)
         stride = self.width * self.dtype.itemsize
-        if kernels is not None:
-            kernels.row_addresses(
-                self._addresses, index.starts, index.first_part, index.shift, rows, stride, out
-            )
+        kernels.row_addresses(self._addresses, index.starts, index.first_part, index.shift, rows, stride, out)
         return out
 
     def gather_mask(self, rows: Int64Array, columns: Int64Array, out: UInt8Array, at: int) -> None:

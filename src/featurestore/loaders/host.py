@@ -159,6 +159,31 @@ class HostGather:
         # The window's last row is the anchor itself.
         return np.where(windows.mask(rows), flat[:, -1:] - flat, 0)
 
+    def _features(self, rows: Int64Array) -> tuple[Any, Any]:
+        fields = self.fields
+        x = {m.name: self.matrix(m, rows) for m in fields.matrices}
+        mask = {m.name: self.mask(m, rows) for m in fields.matrices} if fields.nulls == "mask" else None
+        return arranged(fields, x), None if mask is None else arranged(fields, mask)
+
+    def _labels(self, rows: Int64Array) -> Any:
+        values = {label.name: self._scalar(label, rows) for label in self.fields.labels}
+        return labels_of(values)
+
+    def _scalar(self, scalar: Scalar, rows: Int64Array) -> AnyArray:
+        column = self._scalars[scalar.name]
+        dtype = np.dtype(scalar.dtype) if scalar.dtype else column.dtype
+        out = self.pool.empty((rows.size, 1), dtype)
+        column.gather(rows, np.asarray([scalar.column]), out, 0, None)
+        return out.reshape(-1)
+
+    def _plain(self, column: StoredColumn, rows: Int64Array) -> AnyArray:
+        return self._extra(column, rows).reshape(-1)
+
+    def _extra(self, column: StoredColumn, rows: Int64Array) -> AnyArray:
+        out = self.pool.empty((rows.size, column.width), column.dtype)
+        column.gather(rows, np.arange(column.width), out, 0, None)
+        return out.reshape(-1) if column.width == 1 else out
+
     def _pieces_of(self, matrix: Matrix) -> list[Piece]:
         fills = fill_values(matrix)
         nullable_packs = {p.column: p.mask is not None for p in self.source.manifest.packs}

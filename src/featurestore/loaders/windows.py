@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from featurestore.core.time import Duration, Int64Array, duration_ns
 from featurestore.errors import DefinitionError
+from featurestore.loaders import gather as rows_gather
 from featurestore.loaders.entities import EntityIndex
-from featurestore.loaders.gather import AnyArray, StoredColumn, bits, castable, compiled
+from featurestore.loaders.gather import AnyArray, StoredColumn, bits, castable
 from featurestore.loaders.selection import Selection
 from featurestore.loaders.source import DatasetRows
 
@@ -166,7 +167,7 @@ class WindowIndex:
 
         Cost: whole rows in long runs, at about the speed of a plain copy.
         """
-        kernels = compiled()
+        kernels = rows_gather.compiled()
         whole = columns.size == column.width == out.shape[2] and bool((np.diff(columns) == 1).all())
         if (
             kernels is None
