@@ -347,6 +347,23 @@ def number_present(present: UInt8Array, table: Int32Array) -> int:
 
 
 @kernel
+def shift_values(
+    values: npt.NDArray[np.signedinteger[Any]],
+    bitmap: UInt8Array,
+    offset: int,
+    least: int,
+    out: Int32Array,
+) -> None:
+    """Write how far each integer lies above the least one, -1 for null."""
+    if len(bitmap) == 0:
+        for i in range(len(values)):
+            out[i] = np.int32(values[i] - least)
+    else:
+        for i in range(len(values)):
+            out[i] = np.int32(values[i] - least) if is_valid(bitmap, offset + i) else np.int32(-1)
+
+
+@kernel
 def look_up_values(
     values: npt.NDArray[np.signedinteger[Any]],
     bitmap: UInt8Array,

@@ -25,6 +25,8 @@ _UInt8Array = npt.NDArray[np.uint8]
 
 # An integer key takes the direct table where its range is at most this, or twice the rows.
 _DIRECT_RANGE: Final = 1 << 16
+# Up to this range a code is just the distance from the least value; unused ones cost next to nothing.
+_SHIFT_RANGE: Final = 1 << 12
 # Columns in more pieces than this are joined first: each piece costs some microseconds.
 _MANY_CHUNKS: Final = 64
 _NO_BITMAP: Final[_UInt8Array] = frozen(np.empty(0, np.uint8))
@@ -38,7 +40,7 @@ class KeyCodes:
     Attributes:
         codes: per side `(n,)`; equal keys have equal codes on every side, -1 where a key column is null.
         entities: codes are 0 to entities - 1, in no promised order. Every one is in use, except that a
-            dictionary's unused values are numbered too.
+            dictionary's unused values are numbered too, and up to 4,096 gaps between small integers.
     """
 
     codes: tuple[Int32Array, ...]
@@ -126,7 +128,11 @@ def _code_dictionaries(arrays: list[pa.Array], outs: list[Int32Array], kind: str
         table = frozen(tables[place])
         indices = frozen(_numbers(array.indices).astype(np.int32, copy=False))
         bitmap = _bitmap(array.indices)
+        is_same = array.null_count == 0 and np.array_equal(table, np.arange(len(table), dtype=np.int32))
         for lo, hi in split(len(array), thread_count(threads, len(array))):
+            if is_same:
+                tasks.append(partial(np.copyto, out[lo:hi], indices[lo:hi]))
+                continue
             offset = array.indices.offset + lo
             tasks.append(partial(_kernels.look_up, indices[lo:hi], bitmap, offset, table, out[lo:hi]))
     _run(tasks, threads)
@@ -240,15 +246,20 @@ def _code_narrow(
     threads: int | None,
 ) -> int:
     """Number integers of a small range by a table with one entry per possible value."""
-    present = np.zeros(most - least + 1, np.uint8)
+    span = most - least + 1
+    marks, looks, shifts = [], [], []
+    present = np.zeros(span if span > _SHIFT_RANGE else 0, np.uint8)
     table = np.empty(len(present), np.int32)
-    marks, looks = [], []
     for array, whole, bitmap, out in zip(arrays, numbers, bitmaps, outs, strict=True):
         values = whole if whole.dtype in (np.int32, np.int64) else whole.astype(np.int64)
         for lo, hi in split(len(array), thread_count(threads, len(array))):
             part = (frozen(values[lo:hi]), bitmap, array.offset + lo, least)
             marks.append(partial(_kernels.mark_present, *part, present))
             looks.append(partial(_kernels.look_up_values, *part, frozen(table), out[lo:hi]))
+            shifts.append(partial(_kernels.shift_values, *part, out[lo:hi]))
+    if span <= _SHIFT_RANGE:
+        _run(shifts, threads)
+        return max(span, 0)
     _run(marks, threads)
     entities = int(_kernels.number_present(present, table))
     _run(looks, threads)

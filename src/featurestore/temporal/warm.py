@@ -38,7 +38,10 @@ def warm_joins() -> None:
         text.dictionary_encode(),
         wide,
         pa.array(places),
+        pa.array(places * 8),
         pa.array(places, pa.int32()),
+        pa.array(places * 8, pa.int32()),
+        pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), text.take(pa.array(places[::-1]))),
     ]
     for column in columns:
         code_keys([[column], [column]], ["key"])
