@@ -99,8 +99,8 @@ def serve(
         if flight is not None:
             front = _flight(store, flight, tls=tls, allow_insecure=allow_insecure)
             where += f", Flight on {fronts.enter_context(front).address}"
-        notes().print(f"serving {escape(root)}: {where}; Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
+            notes().print(f"serving {escape(root)}: {where}; Ctrl-C ends it")
             handle.wait()
         notes().print("draining")
 
