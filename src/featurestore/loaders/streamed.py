@@ -220,8 +220,11 @@ class StreamedFeed:
     def _advance(self, *, wait: bool) -> None:
         """Hand filled slots to the side stream, as far as device buffers are free."""
         while self._filling and self._copied - self._done < DEVICE_BUFFERS:
-            if not (wait or self._filling[0].done()):
+            head = self._filling[0]
+            if not (wait or head.done()):
                 return
+            if self._there and head.done() and head.exception() is not None:
+                return  # what is on the device comes first, the error at its own batch
             filled = self._filling.popleft().result()
             self._copy(filled)
             self._fill_slots()
