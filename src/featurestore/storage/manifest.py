@@ -199,7 +199,7 @@ def current_version(folder: str | Path) -> int | None:
     except NotFoundError:
         return None
     name, _, check = text.partition(" ")
-    if not (len(name) >= 9 and name[0] == "v" and name[1:].isdigit()) or (check and check != _crc(name)):
+    if not (len(name) >= 9 and name[0] == "v" and name[1:].isdigit()) or check != _crc(name):
         raise CorruptDataError(
             f"{str(Path(folder) / CURRENT)!r} says {text!r}, which is not a version",
             hint="write the newest version's folder name into it, or materialize again",
