@@ -11,7 +11,7 @@ from featurestore.errors import DefinitionError, SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.merge import is_mergeable, merge_indices
 from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, check_codes, partition_rows
-from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows, check_choice, check_rows, frozen
+from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows, check_choice, check_rows, frozen, scratch
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.asof_kernels")
@@ -154,7 +154,7 @@ def _search(
         if rows.known_ns is not None:
             known = partition.take(frozen(rows.known_ns), threads=threads)
         tree, levels = _knowledge_tree(known)
-    out = np.empty(len(spine), np.int64)
+    out = scratch(len(spine), np.dtype(np.int64))
     order = NO_INT32 if partition.order is None else partition.order
     codes = frozen(spine.codes)
     tasks = [

@@ -15,7 +15,7 @@ from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.key_kinds import key_kind
-from featurestore.temporal.rows import Int32Array, frozen
+from featurestore.temporal.rows import Int32Array, frozen, scratch
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.key_kernels")
@@ -89,7 +89,7 @@ def _code_column(columns: Sequence[Column], name: str, threads: int | None) -> t
                 column=name,
             )
     arrays = [array for column in columns for array in _chunks(column)]
-    codes = np.empty(sum(len(array) for array in arrays), np.int32)
+    codes: Int32Array = scratch(sum(len(array) for array in arrays), np.dtype(np.int32))
     edges = [0, *np.cumsum([len(array) for array in arrays]).tolist()]
     outs = [codes[a:b] for a, b in pairwise(edges)]
     if any(pa.types.is_dictionary(array.type) for array in arrays):

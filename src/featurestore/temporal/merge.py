@@ -9,7 +9,7 @@ import numpy as np
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.order import NO_INT64
-from featurestore.temporal.rows import Int32Array, Rows, frozen
+from featurestore.temporal.rows import Int32Array, Rows, frozen, scratch
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.merge_kernels")
@@ -89,7 +89,7 @@ def _merge(
     cuts = np.zeros((parts + 1, 2), np.int64)
     _kernels.cut_merge(time, event, slack, cuts)
     states: Int32Array = np.full((parts, entities + 1), -1, np.int32)
-    out = np.empty(len(spine), np.int64)
+    out = scratch(len(spine), np.dtype(np.int64))
     if pairs:
         run_parallel(
             [partial(_kernels.merge_two, *sides, cuts, states, part, out) for part in range(0, parts, 2)]
@@ -126,7 +126,7 @@ def _merge_places(
     time, event, slack = frozen(spine.event_ns), frozen(rows.event_ns), int(inclusive)
     cuts = np.zeros((2 * wide + 1, 2), np.int64)
     _kernels.cut_merge(time, event, slack, cuts)
-    out = np.empty(len(spine), np.int64)
+    out = scratch(len(spine), np.dtype(np.int64))
 
     def lane(part: int) -> None:
         _kernels.merge_places(time, event, slack, cuts, part, out)

@@ -5,6 +5,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from featurestore.core.time import Int64Array
 from featurestore.errors import DefinitionError, SchemaError
@@ -51,6 +52,11 @@ def frozen(array: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
+
+
+def scratch(count: int, kind: np.dtype[Kind]) -> npt.NDArray[Kind]:
+    """Return an uninitialized array from Arrow's pool, which keeps its pages from one join to the next."""
+    return np.frombuffer(pa.allocate_buffer(count * kind.itemsize), kind)
 
 
 def check_rows(rows: Rows, what: str) -> None:
