@@ -44,7 +44,7 @@ def asof_join(
         tolerance: the greatest distance in time, bound included: `"5s"`, a timedelta or integer ns.
         boundary: `inclusive`: a row of the very same instant matches; `exclusive`: it does not.
         created_on: right's column of when a row could have been known. Rows known only after left's
-            time do not exist for it (a null: never known).
+            time do not exist for it (a null, or the last ns that int64 holds: never known).
         columns: which of right's columns to take; by default all but its time and key columns.
         prefix: put before the names of right's columns.
         matched_timestamp: name of an extra column with the matched row's time, null where none is.
