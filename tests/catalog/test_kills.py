@@ -31,7 +31,9 @@ def apply_and_die(folder: str, step: int, mid: str) -> None:
 
 def outcome(folder: Path, step: int, mid: str) -> int:
     """Run `apply_and_die` in a process of its own and return how it ended."""
-    context = multiprocessing.get_context("fork")  # nothing of DuckDB's threads runs in this test's parent
+    # Forked from a server without threads: this process may hold DuckDB's, torch's or JAX's.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.catalog.house", "featurestore.catalog.catalog"])
     process = context.Process(target=apply_and_die, args=(str(folder), step, mid))
     process.start()
     process.join()

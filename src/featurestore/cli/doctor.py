@@ -49,6 +49,7 @@ EXTRAS: Final = {
     "ray": (("ray", "ray"),),
     "redis": (("redis", "redis"),),
     "s3": (("s3fs", "s3fs"),),
+    "testing": (("pytest", "pytest"), ("hypothesis", "hypothesis")),
 }  # fmt: skip
 # Each prints one line: what it can use. It runs only where its extra imports.
 DEVICES: Final = {
