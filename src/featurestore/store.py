@@ -159,7 +159,8 @@ class FeatureStore:
     ) -> "MaterializeResult":
         """Write a new version of a training set or a view; the same inputs again write nothing.
 
-        A view with `online=True` also has its newest rows written to the online store.
+        A view with `online=True` also has its newest rows written to the online store, where one can
+        keep it: a view over a view whose values depend on several rows is read from history alone.
 
         Args:
             start: Rows from here on, included; `None`: from the first.
@@ -476,9 +477,8 @@ class FeatureStore:
         return open_source(source_spec(source), self.root).schema
 
     def _write_online(self, name: str, end_ns: int | None) -> None:
-        snapshot = self.catalog.snapshot()
-        found = snapshot.get(parse_ref(name))
-        if isinstance(found, FeatureView) and found.online:
+        found = self.catalog.snapshot().get(parse_ref(name))
+        if isinstance(found, FeatureView) and found.online and self.online.keeps(parse_ref(name)):
             from featurestore.materialize.newest import newest_rows
 
             self.online.write_rows(name, newest_rows(self._context(), name, end_ns=end_ns))

@@ -131,3 +131,23 @@ def test_settings_come_from_the_file_and_wrong_ones_are_refused(tmp_path: Path) 
     (tmp_path / "feature_store.yaml").write_text("project: [\n")
     with pytest.raises(DefinitionError, match="cannot be read"):
         fs.FeatureStore(tmp_path)
+
+
+def test_a_view_that_cannot_be_kept_online_is_read_from_history_and_stops_no_other(
+    store: fs.FeatureStore,
+) -> None:
+    top = fs.FeatureView(
+        "top", source="week", entities=[USER], aggregations=[fs.Aggregation("spent_sum_7d", "max", "7d")]
+    )
+    store.apply([top])
+    assert store.materialize("top").created
+    spine = pa.table({"user": [1], "ts": pa.array([2 * DAY], pa.int64())})
+    history = store.get_historical_features(spine, ["top"]).to_arrow()
+    assert history.column("spent_sum_7d_max_7d").to_pylist() == [9.0]
+    with pytest.raises(DefinitionError, match="cannot be kept online"):
+        store.get_online_features(["top"], {"user": [1]}, now=10 * DAY)
+    written = store.push("visits", visits([(1, 9 * DAY, 4.0)]))
+    assert written is not None
+    assert written.views == ("last_visit@1", "week@1")
+    spent = store.get_online_features(["last_visit"], {"user": [1]}, now=10 * DAY).to_dict()["spent"]
+    assert spent == [4.0]

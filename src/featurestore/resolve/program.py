@@ -49,6 +49,17 @@ class ViewProgram:
         """The view and its version, such as `quote@2`."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def is_row_by_row(self) -> bool:
+        """Whether each output row depends on one row of the source alone, all the way down."""
+        below = self.upstream is None or self.upstream.is_row_by_row
+        return self.nulls == "keep" and not self.aggregations and below
+
+    @property
+    def can_be_online(self) -> bool:
+        """Whether an online store can keep it up to date from the rows that arrive, one by one."""
+        return self.online and (self.upstream is None or self.upstream.is_row_by_row)
+
     def inputs(self) -> tuple[str, ...]:
         """Return the value columns that features read, in order of first use."""
         names: Iterable[str] = (

@@ -14,13 +14,14 @@ from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.names import near
 from featurestore.core.time import INT64_MIN, Instant, instant_ns
 from featurestore.errors import DefinitionError, FeatureStoreError, NotFoundError
+from featurestore.resolve.program import compile_view
 from featurestore.serve.answers import answer_resolved
 from featurestore.serve.erasure import erase_keys, export_keys
 from featurestore.serve.reader import ReadPlan, check_now, plan_read, read_features
 from featurestore.serve.request import EntityRows, Readers, read_entity_rows
 from featurestore.serve.response import OnlineResponse
 from featurestore.serve.store import Delivery, Edit, OnlineStore
-from featurestore.serve.views import OnlineView, online_view
+from featurestore.serve.views import OnlineView, check_kept, online_view
 from featurestore.serve.writes import Prepared, merge_rows, prepare_rows
 from featurestore.temporal.visible import floor_of
 
@@ -183,11 +184,18 @@ class OnlineBackend:
         found = state.views.get(whole)
         if found is None:
             found = online_view(state.snapshot, whole)
-            if not found.program.online:
-                raise DefinitionError(f"{found.table} is not kept online", hint="define it with online=True")
+            check_kept(found.program)
             self.store.open_table(found.table, found.codec.fingerprint)
             state.views[whole] = found
         return found
+
+    def keeps(self, ref: Ref) -> bool:
+        """Say whether a view is kept online: it is to be, and its rows can be told one by one.
+
+        Raises:
+            NotFoundError: no such view.
+        """
+        return compile_view(self._state.snapshot, ref.whole()).can_be_online
 
     def views_over(self, source: str) -> list[OnlineView]:
         """Return the online views whose rows come from a source, through other views too.
@@ -202,7 +210,7 @@ class OnlineBackend:
             views = [
                 self.online_view(Ref(d.name))
                 for d in state.snapshot.definitions("feature_view")
-                if isinstance(d, FeatureView) and d.online
+                if isinstance(d, FeatureView) and self.keeps(Ref(d.name))
             ]
             for view in views:
                 state.by_source.setdefault(view.program.source, []).append(view)
@@ -229,7 +237,7 @@ class OnlineBackend:
         """Do once, on no rows, what calls will do, so that kernels and engines are loaded before them."""
         state = self._state
         for definition in state.snapshot.definitions("feature_view"):
-            if not isinstance(definition, FeatureView) or not definition.online:
+            if not isinstance(definition, FeatureView) or not self.keeps(Ref(definition.name)):
                 continue
             view = self.online_view(Ref(definition.name))
             source = state.snapshot.schema_of(Ref(view.program.source), "source")

@@ -17,7 +17,7 @@ from featurestore.serve.answers import Answer, OneReading, SteadyAnswers, answer
 from featurestore.serve.request import Column, Readers
 from featurestore.serve.response import OnlineResponse
 from featurestore.serve.store import OnlineStore
-from featurestore.serve.views import OnlineView, online_view
+from featurestore.serve.views import OnlineView, check_kept, online_view
 
 _CLOCK = "__now__"
 _STEADY_BYTES = 16 << 20
@@ -98,10 +98,7 @@ def plan_read(
 def _view_read(
     snapshot: CatalogSnapshot, key: str, program: ViewProgram, spine_keys: tuple[str, ...]
 ) -> ViewRead:
-    if not program.online:
-        raise DefinitionError(
-            f"{program.ref} is not kept online", hint="define it with online=True", view=program.ref
-        )
+    check_kept(program)
     view = online_view(snapshot, Ref(program.name, program.version))
     reading = OneReading(view) if view.is_plain else None
     one = reading if reading is not None and reading.possible else None

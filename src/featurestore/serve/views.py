@@ -11,7 +11,7 @@ import pyarrow as pa
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.snapshot import CatalogSnapshot
 from featurestore.core.keys import key_bytes
-from featurestore.errors import SchemaError
+from featurestore.errors import DefinitionError, SchemaError
 from featurestore.resolve.program import ViewProgram, compile_view
 from featurestore.serve.codec import RowCodec
 
@@ -99,6 +99,24 @@ def online_view(snapshot: CatalogSnapshot, ref: Ref) -> OnlineView:
     columns = program.schema if is_plain(program) else _inputs_schema(program, rows)
     key_types = tuple(rows.field(key).type for key in program.join_keys)
     return OnlineView(program, key_types, RowCodec(columns))
+
+
+def check_kept(program: ViewProgram) -> None:
+    """Check that the online store keeps a view.
+
+    Raises:
+        DefinitionError: it is not to be online, or its rows cannot be told one by one.
+    """
+    if not program.online:
+        raise DefinitionError(
+            f"{program.ref} is not kept online", hint="define it with online=True", view=program.ref
+        )
+    if not program.can_be_online:
+        raise DefinitionError(
+            f"{program.ref} reads a view whose values depend on more than one row; it cannot be kept online",
+            hint="define its features on the source, or read them with get_historical_features",
+            view=program.ref,
+        )
 
 
 def _rows_schema(snapshot: CatalogSnapshot, program: ViewProgram) -> pa.Schema:

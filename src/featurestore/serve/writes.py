@@ -17,13 +17,12 @@ import xxhash
 
 from featurestore.core.keys import distinct_keys, key_bytes
 from featurestore.core.time import INT64_MAX, Int64Array
-from featurestore.errors import DefinitionError, SchemaError
+from featurestore.errors import SchemaError
 from featurestore.resolve.events import Events, column_of, columns_of, source_events
-from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.retain import retained_coded
 from featurestore.resolve.views import evaluate_features, view_events
 from featurestore.serve.codec import Block, RowCodec, Stored, concat_blocks
-from featurestore.serve.views import OnlineView, check_key_kind, is_plain
+from featurestore.serve.views import OnlineView, check_key_kind
 from featurestore.temporal.rows import Rows
 from featurestore.temporal.visible import newest_and_later, surviving_rows
 
@@ -57,7 +56,6 @@ def prepare_rows(view: OnlineView, table: pa.Table) -> Prepared:
     Raises:
         SchemaError: a column is missing or of another type than the catalog recorded.
         ExpressionError: an expression failed on the values it met.
-        DefinitionError: the view reads a view whose values depend on more than one row.
     """
     program = view.program
     events, columns = _evaluated(view, table)
@@ -119,7 +117,6 @@ def erase_values(codec: RowCodec, old: Sequence[bytes | None], *, at_ns: int) ->
 def _evaluated(view: OnlineView, table: pa.Table) -> tuple[Events, list[pa.Array]]:
     program = view.program
     if program.upstream is not None:
-        _check_row_wise(program.upstream, view.table)
         table = view_events(program.upstream, table, threads=1)
     events = source_events(table, program.times)
     if view.is_plain:
@@ -128,19 +125,6 @@ def _evaluated(view: OnlineView, table: pa.Table) -> tuple[Events, list[pa.Array
         values = evaluate_features(program, inputs, newest=None, rows=table.num_rows)
         return events, [typed_column(values[f.name], f) for f in view.codec.schema]
     return events, [typed_column(column_of(table, f.name), f) for f in view.codec.schema]
-
-
-def _check_row_wise(upstream: ViewProgram, name: str) -> None:
-    program: ViewProgram | None = upstream
-    while program is not None:
-        if not is_plain(program):
-            raise DefinitionError(
-                f"{name} reads view {program.ref}, whose values depend on more than one row; "
-                "it cannot be kept online",
-                hint="define the features on the source, or set online=False",
-                view=name,
-            )
-        program = program.upstream
 
 
 def typed_column(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> pa.Array:
