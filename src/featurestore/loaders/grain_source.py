@@ -8,7 +8,7 @@ import numpy as np
 from featurestore.errors import DefinitionError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
-from featurestore.loaders.host import HostGather
+from featurestore.loaders.host import HostGather, host_gather
 from featurestore.loaders.prepare import Prepared
 
 
@@ -66,14 +66,7 @@ class GrainSource:
     def _reader(self) -> HostGather:
         if self._gather is None:
             prepared = self._prepared
-            self._gather = HostGather(
-                prepared.source,
-                prepared.fields,
-                vocabularies=prepared.vocabularies,
-                entities=prepared.entities,
-                windows=prepared.windows,
-                pool=BufferPool(idle=8),
-            )
+            self._gather = host_gather(prepared, BufferPool(idle=8))
         return self._gather
 
 

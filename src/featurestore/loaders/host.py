@@ -13,6 +13,7 @@ from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.entities import EntityIndex
 from featurestore.loaders.fields import Fields, Matrix, Scalar
 from featurestore.loaders.gather import AnyArray, StoredColumn
+from featurestore.loaders.prepare import Prepared
 from featurestore.loaders.source import TIME, DatasetRows
 from featurestore.loaders.vocabulary import codes_column
 from featurestore.loaders.windows import WindowIndex
@@ -250,3 +251,15 @@ def entity_column(source: DatasetRows, entities: EntityIndex) -> StoredColumn:
         return entities.codes_of(part, view.entity_codes)
 
     return source.derive("\0entity", np.dtype(np.int32), 1, encode)
+
+
+def host_gather(prepared: Prepared, pool: BufferPool) -> HostGather:
+    """Return the gather that every tier and adapter builds its batches with."""
+    return HostGather(
+        prepared.source,
+        prepared.fields,
+        vocabularies=prepared.vocabularies,
+        entities=prepared.entities,
+        windows=prepared.windows,
+        pool=pool,
+    )

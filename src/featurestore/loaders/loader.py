@@ -11,7 +11,7 @@ from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.fitting import fit_preprocessing
 from featurestore.loaders.grain_source import GrainSource
-from featurestore.loaders.host import HostGather
+from featurestore.loaders.host import host_gather
 from featurestore.loaders.leakage import leakage_report
 from featurestore.loaders.prefetch import OrderedPrefetch
 from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
@@ -67,14 +67,7 @@ class HostTier:
         batch_bytes = max(1, prepared.plan.batch * length * prepared.fields.row_bytes)
         self.group = max(1, min(16, GROUP_BYTES // batch_bytes))
         self.pool = BufferPool(idle=4 * (self.group * (prepared.prefetch + 1) + 3))
-        self.gather = HostGather(
-            prepared.source,
-            prepared.fields,
-            vocabularies=prepared.vocabularies,
-            entities=prepared.entities,
-            windows=prepared.windows,
-            pool=self.pool,
-        )
+        self.gather = host_gather(prepared, self.pool)
 
     def feed(self, epoch: int, step: int, stats: Stats) -> OrderedPrefetch[Batch]:
         """Begin an epoch at a step."""

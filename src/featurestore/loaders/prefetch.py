@@ -2,14 +2,36 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from featurestore.errors import FeatureStoreError, StorageError
 from featurestore.loaders.stats import Stats
 
 T = TypeVar("T")
+
+
+@contextmanager
+def closing_on_error(close: Callable[[], None]) -> Iterator[None]:
+    """End the threads by `close` before whatever went wrong in them reaches the consumer.
+
+    Raises:
+        FeatureStoreError: what went wrong in a thread, as it was raised there.
+        StorageError: the same, where it was an `OSError` or a cancelled task.
+    """
+    try:
+        yield
+    except FeatureStoreError:
+        close()
+        raise
+    except (OSError, CancelledError) as error:
+        close()
+        raise StorageError(f"a loader thread failed: {error}") from error
+    except BaseException:
+        close()
+        raise
 
 
 class OrderedPrefetch(Generic[T]):
@@ -64,17 +86,8 @@ class OrderedPrefetch(Generic[T]):
             FeatureStoreError: what went wrong in the thread.
             StorageError: the same, where it was an `OSError`.
         """
-        try:
+        with closing_on_error(self.close):
             return self._take()
-        except FeatureStoreError:
-            self.close()
-            raise
-        except (OSError, CancelledError) as error:
-            self.close()
-            raise StorageError(f"a loader thread failed: {error}") from error
-        except BaseException:
-            self.close()
-            raise
 
     def close(self, *, wait: bool = True) -> None:
         """Drop what is pending and end the threads."""

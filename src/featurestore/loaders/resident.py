@@ -10,7 +10,7 @@ from featurestore.core.time import Int64Array
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.device import Array, Device, Event
-from featurestore.loaders.host import HostGather
+from featurestore.loaders.host import host_gather
 from featurestore.loaders.prefetch import OrderedPrefetch
 from featurestore.loaders.prepare import Prepared
 from featurestore.loaders.shipping import Region, Shipment
@@ -41,14 +41,7 @@ class ResidentTier:
         self.prepared = prepared
         self.device = device
         self.reason = reason
-        gather = HostGather(
-            prepared.source,
-            prepared.fields,
-            vocabularies=prepared.vocabularies,
-            entities=prepared.entities,
-            windows=prepared.windows,
-            pool=BufferPool(idle=8),
-        )
+        gather = host_gather(prepared, BufferPool(idle=8))
         self.shipment = Shipment(gather)
         self.rows = resident_rows(prepared)
         self.direct: DirectReader | None = None

@@ -14,19 +14,19 @@ Every device call but the wait for a slot is made from the consumer's thread.
 """
 
 from collections import deque
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 
-from featurestore.errors import FeatureStoreError, StorageError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.device import Array, Device, Event
 from featurestore.loaders.gather import UInt8Array
-from featurestore.loaders.host import HostGather
+from featurestore.loaders.host import host_gather
+from featurestore.loaders.prefetch import closing_on_error
 from featurestore.loaders.prepare import Prepared
 from featurestore.loaders.shipping import ALIGN, Shipment, Unit, unit_of
 from featurestore.loaders.stats import Stats
@@ -76,14 +76,7 @@ class StreamedTier:
         self.prepared = prepared
         self.device = device
         self.reason = reason
-        gather = HostGather(
-            prepared.source,
-            prepared.fields,
-            vocabularies=prepared.vocabularies,
-            entities=prepared.entities,
-            windows=prepared.windows,
-            pool=BufferPool(idle=8),
-        )
+        gather = host_gather(prepared, BufferPool(idle=8))
         self.shipment = Shipment(gather)
         self.unit_steps = self._unit_steps()
         self.slot_bytes = self._slot_bytes(self.unit_steps)
@@ -166,7 +159,7 @@ class StreamedFeed:
         """
         if self._closed:
             return None
-        try:
+        with closing_on_error(self.close):
             self._advance(wait=False)
             if not self._there:
                 if self._done == len(self._spans):
@@ -174,15 +167,6 @@ class StreamedFeed:
                     return None
                 self._advance(wait=True)
             return self._cut()
-        except FeatureStoreError:
-            self.close()
-            raise
-        except (OSError, CancelledError) as error:
-            self.close()
-            raise StorageError(f"a loader thread failed: {error}") from error
-        except BaseException:
-            self.close()
-            raise
 
     def close(self, *, wait: bool = True) -> None:
         """End the threads; with `wait`, return when no copy reads a slot any more."""

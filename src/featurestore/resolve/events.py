@@ -118,6 +118,13 @@ def columns_of(table: pa.Table, names: Sequence[str]) -> list[pa.ChunkedArray]:
     return [column_of(table, name) for name in names]
 
 
+def validity(column: pa.ChunkedArray) -> BoolArray | None:
+    """Return `(n,)` True where there is a value; `None`: everywhere."""
+    if column.null_count == 0:
+        return None
+    return np.asarray(column.is_valid().combine_chunks().to_numpy(zero_copy_only=False))
+
+
 def _sequence(column: pa.ChunkedArray, name: str) -> Int64Array:
     if not pa.types.is_integer(column.type):
         raise SchemaError(

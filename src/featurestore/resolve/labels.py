@@ -13,7 +13,7 @@ from featurestore.catalog.snapshot import CatalogSnapshot, Record
 from featurestore.catalog.source import Source
 from featurestore.resolve.events import Events, column_of, looking_ahead, source_events
 from featurestore.resolve.program import ViewProgram, compile_view, source_times
-from featurestore.resolve.views import Sides, resolve_sides, view_events, view_rows
+from featurestore.resolve.views import Sides, resolve_sides, view_events
 from featurestore.temporal.windows import Window, window_aggregate
 
 
@@ -145,8 +145,3 @@ def _term_columns(
         threads=threads,
     )
     return found
-
-
-def label_rows(label: LabelProgram, rows: pa.Table, *, threads: int | None) -> Events:
-    """Return the rows a label reads."""
-    return view_rows(label.rows, rows, threads=threads)

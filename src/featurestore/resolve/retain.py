@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.time import Int64Array
-from featurestore.resolve.events import column_of, columns_of, source_events
+from featurestore.resolve.events import column_of, columns_of, source_events, validity
 from featurestore.resolve.program import ViewProgram
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.retain import retained_indices
@@ -23,9 +23,9 @@ def retained_rows(program: ViewProgram, rows: pa.Table, *, at_ns: int) -> Int64A
     Returns:
         Positions in `rows`, ascending.
     """
-    events = source_events(rows, program.times)
     if program.upstream is not None:
         return _retained_for_upstream(program, rows, at_ns=at_ns)
+    events = source_events(rows, program.times)
     codes = code_keys([columns_of(rows, program.join_keys)], program.join_keys)
     coded = events.rows(codes.codes[0])
     return retained_coded(program, coded, rows, entities=codes.entities, at_ns=at_ns)
@@ -42,7 +42,7 @@ def retained_coded(
         at_ns=at_ns,
         ttl_ns=program.ttl_ns,
         newest=bool(program.features),
-        last_known=[_valid(column_of(columns, n)) for n in program.inputs()] if known else [],
+        last_known=[validity(column_of(columns, n)) for n in program.inputs()] if known else [],
         window_ns=program.window_ns(),
     )
 
@@ -55,9 +55,3 @@ def _retained_for_upstream(program: ViewProgram, rows: pa.Table, *, at_ns: int) 
     if behind is None:
         return np.arange(rows.num_rows, dtype=np.int64)
     return retained_rows(upstream, rows, at_ns=at_ns - behind)
-
-
-def _valid(column: pa.ChunkedArray) -> np.ndarray | None:
-    if column.null_count == 0:
-        return None
-    return np.asarray(column.is_valid().combine_chunks().to_numpy(zero_copy_only=False))

@@ -10,13 +10,14 @@ import pyarrow as pa
 
 from featurestore.catalog.aggregation import Aggregation
 from featurestore.catalog.expressions import evaluate
-from featurestore.core.time import INT64_MIN, BoolArray, Int64Array
-from featurestore.resolve.events import Events, column_of, columns_of, source_events
+from featurestore.core.time import INT64_MIN, Int64Array
+from featurestore.resolve.events import Events, column_of, columns_of, source_events, validity
 from featurestore.resolve.program import ViewProgram
 from featurestore.temporal.asof import asof_indices, last_known_indices
 from featurestore.temporal.gather import gather
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.rows import Rows
+from featurestore.temporal.times import one_array
 from featurestore.temporal.windows import Window, window_aggregate
 
 PRESENT: Final = 0
@@ -175,7 +176,7 @@ def _feature_columns(
         found = last_known_indices(
             sides.spine,
             sides.rows,
-            [_validity(column_of(table, name)) for name in names],
+            [validity(column_of(table, name)) for name in names],
             entities=sides.entities,
             tolerance_ns=program.ttl_ns,
             boundary="inclusive",
@@ -201,7 +202,7 @@ def evaluate_features(
     Raises:
         ExpressionError: an expression failed on the values it met.
     """
-    columns = {f.name: _flat(inputs[f.name]) for f in program.features if f.expression is None}
+    columns = {f.name: one_array(inputs[f.name]) for f in program.features if f.expression is None}
     expressions = {f.name: f.expression for f in program.features if f.expression is not None}
     if expressions:
         table = pa.table(dict(inputs)) if inputs else pa.table({"_": pa.nulls(rows)})
@@ -236,16 +237,6 @@ def _window(aggregation: Aggregation) -> Window:
         n=aggregation.last_n,
         name=aggregation.name,
     )
-
-
-def _validity(column: pa.ChunkedArray) -> BoolArray | None:
-    if column.null_count == 0:
-        return None
-    return np.asarray(column.is_valid().combine_chunks().to_numpy(zero_copy_only=False))
-
-
-def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
