@@ -1,0 +1,188 @@
+"""FeatureStore: the facade. It opens rooms when they are needed and holds no rule of its own."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from featurestore.catalog.definition import Definition
+from featurestore.catalog.refs import parse_ref
+from featurestore.catalog.source import Source
+from featurestore.core.names import near
+from featurestore.core.time import Instant, instant_ns
+from featurestore.errors import DefinitionError
+from featurestore.store.served import ServedStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from featurestore.catalog.catalog import Commit
+    from featurestore.catalog.plan import Plan
+    from featurestore.materialize.executors import Executor
+    from featurestore.materialize.ingest import IngestResult
+    from featurestore.materialize.progress import Progress
+    from featurestore.materialize.result import MaterializeResult
+    from featurestore.materialize.subjects import EraseReport
+    from featurestore.serve.backend import WriteResult
+
+PUSH_TO: Final = ("both", "online", "offline")
+
+
+class FeatureStore(ServedStore):
+    """A feature store: a folder or URL that holds a catalog, datasets and an online store.
+
+    Attributes:
+        root: The folder or URL.
+        config: Its settings, from `feature_store.yaml` unless given.
+    """
+
+    def plan(self, objects: Sequence[Definition] | None = None, *, complete: bool = False) -> "Plan":
+        """Say what `apply` would change, and check it against the sources as they are now.
+
+        Args:
+            objects: Definitions; what they hold by reference comes along. `None`: all definitions in the
+                `.py` files beside `feature_store.yaml`.
+            complete: Whether what is not among the objects is to be removed.
+
+        Raises:
+            DefinitionError: a definition that cannot be right, or two of one name.
+            LeakageError: a definition that could see the future.
+            NotFoundError: a source's file or an object that is referred to is missing.
+            SchemaError: an unknown column or a type that does not fit.
+        """
+        found = self._definitions() if objects is None else list(objects)
+        return self.catalog.plan(found, complete=complete)
+
+    def apply(
+        self,
+        objects: "Sequence[Definition] | Plan | None" = None,
+        *,
+        complete: bool = False,
+        message: str = "",
+        author: str = "",
+        expected_head: int | None = None,
+    ) -> "Commit":
+        """Commit definitions as one catalog version; applying the same again changes nothing.
+
+        Returns:
+            The commit, or the newest one where there was nothing to change.
+
+        Raises:
+            CommitConflictError: someone else applied since `expected_head`.
+            DefinitionError: as for `plan`, which is done first.
+        """
+        given = self._definitions() if objects is None else objects
+        commit = self.catalog.apply(
+            given, complete=complete, message=message, author=author, expected_head=expected_head
+        )
+        if self._online is not None:
+            self._online.reload()
+        return commit
+
+    def ingest(self, source: Source | str, data: Any) -> "IngestResult":
+        """Append rows to a source: anything with the Arrow PyCapsule protocol, columns exactly as there.
+
+        Raises:
+            SchemaError: a column is missing, unknown or of another type.
+        """
+        from featurestore.materialize.ingest import ingest
+
+        name = source if isinstance(source, str) else source.name
+        return ingest(self._context(), parse_ref(name), data)
+
+    def materialize(
+        self,
+        name: str,
+        start: Instant | None = None,
+        end: Instant | None = None,
+        executor: "Executor | str | None" = None,
+        *,
+        progress: "Progress | None" = None,
+    ) -> "MaterializeResult":
+        """Write a new version of a training set or a view; the same inputs again write nothing.
+
+        A view with `online=True` also has its newest rows written to the online store, where one can
+        keep it: a view over a view whose values depend on several rows is read from history alone.
+
+        Args:
+            start: Rows from here on, included; `None`: from the first.
+            end: Rows before this; `None`: to the last.
+
+        Raises:
+            NotFoundError: no such training set or view.
+            CommitConflictError: another materialization of it committed first.
+        """
+        from featurestore.materialize.training_set import materialize
+
+        start_ns = None if start is None else instant_ns(start, what="start")
+        end_ns = None if end is None else instant_ns(end, what="end")
+        result = materialize(
+            self._context(), name, start_ns=start_ns, end_ns=end_ns, executor=executor, progress=progress
+        )
+        self._write_online(name, end_ns)
+        return result
+
+    def materialize_incremental(
+        self, name: str, executor: "Executor | str | None" = None, *, progress: "Progress | None" = None
+    ) -> "MaterializeResult":
+        """Write a new version from what changed in the sources since the last; equal to a full one.
+
+        Raises:
+            NotFoundError: no such training set or view.
+        """
+        from featurestore.materialize.incremental import materialize_incremental
+
+        result = materialize_incremental(self._context(), name, executor=executor, progress=progress)
+        self._write_online(name, None)
+        return result
+
+    def push(self, source: Source | str, data: Any, *, to: str = "both") -> "WriteResult | None":
+        """Hand over new rows of a source as they happen.
+
+        Args:
+            to: `both` appends them to the source and updates every online view over it; `online` and
+                `offline` do one of the two.
+
+        Returns:
+            What the online store took; `None` for `offline`.
+
+        Raises:
+            DefinitionError: `to` is none of these.
+        """
+        if to not in PUSH_TO:
+            raise DefinitionError(f"push to {to!r}", hint=near(to, PUSH_TO))
+        name = source if isinstance(source, str) else source.name
+        if to != "online":
+            self.ingest(name, data)
+        return None if to == "offline" else self.online.push(name, data)
+
+    def export(self, entity: str, keys: Any) -> "dict[str, pa.Table]":
+        """Return every row that is stored of some keys of an entity, by place.
+
+        Args:
+            keys: The join keys as a mapping of columns, a list of mappings, or an Arrow table.
+
+        Returns:
+            `source/name`, `dataset/name@version` and `online/view@version` → rows; empty places left out.
+
+        Raises:
+            NotFoundError: no such entity.
+            SchemaError: a join key is missing or of the wrong kind.
+        """
+        from featurestore.materialize.subjects import subject_rows
+
+        found = subject_rows(self._context(), entity, keys)
+        held = self.online.export(entity, keys)
+        return found | {f"online/{view}": rows for view, rows in held.items()}
+
+    def erase(self, entity: str, keys: Any) -> "EraseReport":
+        """Erase some keys of an entity from the online store, for good: older rows do not bring them back.
+
+        Sources and dataset versions are not rewritten; the report counts the rows that remain in each.
+
+        Raises:
+            NotFoundError: no such entity.
+            SchemaError: a join key is missing or of the wrong kind.
+        """
+        from featurestore.materialize.subjects import EraseReport, subject_rows
+
+        remaining = {p: t.num_rows for p, t in subject_rows(self._context(), entity, keys).items()}
+        return EraseReport(online_rows=self.online.erase(entity, keys), remaining=remaining)
