@@ -32,7 +32,7 @@ from featurestore.catalog.refs import parse_ref
 from featurestore.catalog.snapshot import AnyRef, CatalogSnapshot, Key
 from featurestore.catalog.source import Source
 from featurestore.catalog.specs import KINDS
-from featurestore.catalog.store import CatalogStore, FsspecCatalogStore, open_catalog_store, probe
+from featurestore.catalog.store import CatalogStore, open_catalog_store
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.time import Instant, format_instant, instant_ns
 from featurestore.errors import (
@@ -249,8 +249,6 @@ class Catalog:
         return self._commit_entries(head, plan.entries, message=said, author=author)
 
     def _commit_entries(self, head: _Head, entries: Iterable[Entry], *, message: str, author: str) -> Commit:
-        if head.snapshot.version == 0 and isinstance(self._store, FsspecCatalogStore):
-            probe(self._store)
         commit = make_commit(
             head.snapshot,
             head.digest,
@@ -312,7 +310,7 @@ class Catalog:
         head = self._head
         if head is None:
             head = self._load()
-        elif not look and isinstance(self._store, FsspecCatalogStore):
+        elif not look and self._store.remote:
             now = self._clock.now_ns()
             if 0 <= now - self._checked_ns < _REMOTE_REFRESH_NS:
                 return head

@@ -35,6 +35,19 @@ class OnlineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """Where a remote root's files are kept on this machine while they are read.
+
+    Attributes:
+        path: A folder on a fast local disk, shared by all processes; empty: the user's cache folder.
+        size_bytes: What the copies may take together; the least recently used go first.
+    """
+
+    path: str = ""
+    size_bytes: int = 20_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
     """The settings of one feature store.
 
@@ -44,8 +57,9 @@ class StoreConfig:
         executor: `threads`, `processes` or `ray`.
         threads: Threads for kernels and writers; 0 takes the machine's cores.
         memory_bytes: Budget of a materialization.
-        storage_options: Passed to fsspec and deltalake for remote roots.
+        storage_options: Passed to fsspec for a remote root and for sources of its protocol.
         online: Where newest values live.
+        cache: The cache tier in front of a remote root.
     """
 
     project: str = "default"
@@ -53,8 +67,9 @@ class StoreConfig:
     executor: str = "threads"
     threads: int = 0
     memory_bytes: int = 1_000_000_000
-    storage_options: Mapping[str, str] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
     online: OnlineConfig = field(default_factory=OnlineConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
 
 
 def store_config(raw: Mapping[str, Any]) -> StoreConfig:
@@ -68,6 +83,7 @@ def store_config(raw: Mapping[str, Any]) -> StoreConfig:
     if "memory" in values:
         values["memory_bytes"] = bytes_of(values.pop("memory"))
     values["online"] = _online(values.get("online") or {})
+    values["cache"] = _cache(values.get("cache") or {})
     config = StoreConfig(**values)
     check_name(config.project, "project")
     if not 1 <= config.buckets <= 9999:
@@ -100,6 +116,14 @@ def _online(raw: Mapping[str, Any]) -> OnlineConfig:
     if config.store not in ONLINE_STORES:
         raise DefinitionError(f"online store is {config.store!r}", hint=near(config.store, ONLINE_STORES))
     return config
+
+
+def _cache(raw: Mapping[str, Any]) -> CacheConfig:
+    values = dict(raw)
+    _check_keys("cache in feature_store.yaml", values, CacheConfig)
+    if "size" in values:
+        values["size_bytes"] = bytes_of(values.pop("size"))
+    return CacheConfig(**values)
 
 
 def _check_keys(what: str, values: Mapping[str, Any], shape: type) -> None:

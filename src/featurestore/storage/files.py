@@ -1,81 +1,63 @@
 """Files that survive a crash: written whole, fsynced, and made visible by one atomic step.
 
-Every effect on the disk passes through here and is announced to observers first, which is how the fault
-harness kills, fails or records at every numbered step.
+A path is a file on a local disk or an object in a store: the same calls serve both. Every effect is announced
+to observers first, which is how the fault harness kills, fails or records at every numbered step.
 """
 
 import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, overload
 
-from featurestore.errors import AlreadyExistsError, FeatureStoreError, NotFoundError, StorageError
+from featurestore.errors import StorageError
+from featurestore.storage.effects import Observer, announce, observed, storage_errors
+from featurestore.storage.objects import CachePlace, ObjectPath, ObjectStore, read_objects, remove_objects
 
-Observer = Callable[[str, str], None]
+__all__ = [
+    "TEMPORARY",
+    "AnyPath",
+    "Observer",
+    "announce",
+    "fsync_file",
+    "fsync_folder",
+    "is_remote",
+    "link_or_copy",
+    "make_folders",
+    "observed",
+    "publish_folder",
+    "put_if_absent",
+    "read_file",
+    "read_files",
+    "remove_files",
+    "remove_folder",
+    "replace_file",
+    "root_path",
+    "storage_errors",
+    "write_file",
+]
 
+AnyPath = Path | ObjectPath
 TEMPORARY: Final = ".tmp-"
-_observers: list[Observer] = []
-_HINTS: Final = {
-    errno.ENOSPC: "the disk is full: free space and run the same command again, nothing was published",
-    errno.EDQUOT: "the quota is used up: free space and run the same command again, nothing was published",
-    errno.EFBIG: "the file would be larger than this process or file system allows",
-    errno.EACCES: "permission is missing: check owner and mode of the folder",
-    errno.EPERM: "permission is missing: check owner and mode of the folder",
-    errno.EROFS: "the file system is mounted read-only",
-    errno.EMFILE: "too many open files: raise `ulimit -n`",
-    errno.EIO: "the device reported an error: check the disk",
-}
 
 
-@contextmanager
-def observed(observer: Observer) -> Iterator[None]:
-    """Call `observer(operation, path)` before every effect of this process while the block runs."""
-    _observers.append(observer)
-    try:
-        yield
-    finally:
-        _observers.remove(observer)
-
-
-def announce(operation: str, path: str | Path) -> None:
-    """Tell the observers what is about to happen; one of them may raise instead."""
-    for observer in _observers:
-        observer(operation, str(path))
-
-
-@contextmanager
-def storage_errors(action: str, path: str | Path) -> Iterator[None]:
-    """Turn the operating system's errors into ours.
+def root_path(root: str, options: Mapping[str, Any], cache: CachePlace) -> AnyPath:
+    """Return a root as a path: a local folder, or a name in the store that a URL means.
 
     Raises:
-        NotFoundError: no such file.
-        AlreadyExistsError: the file is there already.
-        StorageError: everything else: disk full, permission, …
-        FeatureStoreError: what the block itself raised, as it is.
+        MissingDependencyError: the library for the URL's protocol is not installed.
+        DefinitionError: fsspec does not know the protocol, or the options do not fit it.
     """
-    try:
-        yield
-    except FeatureStoreError:
-        raise
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"cannot {action} {str(path)!r}: no such file or folder", path=str(path)
-        ) from error
-    except FileExistsError as error:
-        raise AlreadyExistsError(
-            f"cannot {action} {str(path)!r}: it exists already", path=str(path)
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"cannot {action} {str(path)!r}: {error.strerror or error}",
-            hint=_HINTS.get(error.errno or 0, ""),
-            path=str(path),
-            errno=error.errno,
-        ) from error
+    if is_remote(root):
+        return ObjectStore(root, options, cache).root
+    return Path(root.removeprefix("file://"))
+
+
+def is_remote(root: str) -> bool:
+    """Say whether a root is a URL of a store of objects."""
+    return "://" in root and not root.startswith("file://")
 
 
 def fsync_file(path: str | Path) -> None:
@@ -89,8 +71,13 @@ def fsync_file(path: str | Path) -> None:
             os.close(descriptor)
 
 
-def fsync_folder(path: str | Path) -> None:
-    """Force a folder's entries to the disk, so that new names survive a power loss."""
+def fsync_folder(path: str | AnyPath) -> None:
+    """Force a folder's entries to the disk, so that new names survive a power loss.
+
+    An object is durable once its store has answered.
+    """
+    if isinstance(path, ObjectPath):
+        return
     announce("fsync_folder", path)
     with storage_errors("fsync", path):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -100,8 +87,17 @@ def fsync_folder(path: str | Path) -> None:
             os.close(descriptor)
 
 
-def make_folders(path: str | Path) -> Path:
-    """Create a folder and its parents, each durable in its own parent; existing ones are kept."""
+@overload
+def make_folders(path: ObjectPath) -> ObjectPath: ...
+@overload
+def make_folders(path: str | Path) -> Path: ...
+def make_folders(path: str | AnyPath) -> AnyPath:
+    """Create a folder and its parents, each durable in its own parent; existing ones are kept.
+
+    Stores of objects have no folders: there is nothing to create.
+    """
+    if isinstance(path, ObjectPath):
+        return path
     folder = Path(path)
     missing = []
     while not folder.exists():
@@ -115,7 +111,7 @@ def make_folders(path: str | Path) -> Path:
     return Path(path)
 
 
-def write_file(path: str | Path, data: bytes | memoryview) -> None:
+def write_file(path: str | AnyPath, data: bytes | memoryview) -> None:
     """Write a new file and fsync it; its folder entry becomes durable with `fsync_folder`.
 
     Raises:
@@ -123,6 +119,9 @@ def write_file(path: str | Path, data: bytes | memoryview) -> None:
         StorageError: disk full or no permission; the torn file is removed.
         OSError: never leaves this function.
     """
+    if isinstance(path, ObjectPath):
+        path.put_if_absent(bytes(data))
+        return
     announce("write", path)
     with storage_errors("write", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -137,23 +136,41 @@ def write_file(path: str | Path, data: bytes | memoryview) -> None:
             raise
 
 
-def read_file(path: str | Path) -> bytes:
+def read_file(path: str | AnyPath) -> bytes:
     """Read a whole file.
 
     Raises:
         NotFoundError: there is none.
     """
+    if isinstance(path, ObjectPath):
+        return path.read_bytes()
     with storage_errors("read", path):
         return Path(path).read_bytes()
 
 
-def put_if_absent(path: str | Path, data: bytes) -> None:
+def read_files(paths: Sequence[AnyPath]) -> list[bytes]:
+    """Read many small files; objects several at a time.
+
+    Raises:
+        NotFoundError: one of them is not there.
+    """
+    remote = [path for path in paths if isinstance(path, ObjectPath)]
+    if remote and len(remote) == len(paths):
+        return read_objects(remote)
+    return [read_file(path) for path in paths]
+
+
+def put_if_absent(path: str | AnyPath, data: bytes) -> None:
     """Create a file with all of its bytes, durably, or leave what is there: one of many writers wins.
 
     Raises:
-        AlreadyExistsError: another writer was first.
-        StorageError: the file system has no hard links, or refused.
+        AlreadyExistsError: another writer was first. (In a store of objects, with other bytes: a lost answer
+            cannot be told from a second call, so what must be told apart carries a number of its own.)
+        StorageError: the file system has no hard links, the store no conditional writes, or it refused.
     """
+    if isinstance(path, ObjectPath):
+        path.put_if_absent(data)
+        return
     target = Path(path)
     staged = target.parent / f"{TEMPORARY}{target.name}-{uuid.uuid4().hex[:12]}"
     write_file(staged, data)
@@ -166,8 +183,11 @@ def put_if_absent(path: str | Path, data: bytes) -> None:
     fsync_folder(target.parent)
 
 
-def replace_file(path: str | Path, data: bytes) -> None:
+def replace_file(path: str | AnyPath, data: bytes) -> None:
     """Give a file new bytes in one step, durably: readers see the old or the new ones, never a mix."""
+    if isinstance(path, ObjectPath):
+        path.put(data)
+        return
     target = Path(path)
     staged = target.parent / f"{TEMPORARY}{target.name}-{uuid.uuid4().hex[:12]}"
     write_file(staged, data)
@@ -180,14 +200,22 @@ def replace_file(path: str | Path, data: bytes) -> None:
     fsync_folder(target.parent)
 
 
-def publish_folder(staged: str | Path, target: str | Path) -> None:
+def publish_folder(staged: str | AnyPath, target: str | AnyPath) -> None:
     """Make a folder of fsynced files visible under its name in one step, durably.
+
+    Objects cannot be renamed: there the folder holds one, the manifest, and is put again under its name.
 
     Raises:
         AlreadyExistsError: the target is there already.
+        StorageError: the two are not in one place, or the disk refused.
         FileExistsError: never leaves this function; nor does OSError.
         OSError: see above.
     """
+    if isinstance(staged, ObjectPath) and isinstance(target, ObjectPath):
+        _publish_objects(staged, target)
+        return
+    if isinstance(staged, ObjectPath) or isinstance(target, ObjectPath):
+        raise StorageError(f"cannot publish {str(staged)!r} as {str(target)!r}: not in one store")
     fsync_folder(staged)
     announce("rename", target)
     with storage_errors("publish", target):
@@ -198,6 +226,13 @@ def publish_folder(staged: str | Path, target: str | Path) -> None:
                 raise FileExistsError(error.errno, error.strerror) from error
             raise
     fsync_folder(Path(target).parent)
+
+
+def _publish_objects(staged: ObjectPath, target: ObjectPath) -> None:
+    found = list(staged.objects())
+    for path in found:
+        (target / path.name).put_if_absent(path.read_bytes())
+    remove_objects(found)
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
@@ -219,10 +254,14 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
     fsync_file(target)
 
 
-def remove_files(paths: Iterable[str | Path]) -> int:
+def remove_files(paths: Iterable[str | AnyPath]) -> int:
     """Remove files that may be gone already; returns how many were there."""
     removed = 0
+    remote = []
     for path in paths:
+        if isinstance(path, ObjectPath):
+            remote.append(path)
+            continue
         announce("remove", path)
         with storage_errors("remove", path):
             try:
@@ -230,11 +269,14 @@ def remove_files(paths: Iterable[str | Path]) -> int:
                 removed += 1
             except FileNotFoundError:
                 continue
-    return removed
+    return removed + remove_objects(remote)
 
 
-def remove_folder(path: str | Path) -> None:
+def remove_folder(path: str | AnyPath) -> None:
     """Remove a folder and all that is in it, if it is there."""
+    if isinstance(path, ObjectPath):
+        remove_objects(list(path.objects()))
+        return
     announce("remove", path)
     with storage_errors("remove", path):
         try:
