@@ -19,6 +19,16 @@ _P4: Final = _U(9650029242287828579)
 _P5: Final = _U(2870177450012600261)
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
+_KEY_KINDS: Final = (
+    pa.types.is_integer,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 
 
 def key_bytes(columns: Sequence[Column]) -> list[bytes | None]:
@@ -60,13 +70,41 @@ def buckets_of(columns: Sequence[Column], buckets: int) -> Int32Array:
             _check_key_type(column.type)
         return np.zeros(rows, np.int32)
     if len(columns) == 1 and pa.types.is_integer(columns[0].type):
-        return _integer_buckets(columns[0], buckets)
+        out = (_integer_hashes(columns[0], 0) % _U(buckets)).astype(np.int32)
+        if columns[0].null_count:
+            out[np.asarray(columns[0].is_null())] = 0
+        return out
     codes, uniques = distinct_keys(columns)
     import xxhash  # noqa: PLC0415 -- only writers need it
 
     hashes = [0 if key is None else xxhash.xxh64_intdigest(key) % buckets for key in key_bytes(uniques)]
     # The last entry is where code -1, a null part, lands.
     return np.asarray([*hashes, 0], dtype=np.int32)[codes]
+
+
+def key_hashes(columns: Sequence[Column], seed: int) -> npt.NDArray[np.uint64]:
+    """Return each row's seeded xxh64 of the key's bytes; of no meaning where a part is null.
+
+    Cost:
+        Integers: a dozen passes over the column. Otherwise one hash table over the rows and one hash per
+        distinct key.
+
+    Raises:
+        SchemaError: a column that is neither string, binary nor integer.
+    """
+    if len(columns) == 1 and pa.types.is_integer(columns[0].type):
+        return _integer_hashes(columns[0], seed)
+    codes, uniques = distinct_keys(columns)
+    import xxhash  # noqa: PLC0415 -- only where subjects were erased
+
+    hashes = [0 if key is None else xxhash.xxh64_intdigest(key, seed) for key in key_bytes(uniques)]
+    return np.asarray([*hashes, 0], dtype=np.uint64)[codes]
+
+
+def can_be_key(kind: pa.DataType) -> bool:
+    """Say whether columns of a type can be keys: strings, binaries and integers, dictionaries of them."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(check(kind) for check in _KEY_KINDS)
 
 
 def distinct_keys(columns: Sequence[Column]) -> tuple[Int32Array, list[pa.Array]]:
@@ -94,25 +132,22 @@ def distinct_keys(columns: Sequence[Column]) -> tuple[Int32Array, list[pa.Array]
     return codes, [values.take(pa.array(part[first])) for part, values in encoded]
 
 
-def _integer_buckets(column: Column, buckets: int) -> Int32Array:
-    """Hash all rows at once: xxh64 of 8 bytes, seed 0, written out for arrays."""
+def _integer_hashes(column: Column, seed: int) -> npt.NDArray[np.uint64]:
+    """Hash all rows at once: xxh64 of 8 bytes, written out for arrays."""
     plain = column.cast(pa.uint64() if pa.types.is_unsigned_integer(column.type) else pa.int64())
     if plain.null_count:
         plain = plain.fill_null(0)
     values = np.ascontiguousarray(plain.to_numpy()).view(np.uint64)
     hashed = values * _P2
     hashed = ((hashed << _U(31)) | (hashed >> _U(33))) * _P1
-    hashed ^= _P5 + _U(8)
+    hashed ^= _U((seed + int(_P5) + 8) & 0xFFFF_FFFF_FFFF_FFFF)
     hashed = ((hashed << _U(27)) | (hashed >> _U(37))) * _P1 + _P4
     hashed ^= hashed >> _U(33)
     hashed *= _P2
     hashed ^= hashed >> _U(29)
     hashed *= _P3
     hashed ^= hashed >> _U(32)
-    out = (hashed % _U(buckets)).astype(np.int32)
-    if column.null_count:
-        out[np.asarray(column.is_null())] = 0
-    return out
+    return hashed
 
 
 def _encode(column: Column) -> tuple[Int32Array, pa.Array]:
@@ -145,18 +180,8 @@ def _part_bytes(column: Column) -> list[bytes | None]:
 
 
 def _check_key_type(kind: pa.DataType) -> None:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    checks = (
-        pa.types.is_integer,
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_string_view,
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-        pa.types.is_binary_view,
-        pa.types.is_fixed_size_binary,
-    )
-    if not any(check(kind) for check in checks):
+    if not can_be_key(kind):
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         raise SchemaError(
-            f"a key column has type {kind}", hint="keys are strings or integers", type=str(kind)
+            f"a key column has type {plain}", hint="keys are strings or integers", type=str(plain)
         )

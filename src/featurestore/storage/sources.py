@@ -25,6 +25,7 @@ from featurestore.storage.source_files import (
     suffixes_of,
 )
 from featurestore.storage.source_readers import TimeRange, file_schema, scan_file
+from featurestore.storage.suppression import NOTHING, Ledger, Suppression, read_ledger
 
 BATCH_ROWS: Final = 1 << 17
 
@@ -47,8 +48,12 @@ class SourceSpec:
     query: str | None = None
 
 
-def open_source(spec: SourceSpec, root: str) -> "SourceTable":
+def open_source(spec: SourceSpec, root: str, *, ledger_at: int = 0) -> "SourceTable":
     """Open a source for reading; only its schema is looked at.
+
+    Args:
+        ledger_at: Rows that counted as absent at this entry of the store's ledger of erasures are left out
+            too, besides those that do now.
 
     Raises:
         NotFoundError: nothing is at its path.
@@ -57,24 +62,49 @@ def open_source(spec: SourceSpec, root: str) -> "SourceTable":
     """
     place = place_of(spec.path, root)
     cache = None if "://" in root else Path(root) / ".cache"
+    ledger = read_ledger(root)
+    erased = ledger.suppression(ledger_at)
     if spec.format == "delta" or (spec.format is None and is_delta(place)):
-        return SourceTable(spec, place, "delta", cache)
+        return SourceTable(spec, place, "delta", cache, ledger, erased)
     files = list_files(place, suffixes=suffixes_of(spec.format))
-    return SourceTable(spec, place, spec.format or format_of(place, files), cache)
+    return SourceTable(spec, place, spec.format or format_of(place, files), cache, ledger, erased)
 
 
 class SourceTable:
     """A source's rows: every read gives them in the order of files by name, then of rows within (PIT-6).
 
+    Rows of erased entities are left out of every read: those of the files, before a query sees them, and
+    those of a query's result.
+
     Attributes:
         schema: The columns as read, Hive columns last; with a query, its result's.
+        erased: Which keys count as absent.
     """
 
-    def __init__(self, spec: SourceSpec, place: Place, kind: str, cache: Path | None) -> None:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        place: Place,
+        kind: str,
+        cache: Path | None,
+        ledger: Ledger,
+        erased: Suppression,
+    ) -> None:
         self.spec = spec
+        self.erased = erased
         self._place = place
         self._kind = kind
+        self._cache_folder = cache
         self._cache = HashCache(cache)
+        self._ledger = ledger
+
+    def as_it_lies(self) -> "SourceTable":
+        """Return the same source with the rows of erased entities, for those who look for them."""
+        return SourceTable(self.spec, self._place, self._kind, self._cache_folder, self._ledger, NOTHING)
+
+    def has_columns(self, names: Sequence[str]) -> bool:
+        """Say whether the files, or a query's result, have all of some columns."""
+        return any(set(names) <= set(s.names) for s in (self._raw_schema, self.schema))
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -104,7 +134,7 @@ class SourceTable:
             return Snapshot(
                 self.spec.name, "delta", version=found.version, table_id=found.table_id, schema=schema
             )
-        pins = tuple(PinnedFile(f.name, f.size, self._cache.digest(self._place, f)) for f in self._files())
+        pins = tuple(PinnedFile(f.name, *self._content(f)) for f in self._files())
         self._cache.save()
         return Snapshot(self.spec.name, "files", files=pins, schema=schema)
 
@@ -170,7 +200,7 @@ class SourceTable:
 
         raw = self._scan_raw(self._raw_schema.names, snapshot, None, files, batch_rows)
         whole = pa.Table.from_batches([batch for _, batch in raw], self._raw_schema)
-        result = run_query(self.spec.query, {"source": whole}).select(wanted)
+        result = self.erased.remaining(run_query(self.spec.query, {"source": whole})).select(wanted)
         for batch in result.to_batches(max_chunksize=batch_rows):
             yield "", batch
 
@@ -200,6 +230,10 @@ class SourceTable:
     def _files(self) -> list[SourceFile]:
         return list_files(self._place, suffixes=suffixes_of(self._kind))
 
+    def _content(self, file: SourceFile) -> tuple[int, str]:
+        """Return what a file is pinned by: its size and hash, as they were before erasures rewrote it."""
+        return self._ledger.origin(file.size, self._cache.digest(self._place, file))
+
     def _scan_raw(
         self,
         wanted: Sequence[str],
@@ -207,7 +241,22 @@ class SourceTable:
         time_range_ns: TimeRange | None,
         names: Sequence[str] | None,
         batch_rows: int,
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Read the files' rows without those of erased entities, whose keys are read along to tell them."""
+        hidden = [n for n in self.erased.columns_in(self._raw_schema) if n not in wanted]
+        found = self._scan_files([*wanted, *hidden], snapshot, time_range_ns, names, batch_rows)
+        for name, batch in found:
+            kept = self.erased.remaining(batch)
+            yield name, kept.select(list(wanted)) if hidden else kept
+
+    def _scan_files(
+        self,
+        wanted: Sequence[str],
+        snapshot: Snapshot | None,
+        time_range_ns: TimeRange | None,
+        names: Sequence[str] | None,
+        batch_rows: int,
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
         found = (
             delta_files(self._place, snapshot.version if snapshot else None)
             if self._kind == "delta"
@@ -263,7 +312,7 @@ class SourceTable:
                     hint="restore it; a plain file is pinned by its content",
                     path=pin.path,
                 )
-            if file.size != pin.size or self._cache.digest(self._place, file) != pin.xxh3:
+            if self._content(file) != (pin.size, pin.xxh3):
                 raise CorruptDataError(
                     f"source {self.spec.name!r}: the content of {pin.path!r} has changed since it was pinned",
                     hint="restore the file, or materialize a new version from what is there now",
