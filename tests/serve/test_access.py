@@ -23,7 +23,7 @@ from featurestore.serve.config import ServerConfig, Tls, Token, check_config, co
 from featurestore.serve.grpc_client import OnlineClient
 from featurestore.serve.server import ServerHandle, serve
 
-JWT = {"secret": "a secret of some length", "issuer": "us", "audience": "serving"}
+JWT = {"secret": "a secret that no one will guess, of 32 bytes", "issuer": "us", "audience": "serving"}
 ROWS = quotes([{"symbol": "A", "ts": 990, "bid": 1.0}])
 
 
@@ -154,6 +154,7 @@ def test_a_web_token_with_any_flaw_is_refused(text: str) -> None:
 
 def test_a_configuration_crosses_to_workers_whole() -> None:
     config = ServerConfig(root="r", tokens=TOKENS, tls=Tls(certificate="c", key="k"), jwt=JWT, now_ns=7)
+    config = check_config(config)
     assert config_from_json(config.to_json()) == config
 
 

@@ -4,12 +4,14 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from featurestore.core.clock import Clock
 from featurestore.errors import AccessDeniedError
-from featurestore.serve.config import ServerConfig, Token
-from featurestore.serve.jwt import check_jwt
+from featurestore.serve.config import ServerConfig, Token, jwt_settings
+
+if TYPE_CHECKING:
+    from featurestore.serve.pyjwt_tokens import TokenVerifier
 
 Metadata = Callable[[], Sequence[tuple[str, Any]]]
 _SCHEME: Final = "bearer "
@@ -49,15 +51,24 @@ class Access:
     """Knows callers by their bearer token; without tokens configured, everyone may do everything.
 
     Checked before any work; tokens are compared by hash in constant time, and JSON web tokens are verified
-    once and remembered until they expire.
+    once and remembered until they expire or the issuer's keys change.
     """
 
     def __init__(self, config: ServerConfig, clock: Clock) -> None:
-        """Take the configured tokens."""
+        """Take the configured tokens.
+
+        Raises:
+            ServerError: the issuer's key set is a file that cannot be read.
+        """
         self._tokens = config.tokens
-        self._jwt = config.jwt
+        self._verifier = None
+        if config.jwt is not None:
+            from featurestore.serve.pyjwt_tokens import TokenVerifier  # noqa: PLC0415 -- only where it is used
+
+            self._verifier = TokenVerifier(jwt_settings(config.jwt))
         self._clock = clock
-        self._verified: dict[str, tuple[int, Caller]] = {}
+        self._verified: dict[str, tuple[float, Caller]] = {}
+        self._keys_changed = 0
         self.is_open = not config.tokens and config.jwt is None
 
     def caller(self, metadata: Metadata) -> Caller:
@@ -87,8 +98,8 @@ class Access:
         found = self._token(text)
         if found is not None:
             return Caller(found.principal, frozenset(found.roles), frozenset(found.views))
-        if self._jwt is not None and text.count(".") == 2:
-            return self._of_jwt(text)
+        if self._verifier is not None and text.count(".") == 2:
+            return self._of_jwt(self._verifier, text)
         raise AccessDeniedError("the bearer token is not known", unknown=1)
 
     def _token(self, text: str) -> Token | None:
@@ -99,12 +110,16 @@ class Access:
                 found = token
         return found
 
-    def _of_jwt(self, text: str) -> Caller:
+    def _of_jwt(self, verifier: "TokenVerifier", text: str) -> Caller:
+        changes = verifier.refresh()
+        if changes != self._keys_changed:
+            self._verified.clear()
+            self._keys_changed = changes
         now_s = self._clock.now_ns() // 1_000_000_000
         remembered = self._verified.get(text)
         if remembered is not None and now_s < remembered[0]:
             return remembered[1]
-        claims = check_jwt(text, self._jwt or {}, now_s)
+        claims = verifier.claims(text, now_s)
         roles = claims.get("roles", [])
         views = claims.get("views", [])
         caller = Caller(
@@ -114,5 +129,5 @@ class Access:
         )
         if len(self._verified) > 10_000:
             self._verified.clear()
-        self._verified[text] = (int(claims["exp"]), caller)
+        self._verified[text] = (claims["exp"], caller)
         return caller

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 
@@ -10,6 +11,7 @@ from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.catalog.service import FeatureService
 from featurestore.catalog.snapshot import CatalogSnapshot
+from featurestore.catalog.training_set import KeyMap, TrainingSet
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.names import near
 from featurestore.core.time import INT64_MIN, Instant, instant_ns
@@ -17,16 +19,27 @@ from featurestore.errors import DefinitionError, FeatureStoreError, NotFoundErro
 from featurestore.resolve.program import compile_view
 from featurestore.serve.answers import answer_resolved
 from featurestore.serve.erasure import erase_keys, export_keys
-from featurestore.serve.reader import ReadPlan, check_now, plan_read, read_features
-from featurestore.serve.request import EntityRows, Readers, read_entity_rows
+from featurestore.serve.fitted import Lookup, no_preprocessing, preprocessing_in
+from featurestore.serve.reader import Asked, ReadPlan, check_now, plan_read, read_features
+from featurestore.serve.request import (
+    EntityRows,
+    KeyMapping,
+    Readers,
+    key_map_of,
+    key_mapping,
+    read_entity_rows,
+)
 from featurestore.serve.response import OnlineResponse
 from featurestore.serve.store import Delivery, Edit, OnlineStore
+from featurestore.serve.tracing import NO_TRACING, Tracing
 from featurestore.serve.views import OnlineView, check_kept, online_view
 from featurestore.serve.writes import Prepared, merge_rows, prepare_rows
 from featurestore.temporal.visible import floor_of
 
-Features = str | Sequence[str | FeatureView | FeatureService] | FeatureView | FeatureService
-_PLANS_MAX = 512
+Named = str | FeatureView | FeatureService | TrainingSet
+Features = Named | Sequence[Named]
+_NAMED: Final = (str, FeatureView, FeatureService, TrainingSet)
+_PLANS_MAX: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,7 @@ class OnlineBackend:
     Attributes:
         store: Where the rows are.
         clock: Says when now is.
+        tracing: Where reads are traced.
     """
 
     def __init__(
@@ -61,10 +75,17 @@ class OnlineBackend:
         *,
         clock: Clock,
         history_ns: int,
+        preprocessing: Lookup = no_preprocessing,
     ) -> None:
-        """Read the catalog's newest version; `reload` reads it again."""
+        """Read the catalog's newest version; `reload` reads it again.
+
+        Args:
+            preprocessing: Finds what was fitted on `dataset@version[/name]`.
+        """
         self.store = store
         self.clock = clock
+        self.tracing: Tracing = NO_TRACING
+        self._preprocessing = preprocessing
         self._catalog = catalog
         self._history_ns = history_ns
         self._replayed = not isinstance(clock, SystemClock)
@@ -90,17 +111,24 @@ class OnlineBackend:
         *,
         now: Instant | None = None,
         full_feature_names: bool = False,
+        key_map: KeyMap | None = None,
+        preprocessing: str | None = None,
     ) -> OnlineResponse:
         """Return features as a training row at this very instant would have them.
 
         Args:
-            features: References in order, or a feature service.
+            features: References in order, a feature service, or a training set: its features, under its names
+                and key map.
             entity_rows: `{"symbol": ["IBM"]}`, `[{"symbol": "IBM"}]` or an Arrow table; request fields of
                 on-demand views stand beside the keys.
             now: The readers' instant; by default the clock's.
+            key_map: As for training: join key → entity column, or alias → join key → entity column.
+            preprocessing: `dataset@version[/name]`: what was fitted on that version is applied to its
+                columns, which then hold what a loader gives: float32, codes as int32, and no nulls. Read when
+                first asked for; a new fit takes a new name.
 
         Raises:
-            NotFoundError: an unknown view, feature, service or version.
+            NotFoundError: an unknown view, feature, service or version; nothing fitted under that name.
             SchemaError: a key column is missing or of the wrong kind.
             DefinitionError: `now` lies further back than what the store keeps.
 
@@ -109,7 +137,13 @@ class OnlineBackend:
             windows or `last_known` are evaluated on their rows.
         """
         readers = read_entity_rows(entity_rows)
-        plan = self.plan(features, tuple(readers.columns), full_feature_names=full_feature_names)
+        plan = self.plan(
+            features,
+            tuple(readers.columns),
+            full_feature_names=full_feature_names,
+            key_map=key_mapping(key_map),
+            preprocessing=preprocessing or "",
+        )
         return self.read(plan, readers, None if now is None else instant_ns(now, what="now"))
 
     def read(self, plan: ReadPlan, readers: Readers, now_ns: int | None) -> OnlineResponse:
@@ -124,26 +158,31 @@ class OnlineBackend:
                 check_now(self.store, plan, now_ns)
         else:
             check_now(self.store, plan, now_ns)
-        return read_features(self.store, plan, readers, now_ns)
+        return read_features(self.store, plan, readers, now_ns, self.tracing)
 
     def plan(
-        self, features: Features, entity_columns: tuple[str, ...], *, full_feature_names: bool = False
+        self,
+        features: Features,
+        entity_columns: tuple[str, ...],
+        *,
+        full_feature_names: bool = False,
+        key_map: KeyMapping = (),
+        preprocessing: str = "",
     ) -> ReadPlan:
-        """Return the plan of a read; made once per features, entity columns and catalog version."""
+        """Return the plan of a read; made once per what is asked, entity columns and catalog version."""
         state = self._state
         key = (
-            features if isinstance(features, (str, FeatureView, FeatureService)) else tuple(features),
+            (features,) if isinstance(features, _NAMED) else tuple(features),
             entity_columns,
             full_feature_names,
+            key_map,
+            preprocessing,
         )
         plan = state.plans.get(key)
         if plan is None:
-            plan = plan_read(
-                state.snapshot,
-                feature_refs_of(features),
-                entity_columns,
-                full_feature_names=full_feature_names,
-            )
+            fitted = self._preprocessing(preprocessing) if preprocessing else None
+            asked = Asked(feature_refs_of(features), full_feature_names, key_map_of(key_map), fitted)
+            plan = plan_read(state.snapshot, asked, entity_columns)
             if len(state.plans) >= _PLANS_MAX:
                 state.plans.clear()
             state.plans[key] = plan
@@ -295,11 +334,11 @@ def feature_refs_of(features: Features) -> list[Ref]:
     Raises:
         DefinitionError: nothing was asked for, or a text is not a reference.
     """
-    if isinstance(features, (str, FeatureView, FeatureService)):
+    if isinstance(features, _NAMED):
         features = [features]
     if not features:
         raise DefinitionError("no features were asked for", hint='give ["view:feature"] or a feature service')
-    return [Ref(f.name) if isinstance(f, (FeatureView, FeatureService)) else parse_ref(f) for f in features]
+    return [parse_ref(f) if isinstance(f, str) else Ref(f.name) for f in features]
 
 
 def _delivery(producer: str, sequence: int, what: str) -> Delivery | None:
@@ -318,10 +357,12 @@ def open_backend(
     *,
     clock: Clock | None = None,
     history_ns: int | None = None,
+    root: str | None = None,
 ) -> OnlineBackend:
     """Open the online store beside a catalog.
 
     Args:
+        root: The feature store's folder, where dataset versions keep what was fitted on them.
         online: A folder (LMDB), or `redis://…`, `rediss://…`, `unix://…`.
         clock: The wall clock by default; a fixed one replays the past.
         history_ns: How far behind the newest event readers may still look; by default 0, and 1 s where
@@ -341,4 +382,10 @@ def open_backend(
         from featurestore.serve.lmdb_store import LmdbStore  # noqa: PLC0415 -- opened only where used
 
         store = LmdbStore(online)
-    return OnlineBackend(catalog, store, clock=clock or SystemClock(), history_ns=history_ns or 0)
+    return OnlineBackend(
+        catalog,
+        store,
+        clock=clock or SystemClock(),
+        history_ns=history_ns or 0,
+        preprocessing=no_preprocessing if root is None else preprocessing_in(root),
+    )

@@ -2,12 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from featurestore.errors import DefinitionError
+from featurestore.serve.key_sets import check_location
 
 ROLES: Final = ("read", "push", "admin")
+SHARED: Final = ("HS256", "HS384", "HS512")
+PUBLIC: Final = (
+    *("RS256", "ES256", "EdDSA"),
+    *("RS384", "RS512", "PS256", "PS384", "PS512", "ES384", "ES512"),
+)
+_SECRET_BYTES_MIN: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +69,27 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JwtSettings:
+    """Which JSON web tokens are believed.
+
+    Attributes:
+        issuer: What the token's `iss` must be.
+        audience: What must be among its `aud`.
+        secret: The key that the issuer shares, at least 32 bytes; or
+        jwks: the issuer's public keys: a file that is read again when it changes, or an https URL.
+        algorithms: Those that are allowed; by default HS256 with a secret, RS256, ES256 and EdDSA with keys.
+        refresh_s: How often the URL is asked for new keys.
+    """
+
+    issuer: str
+    audience: str
+    secret: str | None = field(default=None, repr=False)
+    jwks: str | None = None
+    algorithms: tuple[str, ...] = ()
+    refresh_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """A server.
 
@@ -78,6 +106,9 @@ class ServerConfig:
         log_calls: Whether each call is a line of JSON on standard error: names and numbers, never values.
         answer_log: A folder for a sample of answers, for `verify-online`; `None`: no log.
         answer_fraction: How much of all entities the sample takes.
+        traces: Whether calls are traced by OpenTelemetry, as the OTEL_* environment variables say.
+        metrics_folder: Where the workers count, so that one scrape tells all; the server makes one.
+        spare: Whether a further worker waits, ready but for its port, to take the place of one that dies.
         drain_s: How long calls under way may take after SIGTERM.
         linger_s: How long health says NOT_SERVING before new calls are refused.
         opener: `module:function` that makes the backend from this configuration, in each worker.
@@ -94,12 +125,15 @@ class ServerConfig:
     limits: Limits = field(default_factory=Limits)
     tls: Tls | None = None
     tokens: tuple[Token, ...] = ()
-    jwt: Mapping[str, str] | None = None
+    jwt: JwtSettings | Mapping[str, Any] | None = None
     allow_insecure: bool = False
     reload_s: float = 1.0
     log_calls: bool = False
     answer_log: str | None = None
     answer_fraction: float = 0.01
+    traces: bool = False
+    metrics_folder: str | None = None
+    spare: bool = True
     drain_s: float = 10.0
     linger_s: float = 0.0
     opener: str = "featurestore.serve.worker:open_root"
@@ -114,10 +148,46 @@ def config_from_json(text: str) -> ServerConfig:
     fields: dict[str, Any] = json.loads(text)
     fields["limits"] = Limits(**fields["limits"])
     fields["tls"] = Tls(**fields["tls"]) if fields["tls"] else None
+    fields["jwt"] = jwt_settings(fields["jwt"]) if fields["jwt"] else None
     fields["tokens"] = tuple(
         Token(**{**t, "roles": tuple(t["roles"]), "views": tuple(t["views"])}) for t in fields["tokens"]
     )
     return ServerConfig(**fields)
+
+
+def jwt_settings(given: Mapping[str, Any] | JwtSettings) -> JwtSettings:
+    """Check what a caller says about web tokens, and fill in the algorithms.
+
+    Raises:
+        DefinitionError: an unknown setting, no issuer or audience, not exactly one of secret and jwks, a
+            short secret, or an algorithm that does not go with the kind of key.
+    """
+    try:
+        found = given if isinstance(given, JwtSettings) else JwtSettings(**given)
+    except TypeError as error:
+        raise DefinitionError(f"jwt: {error}", hint="see JwtSettings") from error
+    if not found.issuer or not found.audience:
+        raise DefinitionError(
+            "jwt names no issuer or no audience", hint="give both: tokens of others are refused"
+        )
+    if (found.secret is None) == (found.jwks is None):
+        raise DefinitionError("jwt needs a secret or a key set", hint="give secret=… or jwks=…, not both")
+    if found.secret is not None and len(found.secret.encode()) < _SECRET_BYTES_MIN:
+        raise DefinitionError(
+            f"the secret of jwt has fewer than {_SECRET_BYTES_MIN} bytes",
+            hint="take a random one; short ones can be guessed from a single token",
+        )
+    if found.jwks is not None:
+        check_location(found.jwks)
+    allowed = SHARED if found.secret is not None else PUBLIC
+    algorithms = tuple(found.algorithms) or allowed[: 1 if found.secret is not None else 3]
+    wrong = [name for name in algorithms if name not in allowed]
+    if wrong:
+        raise DefinitionError(
+            f"algorithm {wrong[0]!r} does not go with a {'key set' if found.secret is None else 'secret'}",
+            hint=f"of {', '.join(allowed)}",
+        )
+    return replace(found, algorithms=algorithms)
 
 
 def check_config(config: ServerConfig) -> ServerConfig:
@@ -136,6 +206,8 @@ def check_config(config: ServerConfig) -> ServerConfig:
         )
     if config.workers < 1:
         raise DefinitionError(f"workers is {config.workers}", hint="at least 1")
+    if config.jwt is not None:
+        config = replace(config, jwt=jwt_settings(config.jwt))
     for token in config.tokens:
         unknown = [role for role in token.roles if role not in ROLES]
         if unknown or not token.roles:

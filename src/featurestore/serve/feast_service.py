@@ -54,7 +54,8 @@ class FeastService:
         response = self._read(
             features, entities, context, full_names=request.full_feature_names, caller=caller
         )
-        return encode_feast(response, list(entities))
+        with self._service.tracing.stage("encode"):
+            return encode_feast(response, list(entities))
 
     def push(self, data: bytes, caller: Caller) -> bytes:
         """Apply a Feast PushRequest: one row."""
@@ -89,7 +90,8 @@ class FeastService:
             full_names=bool(body.get("full_feature_names")),
             caller=caller,
         )
-        return json_answer(response, list(entities))
+        with self._service.tracing.stage("encode"):
+            return json_answer(response, list(entities))
 
     def push_json(self, body: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         """Apply the body of `POST /push` or `POST /write-to-online-store`.
@@ -115,14 +117,15 @@ class FeastService:
     ) -> OnlineResponse:
         if not features:
             raise DefinitionError("give features or a feature service")
-        readers = read_entity_rows({**entities, **context})
         service = self._service
-        plan = service.backend.plan(
-            features if isinstance(features, str) else tuple(features),
-            tuple(readers.columns),
-            full_feature_names=full_names,
-        )
-        service.check_read(plan, readers.rows, caller)
+        with service.tracing.stage("decode"):
+            readers = read_entity_rows({**entities, **context})
+            plan = service.backend.plan(
+                features if isinstance(features, str) else tuple(features),
+                tuple(readers.columns),
+                full_feature_names=full_names,
+            )
+            service.check_read(plan, readers.rows, caller)
         response = service.backend.read(plan, Readers(readers.columns, readers.rows), None)
         service.note(response, features, full_feature_names=full_names)
         return response
@@ -150,7 +153,7 @@ def json_answer(response: OnlineResponse, entities: Sequence[str]) -> dict[str, 
     events = response.event_ns()
     texts: dict[str, list[str]] = {}
     for at, column in enumerate(response.plan.join.columns):
-        view = column.cell[0]
+        view = response.plan.origins[at][0]
         if view not in texts:
             texts[view] = [never if t == INT64_MIN else format_instant(t) for t in events[at].tolist()]
         results.append(

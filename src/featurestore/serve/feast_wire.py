@@ -41,7 +41,7 @@ def encode_feast(response: OnlineResponse, entities: Sequence[str]) -> bytes:
     events = response.event_ns()
     times: dict[str, bytes] = {}
     for at, column in enumerate(response.plan.join.columns):
-        view = column.cell[0]
+        view = response.plan.origins[at][0]
         if view not in times:
             times[view] = _timestamps(events[at])
         body = _values(response.array(column.cell)) + _tagged(0x12, codes[at].tobytes()) + times[view]

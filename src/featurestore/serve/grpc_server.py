@@ -6,7 +6,6 @@ on the event loop, because a lookup takes microseconds; pushes wait for their co
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 try:
@@ -43,11 +42,12 @@ from featurestore.serve.access import Access, Caller
 from featurestore.serve.call_log import CallLog
 from featurestore.serve.config import ServerConfig
 from featurestore.serve.feast_service import FeastService
-from featurestore.serve.metrics import Metrics
 from featurestore.serve.proto import online_pb2
 from featurestore.serve.service import OnlineService
+from featurestore.serve.write_threads import WriteThreads
 
 SERVICE: Final = "featurestore.v1.OnlineService"
+_STREAM: Final = f"{SERVICE}/StreamOnlineFeatures"
 _CODES: Final = (
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -79,15 +79,15 @@ class GrpcServer:
     """
 
     def __init__(
-        self, service: OnlineService, config: ServerConfig, access: Access, metrics: Metrics
+        self, service: OnlineService, config: ServerConfig, access: Access, threads: WriteThreads
     ) -> None:
         """Register the handlers; `start` listens."""
         self._config = config
         self._access = access
         self._log = CallLog() if config.log_calls else None
-        self._metrics = metrics
+        self._metrics = service.metrics
         self._service = service
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="push")
+        self._threads = threads
         limits = config.limits
         self._server: Any = grpc.aio.server(
             options=[
@@ -127,7 +127,6 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._config.linger_s)
         await self._server.stop(self._config.drain_s)
-        self._threads.shutdown(wait=True)
 
     async def _set_health(self, status: Any) -> None:
         for name in ("", SERVICE):
@@ -137,16 +136,16 @@ class GrpcServer:
         service = self._service
         handlers = {
             SERVICE: {
-                "GetOnlineFeatures": self._unary("GetOnlineFeatures", service.get_online_features),
-                "Push": self._unary("Push", service.push, blocking=True),
-                "ListFeatures": self._unary("ListFeatures", service.list_features),
+                "GetOnlineFeatures": self._unary(SERVICE, "GetOnlineFeatures", service.get_online_features),
+                "Push": self._unary(SERVICE, "Push", service.push, blocking=True),
+                "ListFeatures": self._unary(SERVICE, "ListFeatures", service.list_features),
                 "StreamOnlineFeatures": grpc.stream_stream_rpc_method_handler(self._stream),
             },
         }
         feast = FeastService(service).methods()
         for path, methods in feast.items():
             handlers[path] = {
-                name: self._unary(name, method, blocking=blocking)
+                name: self._unary(path, name, method, blocking=blocking)
                 for name, (method, blocking) in methods.items()
             }
         self._server.add_generic_rpc_handlers(
@@ -162,28 +161,29 @@ class GrpcServer:
             ReflectionServicer(names, pool), self._server
         )
 
-    def _unary(self, name: str, method: Unary, *, blocking: bool = False) -> Any:
-        metrics, access, log = self._metrics, self._access, self._log
+    def _unary(self, service: str, name: str, method: Unary, *, blocking: bool = False) -> Any:
+        metrics, access, log, tracing = self._metrics, self._access, self._log, self._service.tracing
+        path = f"{service}/{name}"
 
         async def call(request: bytes, context: Any) -> bytes:
             started = metrics.begin()
             status = "OK"
-            try:
-                left_s = self._left_s(context)
-                caller = access.caller(context.invocation_metadata)
-                return (
-                    await self._later(method, request, caller, left_s)
-                    if blocking
-                    else method(request, caller)
-                )
-            except FeatureStoreError as error:
-                status = type(error).__name__
-                await _abort(context, error)
-                raise
-            finally:
-                taken_s = metrics.end(name, started, status)
-                if log is not None:
-                    log.call(name, status, taken_s, len(request))
+            with tracing.call(path, context.invocation_metadata):
+                try:
+                    left_s = self._left_s(context)
+                    caller = access.caller(context.invocation_metadata)
+                    if blocking:
+                        return await self._threads.run(left_s, method, request, caller)
+                    return method(request, caller)
+                except FeatureStoreError as error:
+                    status = type(error).__name__
+                    tracing.failed(status, status_of(error).name)
+                    await _abort(context, error)
+                    raise
+                finally:
+                    taken_s = metrics.end(name, started, status)
+                    if log is not None:
+                        log.call(name, status, taken_s, len(request))
 
         return grpc.unary_unary_rpc_method_handler(call)
 
@@ -199,36 +199,36 @@ class GrpcServer:
         bound = self._config.limits.deadline_s
         return bound if remaining is None else min(remaining, bound)
 
-    async def _later(self, method: Unary, request: bytes, caller: Caller, left_s: float) -> bytes:
-        """Do what waits for a commit off the event loop.
+    async def _stream(self, requests: object, context: Any) -> None:
+        """Answer requests as they come; awaiting read and write costs less than iterating.
 
         Raises:
-            OnlineStoreTimeoutError: not done in time; it may still be done.
+            FeatureStoreError: never; the first one ends the stream with its status.
         """
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._threads, method, request, caller)
-        try:
-            return await asyncio.wait_for(work, left_s)
-        except TimeoutError as error:
-            raise OnlineStoreTimeoutError(
-                "the write was not done in time; it may still be", hint="number deliveries to send them again"
-            ) from error
-
-    async def _stream(self, requests: object, context: Any) -> None:
-        """Answer requests as they come; awaiting read and write costs less than iterating."""
         del requests
         answer: Unary = self._service.get_online_features
-        metrics = self._metrics
+        metrics, tracing = self._metrics, self._service.tracing
         try:
             caller = self._access.caller(context.invocation_metadata)
-            end: Any = grpc.aio.EOF  # type: ignore[attr-defined] # not in its stubs
-            while (request := await context.read()) is not end:
-                started = metrics.begin()
-                out = answer(request, caller)
-                metrics.end("StreamOnlineFeatures", started, "OK")
-                await context.write(out)
         except FeatureStoreError as error:
             metrics.count("StreamOnlineFeatures", type(error).__name__)
+            await _abort(context, error)
+            return
+        try:
+            end: Any = grpc.aio.EOF  # type: ignore[attr-defined] # not in its stubs
+            while (request := await context.read()) is not end:
+                started, status = metrics.begin(), "OK"
+                with tracing.call(_STREAM, context.invocation_metadata):
+                    try:
+                        out = answer(request, caller)
+                    except FeatureStoreError as error:
+                        status = type(error).__name__
+                        tracing.failed(status, status_of(error).name)
+                        raise
+                    finally:
+                        metrics.end("StreamOnlineFeatures", started, status)
+                await context.write(out)
+        except FeatureStoreError as error:
             await _abort(context, error)
 
 

@@ -6,9 +6,10 @@ Small on purpose: no chunked bodies, no pipelining, one response per request, co
 import asyncio
 import contextlib
 import json
+import logging
+import socket
 import ssl
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -26,14 +27,18 @@ from featurestore.errors import (
     TimeOverflowError,
 )
 from featurestore.serve.access import Access, Caller
-from featurestore.serve.config import ServerConfig
+from featurestore.serve.certificates import Certificates
+from featurestore.serve.config import ServerConfig, Tls
 from featurestore.serve.feast_service import FeastService
-from featurestore.serve.metrics import Metrics
 from featurestore.serve.service import OnlineService
+from featurestore.serve.write_threads import WriteThreads
 
 _HEAD_BYTES: Final = 16 << 10
 _IDLE_S: Final = 60.0
 _HEAD_S: Final = 10.0
+_BACKLOG: Final = 512
+_METHODS: Final = ("GET", "POST")
+_log = logging.getLogger("featurestore.serve")
 _CODES: Final = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (LimitError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
@@ -57,15 +62,17 @@ class HttpServer:
     """
 
     def __init__(
-        self, service: OnlineService, config: ServerConfig, access: Access, metrics: Metrics
+        self, service: OnlineService, config: ServerConfig, access: Access, threads: WriteThreads
     ) -> None:
         """Serve over a service; `start` listens."""
         self._service = service
         self._feast = FeastService(service)
         self._config = config
         self._access = access
-        self._metrics = metrics
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="http-push")
+        self._metrics = service.metrics
+        self._threads = threads
+        self._files = None if config.tls is None else Certificates(config.tls)
+        self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self.draining = False
@@ -77,26 +84,60 @@ class HttpServer:
             ServerError: the port is taken.
         """
         try:
-            self._server = await asyncio.start_server(
-                self._connected,
-                self._config.host,
-                self._config.http_port,
-                reuse_port=True,
-                limit=_HEAD_BYTES,
-                ssl=_tls(self._config),
-            )
+            if self._files is not None:
+                self._files.read()  # what `changed` compares with
+            self._socket = await self._bound()
+            self._server = await self._listening()
         except (OSError, ssl.SSLError) as error:
             raise ServerError(f"cannot listen for HTTP on port {self._config.http_port}: {error}") from error
-        port: int = self._server.sockets[0].getsockname()[1]
+        port: int = self._socket.getsockname()[1]
         return port
+
+    async def renew(self) -> bool:
+        """Take over certificate files that changed, for new connections; returns whether they did.
+
+        The port stays open: the new listener takes from the same queue before the old one is closed. Files
+        that do not fit each other keep the old ones.
+        """
+        if self._files is None or self._server is None or self._files.changed() is None:
+            return False
+        try:
+            server = await self._listening()
+        except (OSError, ssl.SSLError) as error:
+            _log.warning("the HTTP front keeps its certificate: %s", error)
+            return False
+        old, self._server = self._server, server
+        old.close()
+        return True
 
     async def stop(self) -> None:
         """Close the port and every connection."""
         if self._server is not None:
             self._server.close()
+        if self._socket is not None:
+            self._socket.close()
         for writer in list(self._open):
             writer.close()
-        self._threads.shutdown(wait=True)
+
+    async def _bound(self) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        host, port = self._config.host, self._config.http_port
+        family, kind, protocol, _, address = (
+            await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        )[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        found.setblocking(False)
+        found.bind(address)
+        return found
+
+    async def _listening(self) -> asyncio.Server:
+        assert self._socket is not None  # noqa: S101 -- bound in start
+        tls = None if self._config.tls is None else _context(self._config.tls)
+        return await asyncio.start_server(
+            self._connected, sock=self._socket.dup(), limit=_HEAD_BYTES, ssl=tls, backlog=_BACKLOG
+        )
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= self._config.limits.concurrent:
@@ -138,32 +179,35 @@ class HttpServer:
         if path == "/health":
             unwell = HTTPStatus.SERVICE_UNAVAILABLE if self.draining else HTTPStatus.OK
             return unwell, {"status": "draining" if self.draining else "ok"}
-        started = self._metrics.begin()
-        try:
-            answer = await self._routed(method, path, self._caller(headers), body)
-        except FeatureStoreError as error:
-            self._metrics.end(
-                f"HTTP {path}"[:64] if path in _PATHS else "HTTP", started, type(error).__name__
-            )
-            detail = {"detail": error.message, "hint": error.hint, "error": type(error).__name__}
-            return _status(error), detail
-        except _Refused as refused:
-            self._metrics.end("HTTP", started, str(refused.status.value))
-            return refused.status, {"detail": refused.why}
-        self._metrics.end(f"HTTP {path}", started, "OK")
+        known = f"HTTP {path}" if path in _PATHS else "HTTP"
+        started, tracing = self._metrics.begin(), self._service.tracing
+        name = "HTTP" if known == "HTTP" else f"{method if method in _METHODS else '_OTHER'} {path}"
+        with tracing.call(name, headers.items):
+            try:
+                answer = await self._routed(method, path, self._caller(headers), body)
+            except FeatureStoreError as error:
+                self._metrics.end(known, started, type(error).__name__)
+                tracing.failed(type(error).__name__, str(_status(error).value))
+                detail = {"detail": error.message, "hint": error.hint, "error": type(error).__name__}
+                return _status(error), detail
+            except _Refused as refused:
+                self._metrics.end(known, started, str(refused.status.value))
+                tracing.failed("refused", str(refused.status.value))
+                return refused.status, {"detail": refused.why}
+        self._metrics.end(known, started, "OK")
         return HTTPStatus.OK, answer
 
     async def _routed(self, method: str, path: str, caller: Caller, body: bytes) -> Any:
         if path == "/metrics" and method == "GET":
             return self._service.metrics_text(SystemClock().now_ns())
-        if path not in _PATHS or method not in {"GET", "POST"}:
+        if path not in _PATHS or method not in _METHODS:
             raise _Refused(HTTPStatus.NOT_FOUND, f"there is {', '.join(_PATHS)}")
         if path == "/get-online-features":  # some clients send their body with GET
             return self._feast.get_json(_json(body), caller)
         if path.startswith("/materialize"):
             raise _Refused(HTTPStatus.NOT_IMPLEMENTED, "a server does not materialize; use the store")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._feast.push_json, _json(body), caller)
+        left_s = self._config.limits.deadline_s
+        return await self._threads.run(left_s, self._feast.push_json, _json(body), caller)
 
     def _caller(self, headers: Mapping[str, str]) -> Caller:
         authorization = headers.get("authorization")
@@ -244,13 +288,11 @@ def _status(error: FeatureStoreError) -> HTTPStatus:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def _tls(config: ServerConfig) -> ssl.SSLContext | None:
-    if config.tls is None:
-        return None
+def _context(tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(config.tls.certificate, config.tls.key)
-    if config.tls.client_ca is not None:
-        context.load_verify_locations(config.tls.client_ca)
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.client_ca is not None:
+        context.load_verify_locations(tls.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context

@@ -6,10 +6,12 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from featurestore.errors import SchemaError
+from featurestore.catalog.training_set import KeyMap
+from featurestore.errors import DefinitionError, SchemaError
 
 EntityRows: TypeAlias = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | Any
 Column: TypeAlias = Sequence[Any] | pa.ChunkedArray
+KeyMapping: TypeAlias = tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +94,40 @@ def _of_rows(rows: Sequence[Any]) -> Readers:
             "entity rows differ in their columns", hint="every row is a mapping with the same keys"
         )
     return Readers({name: [row[name] for row in rows] for name in names}, len(rows))
+
+
+def key_mapping(key_map: KeyMap | None) -> KeyMapping:
+    """Write a key map as (alias, join key, column), the alias empty where there is none.
+
+    Raises:
+        DefinitionError: it maps to something else than names.
+    """
+    out: list[tuple[str, str, str]] = []
+    for name, value in (key_map or {}).items():
+        if isinstance(value, Mapping):
+            out += [(name, key, column) for key, column in value.items()]
+        else:
+            out.append(("", name, value))
+    if not all(isinstance(part, str) for entry in out for part in entry):
+        raise DefinitionError(
+            f"the key map {key_map!r} holds something else than names",
+            hint='write {"user_id": "sender"} or {"alias": {"user_id": "sender"}}',
+        )
+    return tuple(out)
+
+
+def key_map_of(mapping: KeyMapping) -> KeyMap:
+    """Read back what `key_mapping` wrote.
+
+    Raises:
+        DefinitionError: one name is a join key and an alias.
+    """
+    keys = {key: column for alias, key, column in mapping if not alias}
+    aliases: dict[str, dict[str, str]] = {}
+    for alias, key, column in mapping:
+        if alias:
+            aliases.setdefault(alias, {})[key] = column
+    both = next((alias for alias in aliases if alias in keys), None)
+    if both is not None:
+        raise DefinitionError(f"{both!r} is a join key and an alias in the key map")
+    return {**keys, **aliases}

@@ -88,11 +88,10 @@ class OnlineResponse:
             cells = [ones[view].status_at(at) for view, at in self.plan.cells]
             return np.array(cells, np.int8).reshape(len(cells), 1)
         out = np.zeros((len(self.names), self.num_rows), np.int8)
-        for at, column in enumerate(self.plan.join.columns):
-            view, name = column.cell
+        for at, (view, name) in enumerate(self.plan.origins):
             answer = self.answers.get(view)
             if answer is None:
-                null = np.asarray(self.computed[column.cell].is_null())
+                null = np.asarray(self.computed[view, name].is_null())
                 out[at] = np.where(null, np.int8(NULL), np.int8(PRESENT))
             else:
                 out[at] = answer.status(name)
@@ -109,8 +108,8 @@ class OnlineResponse:
     def event_ns(self) -> Int64Array:
         """Return event timestamps; `(features, rows)`, `INT64_MIN` where no row was used."""
         out = np.full((len(self.names), self.num_rows), INT64_MIN, np.int64)
-        for at, column in enumerate(self.plan.join.columns):
-            answer = self.answers.get(column.cell[0])
+        for at, (view, _) in enumerate(self.plan.origins):
+            answer = self.answers.get(view)
             if answer is not None:
                 out[at] = answer.event_ns
         return out

@@ -1,12 +1,9 @@
 """`serve`: worker processes that share one port, watched over by this one."""
 
-import contextlib
 import importlib.util
 import select
-import signal
 import socket
-import subprocess
-import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -16,9 +13,11 @@ from typing import Any, Final
 from featurestore.core.time import Instant, instant_ns
 from featurestore.errors import DefinitionError, MissingDependencyError, ServerError
 from featurestore.serve.config import Limits, ServerConfig, Tls, Token, check_config, split_address
+from featurestore.serve.worker_process import WorkerProcess
 
 _START_S: Final = 60.0
-_WATCH_S: Final = 0.1
+_WATCH_S: Final = 0.25
+_QUIET_S: Final = 1.0
 
 
 class ServerHandle:
@@ -46,16 +45,24 @@ class ServerHandle:
                 self._sockets[0].close()
                 raise
             config = replace(config, http_port=self._sockets[1].getsockname()[1])
+        self._counts = None
+        if config.metrics_folder is None:
+            self._counts = tempfile.TemporaryDirectory(prefix="featurestore-counts-")
+            config = replace(config, metrics_folder=self._counts.name)
         self.config = config
-        self._workers: list[subprocess.Popen[str]] = []
+        self._workers: list[WorkerProcess] = []
+        self._spare: WorkerProcess | None = None
         try:
-            self._workers = [_start(config) for _ in range(config.workers)]
+            self._workers = [WorkerProcess(config) for _ in range(config.workers)]
+            until = time.monotonic() + _START_S
             for worker in self._workers:
-                _await_ready(worker)
+                worker.go()
+            for worker in self._workers:
+                worker.await_ready(until)
         except ServerError:
             self.stop(grace_s=0)
             raise
-        self._watch = threading.Thread(target=self._restart_the_dead, daemon=True, name="serve-watch")
+        self._watch = threading.Thread(target=self._keep_alive, daemon=True, name="serve-watch")
         self._watch.start()
 
     @property
@@ -85,20 +92,19 @@ class ServerHandle:
         self._stopping.set()
         with self._lock:
             workers, self._workers = self._workers, []
+            spare, self._spare = self._spare, None
         for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                worker.send_signal(signal.SIGTERM)
+            worker.terminate()
         limit = self.config.drain_s + self.config.linger_s + 5 if grace_s is None else grace_s
         until = time.monotonic() + limit
+        if spare is not None:
+            spare.reap(0)
         for worker in workers:
-            try:
-                worker.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
-            _close_pipes(worker)
+            worker.reap(until - time.monotonic())
         for reserved in self._sockets:
             reserved.close()
+        if self._counts is not None:
+            self._counts.cleanup()
 
     def __enter__(self) -> "ServerHandle":
         return self
@@ -108,13 +114,33 @@ class ServerHandle:
     ) -> None:
         self.stop()
 
-    def _restart_the_dead(self) -> None:
-        while not self._stopping.wait(_WATCH_S):
+    def _keep_alive(self) -> None:
+        """Replace workers that end, at once where a spare one waits."""
+        quiet_until = time.monotonic() + _QUIET_S
+        while not self._stopping.is_set():
             with self._lock:
-                dead = [at for at, worker in enumerate(self._workers) if worker.poll() is not None]
-                for at in dead:
-                    _close_pipes(self._workers[at])
-                    self._workers[at] = _start(self.config)
+                watched = [*self._workers, *filter(None, [self._spare])]
+            readable, _, _ = select.select(watched, [], [], _WATCH_S)
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                for worker in readable:
+                    if not worker.listen():
+                        self._replace(worker)
+                # Not at once: a server that lives for a moment needs none.
+                if self.config.spare and self._spare is None and time.monotonic() > quiet_until:
+                    self._spare = WorkerProcess(self.config)
+
+    def _replace(self, dead: WorkerProcess) -> None:
+        dead.reap(_WATCH_S)
+        if dead is self._spare:
+            self._spare = None
+            return
+        at = self._workers.index(dead)
+        # A spare that is still loading is ahead of one that would have to begin.
+        heir, self._spare = self._spare or WorkerProcess(self.config), None
+        heir.go()
+        self._workers[at] = heir
 
 
 def serve(
@@ -148,7 +174,9 @@ def serve(
         DefinitionError: a configuration that would not be safe.
         MissingDependencyError: the `serve` extra is not installed.
     """
-    for module in ("grpc", "grpc_health", "grpc_reflection", "google.protobuf"):
+    modules = ["grpc", "grpc_health", "grpc_reflection", "google.protobuf"]
+    modules += ["jwt"] if options.get("jwt") else []
+    for module in modules:
         if importlib.util.find_spec(module) is None:
             raise MissingDependencyError(
                 f"the server needs {module}", hint="pip install 'featurestore[serve]'", module=module
@@ -172,6 +200,8 @@ def serve(
         )
     except TypeError as error:
         raise DefinitionError(f"serve: {error}", hint="see ServerConfig for the options") from error
+    if config.traces and importlib.util.find_spec("opentelemetry") is None:
+        raise MissingDependencyError("tracing needs opentelemetry", hint="pip install 'featurestore[otel]'")
     return ServerHandle(check_config(config))
 
 
@@ -201,33 +231,3 @@ def _reserved(host: str, port: int) -> socket.socket:
             address=_joined(host, port),
         ) from error
     return held
-
-
-def _start(config: ServerConfig) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "featurestore.serve.worker"]
-    # Never a fork of this process: no lock, thread or environment of its own crosses.
-    worker = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert worker.stdin is not None  # noqa: S101 -- asked for above
-    with contextlib.suppress(BrokenPipeError):
-        worker.stdin.write(config.to_json() + "\n")
-        worker.stdin.flush()
-    return worker
-
-
-def _await_ready(worker: "subprocess.Popen[str]") -> None:
-    out = worker.stdout
-    assert out is not None  # noqa: S101 -- asked for in _start
-    readable, _, _ = select.select([out], [], [], _START_S)
-    line = out.readline() if readable else ""
-    if not line.startswith("ready"):
-        why = line.removeprefix("failed ").strip() or "it ended without a word; see its standard error"
-        raise ServerError(f"a worker could not start: {why}", hint="see the worker's messages above")
-
-
-def _close_pipes(worker: "subprocess.Popen[str]") -> None:
-    for pipe in (worker.stdin, worker.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()

@@ -12,15 +12,17 @@ from featurestore.serve.config import Limits
 from featurestore.serve.metrics import Metrics
 from featurestore.serve.reader import ReadPlan
 from featurestore.serve.response import STATUS, OnlineResponse
+from featurestore.serve.tracing import NO_TRACING, Tracing
 from featurestore.serve.wire import (
     check_cells,
     encode_response,
     list_features,
     parse_push,
     parse_request,
+    push_rows,
+    read_ipc,
     readers_of,
 )
-from featurestore.serve.wire import push_rows as push_request
 
 
 class OnlineService:
@@ -31,13 +33,19 @@ class OnlineService:
     """
 
     def __init__(
-        self, backend: OnlineBackend, limits: Limits, metrics: Metrics, log: AnswerLog | None = None
+        self,
+        backend: OnlineBackend,
+        limits: Limits,
+        metrics: Metrics,
+        log: AnswerLog | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
-        """Serve a backend."""
+        """Serve a backend, which is traced from here on."""
         self.backend = backend
         self.limits = limits
         self.metrics = metrics
         self.log = log
+        self.tracing = backend.tracing = tracing
 
     def get_online_features(self, data: bytes, caller: Caller) -> bytes:
         """Answer a GetOnlineFeaturesRequest.
@@ -45,19 +53,25 @@ class OnlineService:
         Raises:
             DefinitionError: the request contradicts itself.
         """
-        request = parse_request(data)
-        readers = readers_of(request.entities, self.limits)
-        if bool(request.feature_service) == bool(request.features):
-            raise DefinitionError("give either features or a feature_service")
-        features = request.feature_service or tuple(request.features)
-        plan = self.backend.plan(
-            features, tuple(readers.columns), full_feature_names=request.full_feature_names
-        )
-        self.check_read(plan, readers.rows, caller)
+        with self.tracing.stage("decode"):
+            request = parse_request(data)
+            readers = readers_of(request.entities, self.limits)
+            if bool(request.feature_service) == bool(request.features):
+                raise DefinitionError("give either features or a feature_service")
+            features = request.feature_service or tuple(request.features)
+            plan = self.backend.plan(
+                features,
+                tuple(readers.columns),
+                full_feature_names=request.full_feature_names,
+                key_map=tuple((m.alias, m.join_key, m.column) for m in request.key_map),
+                preprocessing=request.preprocessing,
+            )
+            self.check_read(plan, readers.rows, caller)
         now_ns = request.now_ns if request.HasField("now_ns") else None
         response = self.backend.read(plan, readers, now_ns)
-        self.note(response, features, full_feature_names=request.full_feature_names)
-        return encode_response(request, response)
+        with self.tracing.stage("encode"):
+            self.note(response, features, full_feature_names=request.full_feature_names)
+            return encode_response(request, response)
 
     def check_read(self, plan: ReadPlan, rows: int, caller: Caller) -> None:
         """Check a read's size and the caller's right to it, before it is done.
@@ -72,11 +86,13 @@ class OnlineService:
     def note(
         self, response: OnlineResponse, features: str | Sequence[str], *, full_feature_names: bool
     ) -> None:
-        """Count an answer's rows by view and status, and log a sample where asked."""
-        if self.log is not None:
+        """Count an answer's rows by view and status, trace them, and log a sample where asked."""
+        plan = response.plan
+        self.tracing.note(views=plan.views, rows=response.num_rows, features=len(plan.names))
+        if self.log is not None and plan.replayable:
             listed = [features] if isinstance(features, str) else features
             self.log.note(response, listed, full_feature_names=full_feature_names)
-        for read, answer in zip(response.plan.reads, response.answers.values(), strict=True):
+        for read, answer in zip(plan.reads, response.answers.values(), strict=True):
             row = getattr(answer, "row", None)
             if row is not None:
                 self.metrics.cells(read.program.ref, STATUS[row], 1)
@@ -87,13 +103,17 @@ class OnlineService:
 
     def push(self, data: bytes, caller: Caller) -> bytes:
         """Apply a PushRequest; the rows are durable when this returns."""
-        source = parse_push(data).source
-        views = self.backend.views_over(source)
-        caller.check("push", (view.program.name for view in views))
-        return push_request(self.backend, data, self.limits)
+        with self.tracing.stage("decode"):
+            request = parse_push(data)
+            views = self.backend.views_over(request.source)
+            caller.check("push", (view.program.name for view in views))
+            table = read_ipc(request.rows, self.limits.message_bytes * 16)
+        with self.tracing.stage("write"):
+            self.tracing.note(views=tuple(view.table for view in views), rows=table.num_rows)
+            return push_rows(self.backend, request, table)
 
     def metrics_text(self, now_ns: int) -> str:
-        """Return this worker's metrics in the Prometheus text format."""
+        """Return the metrics of all workers in the Prometheus text format."""
         return self.metrics.text(self.backend.newest_events(), now_ns)
 
     def list_features(self, data: bytes, caller: Caller) -> bytes:

@@ -89,16 +89,17 @@ def _new_layout(plan: ReadPlan) -> Layout:
             groups.setdefault(str(field.type), []).append(at)
     schema = pb.Schema(
         names=plan.names,
-        views=[numbers.get(c.cell[0], len(plan.reads)) for c in plan.join.columns],
+        views=[numbers.get(view, len(plan.reads)) for view, _ in plan.origins],
         view_names=[read.program.ref for read in plan.reads],
         arrow=plan.schema.serialize().to_pybytes(),
+        complete=sorted(plan.transforms),
     )
     schema.id = xxhash.xxh3_64_intdigest(schema.SerializeToString(deterministic=True)) or 1
     full = [0] * len(plan.reads)
-    for column in plan.join.columns:
-        if column.cell[0] in numbers:
-            view = numbers[column.cell[0]]
-            full[view] |= 1 << max(0, plan.reads[view].view.codec.schema.get_field_index(column.cell[1]))
+    for key, name in plan.origins:
+        if key in numbers:
+            view = numbers[key]
+            full[view] |= 1 << max(0, plan.reads[view].view.codec.schema.get_field_index(name))
     masks = tuple(
         np.frombuffer(bits.to_bytes(read.view.codec.mask_bytes, "little"), np.uint8)
         for bits, read in zip(full, plan.reads, strict=True)
@@ -333,16 +334,13 @@ def _write_arrow(out: pb.GetOnlineFeaturesResponse, response: OnlineResponse) ->
     out.arrow = response.features().serialize().to_pybytes()
 
 
-def push_rows(backend: OnlineBackend, data: bytes, limits: Limits) -> bytes:
-    """Apply a PushRequest; returns the bytes of a PushResponse once the rows are durable.
+def push_rows(backend: OnlineBackend, request: pb.PushRequest, table: pa.Table) -> bytes:
+    """Apply a push; returns the bytes of a PushResponse once the rows are durable.
 
     Raises:
         NotFoundError: no such source.
         SchemaError: the rows do not fit it.
-        DefinitionError: the bytes are not a PushRequest.
     """
-    request = parse_push(data)
-    table = read_ipc(request.rows, limits.message_bytes * 16)
     result = backend.push(request.source, table, producer=request.producer, sequence=request.sequence)
     return pb.PushResponse(
         rows=result.rows, dropped=result.dropped, applied=result.applied, views=result.views

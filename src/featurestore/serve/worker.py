@@ -1,6 +1,7 @@
 """One worker process: `python -m featurestore.serve.worker`, its configuration on standard input.
 
-It says `ready PORT` on standard output once it serves, and drains on SIGTERM or when its parent is gone.
+It loads and warms everything, says `warm`, waits for `go`, says `ready PORT` once it serves, and drains on
+SIGTERM or when its parent is gone.
 """
 
 import asyncio
@@ -26,8 +27,11 @@ from featurestore.serve.grpc_server import GrpcServer
 from featurestore.serve.http_server import HttpServer
 from featurestore.serve.metrics import Metrics
 from featurestore.serve.service import OnlineService
+from featurestore.serve.tracing import NO_TRACING, Tracing
+from featurestore.serve.worker_process import FAILED, GO, READY, WARM
+from featurestore.serve.write_threads import WriteThreads
 
-FAILED: Final = 3
+EXIT_FAILED: Final = 3
 _log = logging.getLogger("featurestore.serve")
 
 
@@ -43,7 +47,9 @@ def open_root(config: ServerConfig) -> OnlineBackend:
         return catalog.snapshot()
 
     online = config.online or f"{config.root.rstrip('/')}/online"
-    return open_backend(newest, online, clock=clock_of(config), history_ns=config.history_ns)
+    return open_backend(
+        newest, online, clock=clock_of(config), history_ns=config.history_ns, root=config.root
+    )
 
 
 def clock_of(config: ServerConfig) -> Clock:
@@ -58,55 +64,124 @@ def opener_of(config: ServerConfig) -> Callable[[ServerConfig], OnlineBackend]:
     return found
 
 
-async def serve_until_told(config: ServerConfig, backend: OnlineBackend) -> None:
-    """Serve until SIGTERM, SIGINT or the end of standard input, then drain.
+async def serve_until_told(config: ServerConfig, backend: OnlineBackend, parent: "_Parent") -> None:
+    """Serve from its parent's word until SIGTERM, SIGINT or its parent's end, then drain.
 
     Raises:
         ServerError: a port is taken.
     """
     backend.warm()
-    metrics = Metrics()
-    log = None
-    if config.answer_log is not None:
-        log = AnswerLog(config.answer_log, fraction=config.answer_fraction)
-    service = OnlineService(backend, config.limits, metrics, log)
-    access = Access(config, SystemClock())
-    server = GrpcServer(service, config, access, metrics)
-    told = asyncio.Event()
+    told, go = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    threading.Thread(target=_wait_for_parent, args=(loop, told), daemon=True).start()
-    port = await server.start()
-    http = HttpServer(service, config, access, metrics) if config.http_port is not None else None
-    http_port = 0 if http is None else await http.start()
-    reloading = asyncio.create_task(_reload(backend, config.reload_s))
-    sys.stdout.write(f"ready {port} {http_port}\n")
-    sys.stdout.flush()
-    await told.wait()
+    parent.watch(loop, go, told)
+    fronts = _Fronts(config, backend)
+    reloading = asyncio.create_task(_reload(backend, fronts, config.reload_s))
+    _say(WARM)
+    await _first(go, told)
+    if go.is_set():
+        _say(f"{READY} {await fronts.start()}")
+        _keep_stdout_for_the_parent()
+        await told.wait()
     reloading.cancel()
-    if http is not None:
-        http.draining = True
-    await server.drain()
-    if http is not None:
-        await http.stop()
-    if log is not None:
-        log.flush()
+    await fronts.drain()
     backend.close()
 
 
-def _wait_for_parent(loop: asyncio.AbstractEventLoop, told: asyncio.Event) -> None:
-    with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            pass
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(told.set)
+class _Fronts:
+    """What one worker listens with."""
+
+    def __init__(self, config: ServerConfig, backend: OnlineBackend) -> None:
+        self.metrics = Metrics(folder=config.metrics_folder)
+        self.tracing = _tracing(config)
+        self.log = None
+        if config.answer_log is not None:
+            self.log = AnswerLog(config.answer_log, fraction=config.answer_fraction)
+        service = OnlineService(backend, config.limits, self.metrics, self.log, self.tracing)
+        access = Access(config, SystemClock())
+        self.threads = WriteThreads(self.metrics)
+        self.grpc = GrpcServer(service, config, access, self.threads)
+        self.http = None
+        if config.http_port is not None:
+            self.http = HttpServer(service, config, access, self.threads)
+
+    async def start(self) -> str:
+        port = await self.grpc.start()
+        return f"{port} {0 if self.http is None else await self.http.start()}"
+
+    async def drain(self) -> None:
+        if self.http is not None:
+            self.http.draining = True
+        await self.grpc.drain()
+        self.threads.close()
+        if self.http is not None:
+            await self.http.stop()
+        if self.log is not None:
+            self.log.flush()
+        self.tracing.close()
+        self.metrics.close()
 
 
-async def _reload(backend: OnlineBackend, every_s: float) -> None:
+class _Parent:
+    """The process that started this one, as lines on standard input; its end is the end of them."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def line(self) -> str:
+        while b"\n" not in self._rest:
+            data = os.read(0, 65536)
+            if not data:
+                break
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+    def watch(self, loop: asyncio.AbstractEventLoop, go: asyncio.Event, told: asyncio.Event) -> None:
+        threading.Thread(target=self._watch, args=(loop, go, told), daemon=True).start()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, go: asyncio.Event, told: asyncio.Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended before
+            while line := self.line():
+                if line == GO:
+                    loop.call_soon_threadsafe(go.set)
+            loop.call_soon_threadsafe(told.set)
+
+
+def _tracing(config: ServerConfig) -> Tracing:
+    if not config.traces:
+        return NO_TRACING
+    from featurestore.serve.opentelemetry_tracing import open_tracing  # noqa: PLC0415 -- an optional adapter
+
+    return open_tracing()
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait for any of some events."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _keep_stdout_for_the_parent() -> None:
+    """Send what others print to standard error; the pipe itself stays open, so that its end tells of ours."""
+    os.dup(1)
+    os.dup2(2, 1)
+
+
+async def _reload(backend: OnlineBackend, fronts: _Fronts, every_s: float) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(every_s)
+        if fronts.http is not None and await fronts.http.renew():
+            _log.info("the HTTP front has a new certificate")
         try:
             if await loop.run_in_executor(None, backend.reload):
                 _log.info("catalog version %d", backend.snapshot.version)
@@ -116,12 +191,13 @@ async def _reload(backend: OnlineBackend, every_s: float) -> None:
 
 def main() -> int:
     """Serve as standard input says; returns the exit status."""
-    config = config_from_json(sys.stdin.readline())
+    parent = _Parent()
+    config = config_from_json(parent.line())
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     backend: OnlineBackend | None = None
     try:
         backend = opener_of(config)(config)
-        run = serve_until_told(config, backend)
+        run = serve_until_told(config, backend, parent)
         try:
             import uvloop  # noqa: PLC0415 -- where it is installed, a sixth less time per call
         except ImportError:
@@ -129,9 +205,8 @@ def main() -> int:
         else:
             uvloop.run(run)
     except FeatureStoreError as error:
-        sys.stdout.write("failed " + str(error).replace("\n", " | ") + "\n")
-        sys.stdout.flush()
-        return FAILED
+        _say(f"{FAILED} " + str(error).replace("\n", " | "))
+        return EXIT_FAILED
     return 0
 
 

@@ -24,35 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%featurestore/serve/proto/online.proto\x12\x0f\x66\x65\x61turestore.v1\"_\n\x0c\x45ntityColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07strings\x18\x02 \x03(\t\x12\x10\n\x08integers\x18\x03 \x03(\x12\x12\x0f\n\x07\x64oubles\x18\x04 \x03(\x01\x12\r\n\x05\x61rrow\x18\x05 \x01(\x0c\"\x86\x02\n\x18GetOnlineFeaturesRequest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x17\n\x0f\x66\x65\x61ture_service\x18\x02 \x01(\t\x12/\n\x08\x65ntities\x18\x03 \x03(\x0b\x32\x1d.featurestore.v1.EntityColumn\x12\x1a\n\x12\x66ull_feature_names\x18\x04 \x01(\x08\x12\x13\n\x06now_ns\x18\x05 \x01(\x10H\x00\x88\x01\x01\x12+\n\x08\x65ncoding\x18\x06 \x01(\x0e\x32\x19.featurestore.v1.Encoding\x12\x11\n\tschema_id\x18\x07 \x01(\x06\x12\x12\n\nrequest_id\x18\x08 \x01(\x04\x42\t\n\x07_now_ns\"U\n\x06Schema\x12\n\n\x02id\x18\x01 \x01(\x06\x12\r\n\x05names\x18\x02 \x03(\t\x12\r\n\x05views\x18\x03 \x03(\r\x12\x12\n\nview_names\x18\x04 \x03(\t\x12\r\n\x05\x61rrow\x18\x05 \x01(\x0c\"\xcc\x01\n\x19GetOnlineFeaturesResponse\x12\x11\n\tschema_id\x18\x01 \x01(\x06\x12\'\n\x06schema\x18\x02 \x01(\x0b\x32\x17.featurestore.v1.Schema\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0e\n\x06\x62locks\x18\x04 \x03(\x0c\x12\x10\n\x08statuses\x18\x05 \x01(\x0c\x12\x10\n\x08\x65vent_ns\x18\x06 \x03(\x10\x12\r\n\x05\x61rrow\x18\x07 \x01(\x0c\x12\x0e\n\x06now_ns\x18\x08 \x01(\x10\x12\x12\n\nrequest_id\x18\t \x01(\x04\"O\n\x0bPushRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\x10\n\x08producer\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\"M\n\x0cPushResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x08\x12\r\n\x05views\x18\x04 \x03(\t\"\x15\n\x13ListFeaturesRequest\"[\n\x0b\x46\x65\x61tureInfo\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x11\n\tjoin_keys\x18\x05 \x03(\t\"-\n\x0bServiceInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\"\x8f\x01\n\x14ListFeaturesResponse\x12\x17\n\x0f\x63\x61talog_version\x18\x01 \x01(\x04\x12.\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x1c.featurestore.v1.FeatureInfo\x12.\n\x08services\x18\x03 \x03(\x0b\x32\x1c.featurestore.v1.ServiceInfo*#\n\x08\x45ncoding\x12\x0c\n\x08\x43OLUMNAR\x10\x00\x12\t\n\x05\x41RROW\x10\x01\x32\x90\x03\n\rOnlineService\x12j\n\x11GetOnlineFeatures\x12).featurestore.v1.GetOnlineFeaturesRequest\x1a*.featurestore.v1.GetOnlineFeaturesResponse\x12q\n\x14StreamOnlineFeatures\x12).featurestore.v1.GetOnlineFeaturesRequest\x1a*.featurestore.v1.GetOnlineFeaturesResponse(\x01\x30\x01\x12\x43\n\x04Push\x12\x1c.featurestore.v1.PushRequest\x1a\x1d.featurestore.v1.PushResponse\x12[\n\x0cListFeatures\x12$.featurestore.v1.ListFeaturesRequest\x1a%.featurestore.v1.ListFeaturesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%featurestore/serve/proto/online.proto\x12\x0f\x66\x65\x61turestore.v1\"_\n\x0c\x45ntityColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07strings\x18\x02 \x03(\t\x12\x10\n\x08integers\x18\x03 \x03(\x12\x12\x0f\n\x07\x64oubles\x18\x04 \x03(\x01\x12\r\n\x05\x61rrow\x18\x05 \x01(\x0c\"=\n\nKeyMapping\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x10\n\x08join_key\x18\x02 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x03 \x01(\t\"\xcb\x02\n\x18GetOnlineFeaturesRequest\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x17\n\x0f\x66\x65\x61ture_service\x18\x02 \x01(\t\x12/\n\x08\x65ntities\x18\x03 \x03(\x0b\x32\x1d.featurestore.v1.EntityColumn\x12\x1a\n\x12\x66ull_feature_names\x18\x04 \x01(\x08\x12\x13\n\x06now_ns\x18\x05 \x01(\x10H\x00\x88\x01\x01\x12+\n\x08\x65ncoding\x18\x06 \x01(\x0e\x32\x19.featurestore.v1.Encoding\x12\x11\n\tschema_id\x18\x07 \x01(\x06\x12\x12\n\nrequest_id\x18\x08 \x01(\x04\x12,\n\x07key_map\x18\t \x03(\x0b\x32\x1b.featurestore.v1.KeyMapping\x12\x15\n\rpreprocessing\x18\n \x01(\tB\t\n\x07_now_ns\"g\n\x06Schema\x12\n\n\x02id\x18\x01 \x01(\x06\x12\r\n\x05names\x18\x02 \x03(\t\x12\r\n\x05views\x18\x03 \x03(\r\x12\x12\n\nview_names\x18\x04 \x03(\t\x12\r\n\x05\x61rrow\x18\x05 \x01(\x0c\x12\x10\n\x08\x63omplete\x18\x06 \x03(\r\"\xcc\x01\n\x19GetOnlineFeaturesResponse\x12\x11\n\tschema_id\x18\x01 \x01(\x06\x12\'\n\x06schema\x18\x02 \x01(\x0b\x32\x17.featurestore.v1.Schema\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0e\n\x06\x62locks\x18\x04 \x03(\x0c\x12\x10\n\x08statuses\x18\x05 \x01(\x0c\x12\x10\n\x08\x65vent_ns\x18\x06 \x03(\x10\x12\r\n\x05\x61rrow\x18\x07 \x01(\x0c\x12\x0e\n\x06now_ns\x18\x08 \x01(\x10\x12\x12\n\nrequest_id\x18\t \x01(\x04\"O\n\x0bPushRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\x10\n\x08producer\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\"M\n\x0cPushResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x08\x12\r\n\x05views\x18\x04 \x03(\t\"\x15\n\x13ListFeaturesRequest\"[\n\x0b\x46\x65\x61tureInfo\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x11\n\tjoin_keys\x18\x05 \x03(\t\"-\n\x0bServiceInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\"\x8f\x01\n\x14ListFeaturesResponse\x12\x17\n\x0f\x63\x61talog_version\x18\x01 \x01(\x04\x12.\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32\x1c.featurestore.v1.FeatureInfo\x12.\n\x08services\x18\x03 \x03(\x0b\x32\x1c.featurestore.v1.ServiceInfo*#\n\x08\x45ncoding\x12\x0c\n\x08\x43OLUMNAR\x10\x00\x12\t\n\x05\x41RROW\x10\x01\x32\x90\x03\n\rOnlineService\x12j\n\x11GetOnlineFeatures\x12).featurestore.v1.GetOnlineFeaturesRequest\x1a*.featurestore.v1.GetOnlineFeaturesResponse\x12q\n\x14StreamOnlineFeatures\x12).featurestore.v1.GetOnlineFeaturesRequest\x1a*.featurestore.v1.GetOnlineFeaturesResponse(\x01\x30\x01\x12\x43\n\x04Push\x12\x1c.featurestore.v1.PushRequest\x1a\x1d.featurestore.v1.PushResponse\x12[\n\x0cListFeatures\x12$.featurestore.v1.ListFeaturesRequest\x1a%.featurestore.v1.ListFeaturesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'featurestore.serve.proto.online_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENCODING']._serialized_start=1183
-  _globals['_ENCODING']._serialized_end=1218
+  _globals['_ENCODING']._serialized_start=1333
+  _globals['_ENCODING']._serialized_end=1368
   _globals['_ENTITYCOLUMN']._serialized_start=58
   _globals['_ENTITYCOLUMN']._serialized_end=153
-  _globals['_GETONLINEFEATURESREQUEST']._serialized_start=156
-  _globals['_GETONLINEFEATURESREQUEST']._serialized_end=418
-  _globals['_SCHEMA']._serialized_start=420
-  _globals['_SCHEMA']._serialized_end=505
-  _globals['_GETONLINEFEATURESRESPONSE']._serialized_start=508
-  _globals['_GETONLINEFEATURESRESPONSE']._serialized_end=712
-  _globals['_PUSHREQUEST']._serialized_start=714
-  _globals['_PUSHREQUEST']._serialized_end=793
-  _globals['_PUSHRESPONSE']._serialized_start=795
-  _globals['_PUSHRESPONSE']._serialized_end=872
-  _globals['_LISTFEATURESREQUEST']._serialized_start=874
-  _globals['_LISTFEATURESREQUEST']._serialized_end=895
-  _globals['_FEATUREINFO']._serialized_start=897
-  _globals['_FEATUREINFO']._serialized_end=988
-  _globals['_SERVICEINFO']._serialized_start=990
-  _globals['_SERVICEINFO']._serialized_end=1035
-  _globals['_LISTFEATURESRESPONSE']._serialized_start=1038
-  _globals['_LISTFEATURESRESPONSE']._serialized_end=1181
-  _globals['_ONLINESERVICE']._serialized_start=1221
-  _globals['_ONLINESERVICE']._serialized_end=1621
+  _globals['_KEYMAPPING']._serialized_start=155
+  _globals['_KEYMAPPING']._serialized_end=216
+  _globals['_GETONLINEFEATURESREQUEST']._serialized_start=219
+  _globals['_GETONLINEFEATURESREQUEST']._serialized_end=550
+  _globals['_SCHEMA']._serialized_start=552
+  _globals['_SCHEMA']._serialized_end=655
+  _globals['_GETONLINEFEATURESRESPONSE']._serialized_start=658
+  _globals['_GETONLINEFEATURESRESPONSE']._serialized_end=862
+  _globals['_PUSHREQUEST']._serialized_start=864
+  _globals['_PUSHREQUEST']._serialized_end=943
+  _globals['_PUSHRESPONSE']._serialized_start=945
+  _globals['_PUSHRESPONSE']._serialized_end=1022
+  _globals['_LISTFEATURESREQUEST']._serialized_start=1024
+  _globals['_LISTFEATURESREQUEST']._serialized_end=1045
+  _globals['_FEATUREINFO']._serialized_start=1047
+  _globals['_FEATUREINFO']._serialized_end=1138
+  _globals['_SERVICEINFO']._serialized_start=1140
+  _globals['_SERVICEINFO']._serialized_end=1185
+  _globals['_LISTFEATURESRESPONSE']._serialized_start=1188
+  _globals['_LISTFEATURESRESPONSE']._serialized_end=1331
+  _globals['_ONLINESERVICE']._serialized_start=1371
+  _globals['_ONLINESERVICE']._serialized_end=1771
 # @@protoc_insertion_point(module_scope)

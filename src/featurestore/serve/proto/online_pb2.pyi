@@ -28,8 +28,18 @@ class EntityColumn(_message.Message):
     arrow: bytes
     def __init__(self, name: _Optional[str] = ..., strings: _Optional[_Iterable[str]] = ..., integers: _Optional[_Iterable[int]] = ..., doubles: _Optional[_Iterable[float]] = ..., arrow: _Optional[bytes] = ...) -> None: ...
 
+class KeyMapping(_message.Message):
+    __slots__ = ("alias", "join_key", "column")
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    JOIN_KEY_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    join_key: str
+    column: str
+    def __init__(self, alias: _Optional[str] = ..., join_key: _Optional[str] = ..., column: _Optional[str] = ...) -> None: ...
+
 class GetOnlineFeaturesRequest(_message.Message):
-    __slots__ = ("features", "feature_service", "entities", "full_feature_names", "now_ns", "encoding", "schema_id", "request_id")
+    __slots__ = ("features", "feature_service", "entities", "full_feature_names", "now_ns", "encoding", "schema_id", "request_id", "key_map", "preprocessing")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     FEATURE_SERVICE_FIELD_NUMBER: _ClassVar[int]
     ENTITIES_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +48,8 @@ class GetOnlineFeaturesRequest(_message.Message):
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_MAP_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     features: _containers.RepeatedScalarFieldContainer[str]
     feature_service: str
     entities: _containers.RepeatedCompositeFieldContainer[EntityColumn]
@@ -46,21 +58,25 @@ class GetOnlineFeaturesRequest(_message.Message):
     encoding: Encoding
     schema_id: int
     request_id: int
-    def __init__(self, features: _Optional[_Iterable[str]] = ..., feature_service: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[EntityColumn, _Mapping]]] = ..., full_feature_names: _Optional[bool] = ..., now_ns: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., schema_id: _Optional[int] = ..., request_id: _Optional[int] = ...) -> None: ...
+    key_map: _containers.RepeatedCompositeFieldContainer[KeyMapping]
+    preprocessing: str
+    def __init__(self, features: _Optional[_Iterable[str]] = ..., feature_service: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[EntityColumn, _Mapping]]] = ..., full_feature_names: _Optional[bool] = ..., now_ns: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., schema_id: _Optional[int] = ..., request_id: _Optional[int] = ..., key_map: _Optional[_Iterable[_Union[KeyMapping, _Mapping]]] = ..., preprocessing: _Optional[str] = ...) -> None: ...
 
 class Schema(_message.Message):
-    __slots__ = ("id", "names", "views", "view_names", "arrow")
+    __slots__ = ("id", "names", "views", "view_names", "arrow", "complete")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
     VIEWS_FIELD_NUMBER: _ClassVar[int]
     VIEW_NAMES_FIELD_NUMBER: _ClassVar[int]
     ARROW_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
     id: int
     names: _containers.RepeatedScalarFieldContainer[str]
     views: _containers.RepeatedScalarFieldContainer[int]
     view_names: _containers.RepeatedScalarFieldContainer[str]
     arrow: bytes
-    def __init__(self, id: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ..., views: _Optional[_Iterable[int]] = ..., view_names: _Optional[_Iterable[str]] = ..., arrow: _Optional[bytes] = ...) -> None: ...
+    complete: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ..., views: _Optional[_Iterable[int]] = ..., view_names: _Optional[_Iterable[str]] = ..., arrow: _Optional[bytes] = ..., complete: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GetOnlineFeaturesResponse(_message.Message):
     __slots__ = ("schema_id", "schema", "rows", "blocks", "statuses", "event_ns", "arrow", "now_ns", "request_id")
