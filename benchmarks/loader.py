@@ -194,7 +194,7 @@ def sequential(folders: dict[str, Path], values: Matrix, batch: int, repeats: in
 
 def windows(folder: Path, values: Matrix, repeats: int) -> dict[str, Any]:
     """Look-back windows of 64 rows: bytes produced against a plain copy of as many bytes."""
-    lookback, batch, steps = 64, 512, 60
+    lookback, batch, steps = 64, 512, 200
     loader = open_loader(folder, batch_size=batch, window=Window(lookback), threads=2)
     first = next(iter(loader))
     users = np.random.default_rng(1).integers(0, 100, values.shape[0])

@@ -20,10 +20,21 @@ class _Lease:
 
     __slots__ = ("__array_interface__", "__weakref__", "_buffer", "_pool")
 
-    def __init__(self, pool: "BufferPool", buffer: npt.NDArray[np.uint8]) -> None:
+    def __init__(
+        self,
+        pool: "BufferPool",
+        buffer: npt.NDArray[np.uint8],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> None:
         self._pool = pool
         self._buffer = buffer
-        self.__array_interface__ = buffer.__array_interface__
+        self.__array_interface__ = {
+            **buffer.__array_interface__,
+            "shape": shape,
+            "typestr": dtype.str,
+            "descr": [("", dtype.str)],
+        }
 
     def __del__(self) -> None:
         self._pool.give_back(self._buffer)
@@ -31,6 +42,8 @@ class _Lease:
 
 class BufferPool:
     """Writable, 64-byte aligned arrays whose memory is used again; safe for threads.
+
+    What came back last is handed out first: it is likely still in a cache.
 
     Args:
         idle: Buffers of one size kept when nobody uses them; more are freed.
@@ -43,15 +56,13 @@ class BufferPool:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Return an uninitialized C-contiguous array."""
-        count = math.prod(shape)
-        size = max(_ALIGN, -(-count * dtype.itemsize // _ALIGN) * _ALIGN)
+        size = max(_ALIGN, -(-math.prod(shape) * dtype.itemsize // _ALIGN) * _ALIGN)
         try:
-            buffer = self._free.setdefault(size, deque()).popleft()
+            buffer = self._free.setdefault(size, deque()).pop()
         except IndexError:
             buffer = _aligned(size)
             self.allocated += 1
-        whole = np.asarray(_Lease(self, buffer))
-        return whole[: count * dtype.itemsize].view(dtype).reshape(shape)
+        return np.asarray(_Lease(self, buffer, shape, dtype))
 
     def give_back(self, buffer: npt.NDArray[np.uint8]) -> None:
         """Take a buffer nobody refers to; called when its lease dies."""

@@ -6,7 +6,6 @@ numba is imported at the first gather, never at import; set `FEATURESTORE_NO_NUM
 import os
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -31,73 +30,7 @@ def compiled() -> ModuleType | None:
     return kernels
 
 
-def permutation_of_keys(keys: npt.NDArray[np.uint32] | npt.NDArray[np.uint64]) -> Int64Array:
-    """Order `0 … n-1` by random keys, the upper 22 bits of short ones and 48 of long ones, stable.
-
-    Cost: O(n), radix passes.
-    """
-    kernels = compiled()
-    if kernels is not None:
-        ordered: Int64Array = (kernels.radix_order if keys.dtype == np.uint32 else kernels.radix_order_wide)(
-            np.ascontiguousarray(keys)
-        )
-        return ordered
-    shifts = (0, 16) if keys.dtype == np.uint32 else (16, 32, 48)
-    if keys.dtype == np.uint32:
-        keys = keys >> np.uint32(10)
-    order = np.arange(keys.size)
-    for shift in shifts:
-        digit = (keys >> keys.dtype.type(shift)).astype(np.uint16)
-        order = order[np.argsort(digit[order], kind="stable")]
-    return order
-
-
-def fill_blocks(
-    blocks: Int64Array, *, block_rows: int, phase: int, start: int, length: int, out: Int64Array
-) -> None:
-    """Write the rows of blocks cut from a ring of `length` rows, from `phase` on, that begins at row `start`.
-
-    Args:
-        blocks: Numbers of whole blocks; what is left of `out` takes the rows behind the last whole block.
-    """
-    kernels = compiled()
-    if kernels is not None:
-        kernels.fill_blocks(blocks, block_rows, phase, start, length, out)
-        return
-    whole = blocks.size * block_rows
-    out[:whole] = (blocks[:, None] * block_rows + np.arange(block_rows)).reshape(-1)
-    out[whole:] = length // block_rows * block_rows + np.arange(out.size - whole)
-    out += phase
-    np.subtract(out, length, out=out, where=out >= length)
-    out += start
-
-
-def deal(
-    fetch: Int64Array, keys: npt.NDArray[np.uint32], edges: Int64Array
-) -> tuple[npt.NDArray[np.int32], Int64Array]:
-    """Permute each stream's rows by its keys and deal the streams out in turn.
-
-    Args:
-        fetch: `(n,)` rows of all streams, one stream after the other.
-        edges: `(streams + 1,)` where each stream begins; none is longer than one before it by position, and
-            lengths differ by at most one.
-
-    Returns:
-        `(n,)` place in `fetch` of each delivered row, and the rows themselves.
-    """
-    kernels = compiled()
-    if kernels is not None:
-        dealt: tuple[npt.NDArray[np.int32], Int64Array] = kernels.deal(fetch, keys, edges)
-        return dealt
-    sizes = np.diff(edges)
-    places = np.full((int(sizes.max(initial=0)), sizes.size), -1, np.int32)
-    for stream, (start, stop) in enumerate(pairwise(edges.tolist())):
-        places[: stop - start, stream] = permutation_of_keys(keys[start:stop]) + start
-    flat = places.reshape(-1)
-    flat = flat[flat >= 0]
-    return flat, fetch[flat]
-
-
+@cache
 def bits(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Give the unsigned integer type of the same width."""
     return np.dtype(f"u{dtype.itemsize}")
@@ -140,6 +73,7 @@ class StoredColumn:
         dtype: Of the stored values.
         width: Values per row.
         name: The stored column; None where the values are computed from others.
+        whole: `0 … width-1`: give it to `gather` for all columns.
         valid: Byte masks, 1 = valid; a part without nulls has none.
     """
 
@@ -148,10 +82,12 @@ class StoredColumn:
         self.name = name
         self.dtype = dtype
         self.width = width
+        self.whole: Int64Array = np.arange(width)
         self._blocks: list[AnyArray | None] = [None] * len(index)
         self._valid: list[UInt8Array | None] = [None] * len(index)
         self._addresses = np.zeros(len(index), np.int64)
         self._valid_addresses = np.zeros(len(index), np.int64)
+        self._masked = False
 
     def put(self, part: int, block: AnyArray, valid: UInt8Array | None) -> None:
         """Set the values of a part: C-contiguous `(rows, width)`, and mask bytes of the same shape."""
@@ -162,6 +98,7 @@ class StoredColumn:
             valid = np.ascontiguousarray(valid).reshape(-1, self.width)
             self._valid[part] = valid
             self._valid_addresses[part] = valid.ctypes.data
+            self._masked = True
 
     def block(self, part: int) -> AnyArray:
         """Return a part's `(rows, width)` values; the part must be open."""
@@ -176,7 +113,7 @@ class StoredColumn:
     @property
     def has_nulls(self) -> bool:
         """Whether any part opened so far has a mask."""
-        return bool(self._valid_addresses.any())
+        return self._masked
 
     def gather(
         self, rows: Int64Array, columns: Int64Array, out: AnyArray, at: int, fills: AnyArray | None
@@ -187,7 +124,7 @@ class StoredColumn:
             rows: Row numbers in range whose parts are open.
             fills: One value per column, of `out`'s type, in place of nulls; None leaves what is stored.
 
-        Cost: one read of the rows' cache lines; about 10 GB/s per core from memory, whole rows.
+        Cost: one read of the rows' cache lines, asked for ahead of the copy.
         """
         if rows.size == 0:
             return
@@ -195,40 +132,47 @@ class StoredColumn:
         if kernels is None or not castable(self.dtype, out.dtype):
             self._gather_numpy(rows, columns, out, at, fills)
             return
-        stored = self.dtype
-        if stored == out.dtype:
+        whole, same = self.is_whole(columns), self.dtype == out.dtype
+        if same:
             # The same bits: one compiled loop per width serves all types.
-            stored, out = bits(stored), out.view(bits(stored))
-            fills = None if fills is None else fills.view(stored)
-        where = self.addresses(rows)
-        if columns.size == self.width and np.array_equal(columns, np.arange(self.width)):
-            if stored == out.dtype:
-                row_bytes = self.width * stored.itemsize
-                target = out.ctypes.data + at * out.itemsize
-                kernels.copy_row_bytes(where, row_bytes, target, out.strides[0])
-            else:
-                kernels.copy_rows(np.empty(0, stored), where, self.width, out, at)
+            alike = bits(self.dtype)
+            out, fills = out.view(alike), None if fills is None else fills.view(alike)
+        like = np.empty(0, out.dtype if same else self.dtype)
+        if not whole:
+            kernels.copy_columns(like, self.addresses(rows), columns, out, at)
+        elif same:
+            target = out.ctypes.data + at * like.itemsize
+            kernels.gather_bytes(*self.parts, rows, self.width * like.itemsize, target, out.strides[0])
         else:
-            kernels.copy_columns(np.empty(0, stored), where, columns, out, at)
+            kernels.copy_rows(like, self.addresses(rows), self.width, out, at)
         if fills is not None and self.has_nulls:
             kernels.fill_rows(self._mask_addresses(kernels, rows), columns, fills, out, at)
 
+    @property
+    def parts(self) -> tuple[Int64Array, Int64Array, Int64Array, int]:
+        """Where each part's values begin, and how a row number finds its part, for the compiled loops."""
+        return self._addresses, self.index.starts, self.index.first_part, self.index.shift
+
+    def columns(self, chosen: Sequence[int]) -> Int64Array:
+        """Return columns as `gather` takes them; `whole` itself where they are all, in their own order."""
+        columns = np.asarray(chosen, np.int64)
+        return self.whole if self.is_whole(columns) else columns
+
+    def is_whole(self, columns: Int64Array) -> bool:
+        """Say whether these are all columns in their own order."""
+        return columns is self.whole or (columns.size == self.width and bool((columns == self.whole).all()))
+
     def _mask_addresses(self, kernels: ModuleType, rows: Int64Array) -> Int64Array:
-        index = self.index
         where = np.empty(rows.size, np.int64)
-        kernels.row_addresses(
-            self._valid_addresses, index.starts, index.first_part, index.shift, rows, self.width, where
-        )
+        kernels.row_addresses(self._valid_addresses, *self.parts[1:], rows, self.width, where)
         return where
 
     def addresses(self, rows: Int64Array) -> Int64Array:
         """Return the memory address of each row, for the compiled loops; the parts must be open."""
         kernels = compiled()
         assert kernels is not None, "addresses are for compiled loops"  # noqa: S101 - a fault of ours
-        index = self.index
         out = np.empty(rows.size, np.int64)
-        stride = self.width * self.dtype.itemsize
-        kernels.row_addresses(self._addresses, index.starts, index.first_part, index.shift, rows, stride, out)
+        kernels.row_addresses(*self.parts, rows, self.width * self.dtype.itemsize, out)
         return out
 
     def gather_mask(self, rows: Int64Array, columns: Int64Array, out: UInt8Array, at: int) -> None:
@@ -246,7 +190,7 @@ class StoredColumn:
     def _gather_numpy(
         self, rows: Int64Array, columns: Int64Array, out: AnyArray, at: int, fills: AnyArray | None
     ) -> None:
-        everything = columns.size == self.width and np.array_equal(columns, np.arange(self.width))
+        everything = self.is_whole(columns)
         for part, places, local in self._by_part(rows):
             values = self.block(part)[local]
             values = values if everything else values[:, columns]

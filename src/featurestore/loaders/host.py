@@ -16,7 +16,7 @@ from featurestore.loaders.gather import AnyArray, StoredColumn
 from featurestore.loaders.prepare import Prepared
 from featurestore.loaders.source import TIME, DatasetRows
 from featurestore.loaders.vocabulary import codes_column
-from featurestore.loaders.windows import WindowIndex
+from featurestore.loaders.windows import Runs, WindowIndex
 from featurestore.storage.shards import ShardView
 
 
@@ -59,9 +59,9 @@ class HostGather:
         self.pool = pool
         self.windows = windows
         self._pieces = {matrix.name: self._pieces_of(matrix) for matrix in fields.matrices}
-        self._scalars = {
-            s.name: self._scalar_column(s) for s in (*fields.labels, fields.weight) if s is not None
-        }
+        scalars = [s for s in (*fields.labels, fields.weight) if s is not None]
+        self._scalars = {s.name: self._scalar_column(s) for s in scalars}
+        self._scalar_places = {s.name: self._scalars[s.name].columns([s.column]) for s in scalars}
         self._codes = {name: codes_column(source, name, vocabularies[name]) for name in fields.codes}
         self._extras = {name: source.column(name) for name in fields.extras}
         self._time = source.column(TIME) if fields.time else None
@@ -77,11 +77,13 @@ class HostGather:
         Raises:
             CorruptDataError: a shard that holds one of the rows is damaged.
         """
+        runs = None
         if self.windows is None:
             self.source.touch(rows)
         else:
             self.windows.touch(rows)
-        x, mask = self._features(rows)
+            runs = self.windows.runs(rows)
+        x, mask = self._features(rows, runs)
         weight = self._scalar(self.fields.weight, rows) if self.fields.weight is not None else None
         valid = None
         if real is not None:
@@ -99,7 +101,7 @@ class HostGather:
             time=None if self._time is None else self._plain(self._time, rows),
             entity=None if self._entity is None else self._plain(self._entity, rows),
             window_mask=None if self.windows is None else self.windows.mask(rows),
-            delta_ns=None if self.windows is None else self.ages(self.windows, rows),
+            delta_ns=None if self.windows is None else self.ages(self.windows, rows, runs),
         )
 
     def pieces(self, matrix: Matrix) -> list[Piece]:
@@ -116,14 +118,14 @@ class HostGather:
         out |= {f"extras.{name}": column for name, column in self._extras.items()}
         return out | {n: c for n, c in (("time", self._time), ("entity", self._entity)) if c is not None}
 
-    def matrix(self, matrix: Matrix, rows: Int64Array) -> AnyArray:
+    def matrix(self, matrix: Matrix, rows: Int64Array, runs: Runs | None = None) -> AnyArray:
         """Gather one matrix `(N, F)`, or `(N, L, F)` with windows."""
         out = self.pool.empty(self._shape(rows, len(matrix.features)), np.dtype(matrix.dtype))
         for piece in self._pieces[matrix.name]:
             if self.windows is None:
                 piece.column.gather(rows, piece.columns, out, piece.at, piece.fills)
             else:
-                self.windows.gather(piece.column, rows, piece.columns, out, piece.at, piece.fills)
+                self.windows.gather(piece.column, rows, piece.columns, out, piece.at, piece.fills, runs=runs)
         return out
 
     def mask(self, matrix: Matrix, rows: Int64Array) -> AnyArray:
@@ -152,17 +154,15 @@ class HostGather:
         shaped[~mask] = 0
         return shaped
 
-    def ages(self, windows: WindowIndex, rows: Int64Array) -> AnyArray:
+    def ages(self, windows: WindowIndex, rows: Int64Array, runs: Runs | None = None) -> AnyArray:
         """Return `(N, L)` ages of window rows at their anchor's time, ns; 0 on padding."""
-        times = self.pool.empty((rows.size, windows.window.lookback, 1), np.dtype(np.int64))
-        windows.gather(self.source.column(TIME), rows, np.zeros(1, np.int64), times, 0, None)
-        flat = times[:, :, 0]
-        # The window's last row is the anchor itself.
-        return np.where(windows.mask(rows), flat[:, -1:] - flat, 0)
+        out = self.pool.empty((rows.size, windows.window.lookback), np.dtype(np.int64))
+        windows.ages(self.source.column(TIME), rows, out, runs=runs)
+        return out
 
-    def _features(self, rows: Int64Array) -> tuple[Any, Any]:
+    def _features(self, rows: Int64Array, runs: Runs | None) -> tuple[Any, Any]:
         fields = self.fields
-        x = {m.name: self.matrix(m, rows) for m in fields.matrices}
+        x = {m.name: self.matrix(m, rows, runs) for m in fields.matrices}
         mask = {m.name: self.mask(m, rows) for m in fields.matrices} if fields.nulls == "mask" else None
         return arranged(fields, x), None if mask is None else arranged(fields, mask)
 
@@ -174,7 +174,7 @@ class HostGather:
         column = self._scalars[scalar.name]
         dtype = np.dtype(scalar.dtype) if scalar.dtype else column.dtype
         out = self.pool.empty((rows.size, 1), dtype)
-        column.gather(rows, np.asarray([scalar.column]), out, 0, None)
+        column.gather(rows, self._scalar_places[scalar.name], out, 0, None)
         return out.reshape(-1)
 
     def _plain(self, column: StoredColumn, rows: Int64Array) -> AnyArray:
@@ -182,7 +182,7 @@ class HostGather:
 
     def _extra(self, column: StoredColumn, rows: Int64Array) -> AnyArray:
         out = self.pool.empty((rows.size, column.width), column.dtype)
-        column.gather(rows, np.arange(column.width), out, 0, None)
+        column.gather(rows, column.whole, out, 0, None)
         return out.reshape(-1) if column.width == 1 else out
 
     def _pieces_of(self, matrix: Matrix) -> list[Piece]:
@@ -193,7 +193,7 @@ class HostGather:
             column = self.source.column(segment.pack)
             kept = self.fields.nulls == "nan" and column.dtype.kind == "f"  # nulls are stored as NaN already
             chosen = fills[segment.at : segment.at + len(segment.columns)]
-            columns = np.asarray(segment.columns, np.int64)
+            columns = column.columns(segment.columns)
             nullable = nullable_packs.get(segment.pack, False)
             pieces.append(Piece(column, columns, segment.at, None if kept else chosen, nullable))
         return pieces

@@ -1,4 +1,4 @@
-"""Compiled loops: row gathers over memory-mapped parts, window gathers and radix permutations.
+"""Compiled loops: row gathers and window gathers over memory-mapped parts.
 
 Imported by `gather` only, on first use, because numba takes most of a second to import. All loops release
 the GIL. Rows are reached by address: a column of a dataset lies in as many mappings as there are shards,
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.core.time import Int64Array
-from featurestore.temporal.jit import kernel
+from featurestore.temporal.jit import inlined, kernel
 
 numba = importlib.import_module("numba")
 _extending = importlib.import_module("numba.extending")
@@ -23,11 +23,11 @@ _ir = importlib.import_module("llvmlite.ir")
 AnyArray = npt.NDArray[Any]
 UInt8Array = npt.NDArray[np.uint8]
 
-# Rows asked for before they are copied: enough to hide a cache miss, few enough to stay in L1.
-_AHEAD = 12
+# Rows asked for before they are copied, and bytes of runs: enough to hide a miss to memory, few enough to
+# stay in the second-level cache, which takes more requests at once than the first.
+_AHEAD = 32
+_AHEAD_BYTES = 4096
 _LINE_BYTES = 64
-_RADIX_BITS = 11
-_TILE = 16
 
 
 def _pointer(typingctx: Any, address: Any) -> Any:
@@ -51,7 +51,7 @@ def _prefetch(typingctx: Any, address: Any) -> Any:
         int32 = _ir.IntType(32)
         function_type = _ir.FunctionType(_ir.VoidType(), [_cgutils.voidptr_t, int32, int32, int32])
         function = _cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        builder.call(function, [pointer, int32(0), int32(3), int32(1)])
+        builder.call(function, [pointer, int32(0), int32(2), int32(1)])
         return context.get_dummy_value()
 
     return types.void(address), codegen
@@ -70,128 +70,30 @@ def _copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
     return types.void(target, source, count), codegen
 
 
+def _move(count: int) -> Any:
+    """Make a copy of exactly `count` bytes, in registers where the machine has wide ones."""
+
+    def move(typingctx: Any, target: Any, source: Any) -> Any:
+        del typingctx
+        types = numba.types
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            del signature
+            vector = _ir.VectorType(_ir.IntType(8), count).as_pointer()
+            to, of = (builder.inttoptr(a, vector) for a in args)
+            builder.store(builder.load(of, align=1), to, align=1)
+            return context.get_dummy_value()
+
+        return types.void(target, source), codegen
+
+    return _extending.intrinsic(move)
+
+
 copy_bytes = _extending.intrinsic(_copy_bytes)
+move_64, move_8, move_4, move_1 = (_move(count) for count in (64, 8, 4, 1))
 pointer = _extending.intrinsic(_pointer)
 prefetch = _extending.intrinsic(_prefetch)
 carray = numba.carray
-
-
-@kernel
-def _radix(
-    keys: npt.NDArray[np.uint32],
-    order: npt.NDArray[np.int32],
-    other: npt.NDArray[np.int32],
-    counts: npt.NDArray[np.int32],
-) -> None:
-    """Order by the upper 22 bits of short keys into `order`; `other` and `counts` are scratch."""
-    n = keys.size
-    low = np.uint32((1 << _RADIX_BITS) - 1)
-    first, second = np.uint32(32 - 2 * _RADIX_BITS), np.uint32(32 - _RADIX_BITS)
-    counts[:] = 0
-    for i in range(n):
-        key = keys[i]
-        counts[0, (key >> first) & low] += 1
-        counts[1, key >> second] += 1
-    for turn in range(2):
-        total = np.int32(0)
-        for b in range(counts.shape[1]):
-            count = counts[turn, b]
-            counts[turn, b] = total
-            total += count
-    for i in range(n):
-        bucket = (keys[i] >> first) & low
-        other[counts[0, bucket]] = i
-        counts[0, bucket] += 1
-    for i in range(n):
-        row = other[i]
-        bucket = keys[row] >> second
-        order[counts[1, bucket]] = row
-        counts[1, bucket] += 1
-
-
-@kernel
-def radix_order(keys: npt.NDArray[np.uint32]) -> Int64Array:
-    """Order `0 … n-1` by the upper 22 bits of 32-bit keys, stable: two counting passes of 11 bits."""
-    order = np.empty(keys.size, np.int32)
-    _radix(keys, order, np.empty(keys.size, np.int32), np.empty((2, 1 << _RADIX_BITS), np.int32))
-    return order.astype(np.int64)
-
-
-@kernel
-def radix_order_wide(keys: npt.NDArray[np.uint64]) -> Int64Array:
-    """Order `0 … n-1` by the upper 48 bits of 64-bit keys, stable: four counting passes of 12 bits."""
-    n = keys.size
-    size = np.uint64((1 << 12) - 1)
-    order = np.arange(n)
-    other = np.empty(n, np.int64)
-    counts = np.empty(1 << 12, np.int64)
-    for turn in range(4):
-        shift = np.uint64(16 + turn * 12)
-        counts[:] = 0
-        for i in range(n):
-            counts[(keys[i] >> shift) & size] += 1
-        total = 0
-        for b in range(counts.size):
-            count = counts[b]
-            counts[b] = total
-            total += count
-        for i in range(n):
-            row = order[i]
-            bucket = (keys[row] >> shift) & size
-            other[counts[bucket]] = row
-            counts[bucket] += 1
-        order, other = other, order
-    return order
-
-
-@kernel
-def fill_blocks(
-    blocks: Int64Array, block_rows: int, phase: int, start: int, length: int, out: Int64Array
-) -> None:
-    """Write the rows of whole blocks of a ring of `length` rows; what is left of `out` is the ring's rest."""
-    at = 0
-    for b in range(blocks.size + 1):
-        if b < blocks.size:
-            row, count = blocks[b] * block_rows + phase, block_rows
-        else:
-            row, count = length // block_rows * block_rows + phase, out.size - at
-        row -= length if row >= length else 0
-        for _ in range(count):
-            out[at] = start + row
-            at += 1
-            row += 1
-            if row == length:
-                row = 0
-
-
-@kernel
-def deal(
-    fetch: Int64Array, keys: npt.NDArray[np.uint32], edges: Int64Array
-) -> tuple[npt.NDArray[np.int32], Int64Array]:
-    """Permute each stream by its keys and deal the streams out in turn: position `j · streams + s`."""
-    streams = edges.size - 1
-    longest = 0
-    for s in range(streams):
-        longest = max(longest, edges[s + 1] - edges[s])
-    order = np.empty(fetch.size, np.int32)
-    other = np.empty(longest, np.int32)
-    counts = np.empty((2, 1 << _RADIX_BITS), np.int32)
-    for s in range(streams):
-        start, stop = edges[s], edges[s + 1]
-        _radix(keys[start:stop], order[start:stop], other[: stop - start], counts)
-        for j in range(start, stop):
-            order[j] += start
-    places = np.empty(fetch.size, np.int32)
-    # Tile by tile, so that both sides stay in cache: strides of whole streams would fight for the same lines.
-    for first in range(0, longest, _TILE):
-        for s in range(streams):
-            start = edges[s]
-            for j in range(first, min(first + _TILE, edges[s + 1] - start)):
-                places[j * streams + s] = order[start + j]
-    rows = np.empty(fetch.size, np.int64)
-    for i in range(fetch.size):
-        rows[i] = fetch[places[i]]
-    return places, rows
 
 
 @kernel
@@ -237,24 +139,50 @@ def copy_rows(like: AnyArray, sources: Int64Array, width: int, out: AnyArray, at
             out[i, at + c] = values[c]
 
 
+@inlined
+def _copy_row(target: int, source: int, row_bytes: int) -> None:
+    done = 0
+    while done + 64 <= row_bytes:
+        move_64(target + done, source + done)
+        done += 64
+    while done + 8 <= row_bytes:
+        move_8(target + done, source + done)
+        done += 8
+    while done + 4 <= row_bytes:
+        move_4(target + done, source + done)
+        done += 4
+    while done < row_bytes:
+        move_1(target + done, source + done)
+        done += 1
+
+
 @kernel
-def copy_row_bytes(sources: Int64Array, row_bytes: int, target: int, target_stride: int) -> None:
-    """Copy whole rows of bytes from their addresses to `target + i * target_stride`; neighbours in one go."""
-    n = sources.size
-    dense = target_stride == row_bytes
-    i = 0
-    while i < n:
-        source = sources[i]
-        count = 1
-        if dense:
-            while i + count < n and sources[i + count] == source + count * row_bytes:
-                count += 1
-        if i + _AHEAD < n:
-            ahead = sources[i + _AHEAD]
+def gather_bytes(
+    addresses: Int64Array,
+    starts: Int64Array,
+    first_part: Int64Array,
+    shift: int,
+    rows: Int64Array,
+    row_bytes: int,
+    target: int,
+    target_stride: int,
+) -> None:
+    """Copy whole rows of bytes to `target + i * target_stride`; the parts are given as to `row_addresses`."""
+    n = rows.size
+    asked = np.empty(_AHEAD, np.int64)
+    for i in range(n + _AHEAD):
+        if i >= _AHEAD:
+            j = i - _AHEAD
+            _copy_row(target + j * target_stride, asked[j % _AHEAD], row_bytes)
+        if i < n:
+            row = rows[i]
+            part = first_part[row >> shift]
+            while row >= starts[part + 1]:
+                part += 1
+            source = addresses[part] + (row - starts[part]) * row_bytes
             for line in range(0, row_bytes, _LINE_BYTES):
-                prefetch(ahead + line)
-        copy_bytes(target + i * target_stride, source, count * row_bytes)
-        i += count
+                prefetch(source + line)
+            asked[i % _AHEAD] = source
 
 
 @kernel
@@ -345,13 +273,45 @@ def window_runs(
 def copy_run_bytes(
     sources: Int64Array, count: Int64Array, place: Int64Array, row_bytes: int, target: int
 ) -> None:
-    """Copy runs of rows as bytes to `target + place * row_bytes`."""
+    """Copy runs of rows as bytes to `target + place * row_bytes`; asks for a run while another is copied."""
     n = sources.size
     for i in range(n):
-        if i + 2 < n:
-            for line in range(0, min(count[i + 2] * row_bytes, 4096), _LINE_BYTES):
-                prefetch(sources[i + 2] + line)
-        copy_bytes(target + place[i] * row_bytes, sources[i], count[i] * row_bytes)
+        source, size = sources[i], count[i] * row_bytes
+        to = target + place[i] * row_bytes
+        following, following_size = 0, 0
+        if i + 1 < n:
+            following, following_size = sources[i + 1], count[i + 1] * row_bytes
+        done = 0
+        while done + _LINE_BYTES <= size:
+            ahead = done + _AHEAD_BYTES
+            if ahead < size:
+                prefetch(source + ahead)
+            elif ahead - size < following_size:
+                prefetch(following + ahead - size)
+            move_64(to + done, source + done)
+            done += _LINE_BYTES
+        _copy_row(to + done, source + done, size - done)
+
+
+@kernel
+def window_mask(history: npt.NDArray[Any], rows: Int64Array, out: npt.NDArray[np.bool_]) -> None:
+    """Write `out[i, j]`: whether place `j` of row `i`'s window holds a row."""
+    length = out.shape[1]
+    for i in range(rows.size):
+        pad = length - np.int64(history[rows[i]])
+        for j in range(length):
+            out[i, j] = j >= pad
+
+
+@kernel
+def ages_in_place(history: npt.NDArray[Any], rows: Int64Array, out: Int64Array) -> None:
+    """Turn `(N, L)` times into ages at the window's last row; 0 on padding."""
+    length = out.shape[1]
+    for i in range(rows.size):
+        pad = length - np.int64(history[rows[i]])
+        now = out[i, length - 1]
+        for j in range(length):
+            out[i, j] = now - out[i, j] if j >= pad else 0
 
 
 @kernel

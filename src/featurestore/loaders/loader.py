@@ -1,6 +1,5 @@
 """The loader: an ordinary iterable of batches with a length, a position and a report."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from featurestore.loaders.fitting import fit_preprocessing
 from featurestore.loaders.grain_source import GrainSource
 from featurestore.loaders.host import host_gather
 from featurestore.loaders.leakage import leakage_report
-from featurestore.loaders.prefetch import OrderedPrefetch
+from featurestore.loaders.prefetch import OrderedPrefetch, forks
 from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
 from featurestore.loaders.state import position_in, state_of
 from featurestore.loaders.stats import Stats
@@ -278,8 +277,9 @@ class LoaderIterator(Iterator[Batch]):
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._feed = loader.tier.feed(loader._epoch, loader._step, loader._stats)
-        self._pid = os.getpid()
+        self._process = forks()
         self._open = True
+        self._sizes: dict[int, int] = {}  # bytes of a batch by its rows
         loader._stats.paused()
 
     def __next__(self) -> Batch:
@@ -291,7 +291,7 @@ class LoaderIterator(Iterator[Batch]):
                     hint="open a second loader to read two passes at once",
                 )
             raise StopIteration
-        if os.getpid() != self._pid:
+        if forks() != self._process:
             raise LoaderStateError(
                 "a running pass was carried into another process",
                 hint="begin the pass in the process that uses it: iter(loader) after the fork",
@@ -306,12 +306,10 @@ class LoaderIterator(Iterator[Batch]):
             self.close()
             loader._finished()
             raise StopIteration
-        loader._stats.delivered(
-            asked,
-            rows=loader.prepared.plan.rows_in(loader._step),
-            size=batch_bytes(batch),
-            depth=self._feed.depth,
-        )
+        rows = loader.prepared.plan.rows_in(loader._step)
+        if rows not in self._sizes:
+            self._sizes[rows] = batch_bytes(batch)
+        loader._stats.delivered(asked, rows=rows, size=self._sizes[rows], depth=self._feed.depth)
         loader._delivered()
         return batch
 
@@ -319,7 +317,7 @@ class LoaderIterator(Iterator[Batch]):
         """End the pass."""
         if self._open:
             self._open = False
-            if os.getpid() == self._pid:
+            if forks() == self._process:
                 self._feed.close(wait=wait)
 
     def __del__(self) -> None:

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from featurestore.core.time import Int64Array
 from featurestore.errors import DefinitionError
-from featurestore.loaders.gather import deal, fill_blocks, permutation_of_keys
+from featurestore.loaders.permutations import deal, fill_blocks, permutation_of_keys
 
 Shuffle = Literal["blocks", "full", "none"]
 Int32Array = npt.NDArray[np.int32]
@@ -101,7 +101,7 @@ class Chunk:
     Attributes:
         fetch: `(n,)` samples in the order that reads best (by stream, then ascending runs).
         places: `(n,)` for each of the rank's positions, where its sample stands in `fetch`.
-            `None`: the positions are `fetch` as it is.
+            `None`: the positions are `fetch` as it is, or places were not asked for.
         samples: `(n,)` samples in the order in which the rank delivers them.
     """
 
@@ -141,11 +141,15 @@ def _short_keys(
     return words.astype("<u8", copy=False).view("<u4")[:count]
 
 
-def chunk_of(order: Order, *, epoch: int, chunk: int, rank: int = 0, world: int = 1) -> Chunk:
+def chunk_of(
+    order: Order, *, epoch: int, chunk: int, rank: int = 0, world: int = 1, with_places: bool = True
+) -> Chunk:
     """Compute one rank's part of chunk `chunk` of epoch `epoch`.
 
     Args:
         world: A divisor of `order.streams` (of anything, where nothing is shuffled by blocks).
+        with_places: Also say where each position stands in `fetch`; without, `places` may be None although
+            they differ.
 
     Returns:
         The positions `p ≡ rank (mod world)` of the chunk, ascending.
@@ -161,7 +165,7 @@ def chunk_of(order: Order, *, epoch: int, chunk: int, rank: int = 0, world: int 
     if order.shuffle == "full":
         whole = permutation(order, epoch=epoch, label="full", parts=(), count=order.samples)
         return Chunk(whole[rank::world], None, whole[rank::world])
-    return _block_chunk(order, epoch=epoch, chunk=chunk, rank=rank, world=world)
+    return _block_chunk(order, epoch=epoch, chunk=chunk, rank=rank, world=world, with_places=with_places)
 
 
 def stream_segments(order: Order) -> tuple[Int64Array, Int64Array]:
@@ -178,7 +182,7 @@ def stream_segments(order: Order) -> tuple[Int64Array, Int64Array]:
     return starts, lengths
 
 
-def _block_chunk(order: Order, *, epoch: int, chunk: int, rank: int, world: int) -> Chunk:
+def _block_chunk(order: Order, *, epoch: int, chunk: int, rank: int, world: int, with_places: bool) -> Chunk:
     starts, lengths = stream_segments(order)
     span = order.block_rows * order.blocks
     streams = np.arange(rank, order.streams, world)
@@ -201,7 +205,7 @@ def _block_chunk(order: Order, *, epoch: int, chunk: int, rank: int, world: int)
             out=fetch[at:end],
         )
         keys[at:end] = _short_keys(order, epoch=epoch, label="rows", parts=(stream, chunk), count=end - at)
-    places, samples = deal(fetch, keys, edges)
+    places, samples = deal(fetch, keys, edges, with_places=with_places)
     return Chunk(fetch, places, samples)
 
 

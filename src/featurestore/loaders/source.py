@@ -28,6 +28,9 @@ TIME: Final = "\0time"
 class DatasetRows:
     """Columns of one dataset version, numbered 0 … rows-1 in manifest order. Safe for threads.
 
+    Attributes:
+        all_ready: Whether every part is open and verified.
+
     A part (shard) is opened when one of its rows is first needed; its size is compared with the manifest
     before it is mapped and its checksum before a value is handed out.
 
@@ -48,6 +51,7 @@ class DatasetRows:
         self._columns: dict[str, StoredColumn] = {}
         self._derived: dict[str, Derive] = {}
         self._ready = np.zeros(len(self.index), np.bool_)
+        self.all_ready = False
         self._locks = [threading.Lock() for _ in range(len(self.index))]
         self._lock = threading.Lock()
         self._check_sizes()
@@ -95,7 +99,7 @@ class DatasetRows:
             CorruptDataError: a part's bytes are not those that were written.
             StorageError: a part cannot be read.
         """
-        if not self._ready.all():
+        if not self.all_ready:
             parts = np.unique(self.index.parts_of(rows))
             for part in parts[~self._ready[parts]]:
                 self.open_part(int(part))
@@ -127,6 +131,7 @@ class DatasetRows:
                     for name, column in self._columns.items():
                         self._put(part, name, column, view)
                     self._ready[part] = True
+                    self.all_ready = bool(self._ready.all())
             except FeatureStoreError as error:
                 raise self._located(error, part) from error
             except (OSError, pa.ArrowException) as error:

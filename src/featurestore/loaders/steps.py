@@ -163,7 +163,14 @@ class StepRows:
                 if key in self._chunks:
                     return self._chunks[key]
             plan = self.plan
-            made = chunk_of(self.order, epoch=epoch, chunk=number, rank=plan.rank, world=plan.world)
+            made = chunk_of(
+                self.order,
+                epoch=epoch,
+                chunk=number,
+                rank=plan.rank,
+                world=plan.world,
+                with_places=self._spans,
+            )
             delivered = self.selection.rows_of(made.samples)
             if self._spans:
                 fetch, places = self.selection.rows_of(made.fetch), made.places

@@ -66,6 +66,21 @@ class Window:
         return self.lookback if self.pad is None else self.min_history
 
 
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The windows of some rows as runs of consecutive rows.
+
+    Attributes:
+        rows: `(N,)` rows whose windows these are.
+        first: First row of each run; `count` its rows; `place` where it goes among the `N · L` of the output.
+    """
+
+    rows: Int64Array
+    first: Int64Array
+    count: Int64Array
+    place: Int64Array
+
+
 class WindowIndex:
     """Where the windows of a dataset's rows lie.
 
@@ -118,7 +133,13 @@ class WindowIndex:
     def mask(self, rows: Int64Array) -> BoolArray:
         """Return `(N, L)`: True where the window holds a row, False on padding."""
         length = self.window.lookback
-        mask: BoolArray = np.arange(length) >= length - self.history[rows].astype(np.int64)[:, None]
+        kernels = rows_gather.compiled()
+        mask: BoolArray
+        if kernels is None:
+            mask = np.arange(length) >= length - self.history[rows].astype(np.int64)[:, None]
+        else:
+            mask = np.empty((rows.size, length), np.bool_)
+            kernels.window_mask(self.history, rows, mask)
         return mask
 
     def rows_of(self, rows: Int64Array) -> Int64Array:
@@ -148,7 +169,9 @@ class WindowIndex:
         return found
 
     def touch(self, rows: Int64Array) -> None:
-        """Open and verify every shard that the windows of `rows` reach into."""
+        """Open and verify every shard that the windows of `rows` reach into; cheap once all are open."""
+        if self.source.all_ready:
+            return
         self.source.touch(rows)
         segment = self._segment_of(rows)
         left = self.history[rows] - 1 - (rows - self._start[segment])
@@ -157,18 +180,37 @@ class WindowIndex:
             self.source.touch(self._start[segment])
             left = left - self._length[segment]
 
+    def runs(self, rows: Int64Array) -> Runs | None:
+        """Cut the windows of `rows` into runs, once for all columns; None without compiled loops."""
+        kernels = rows_gather.compiled()
+        if kernels is None:
+            return None
+        found = kernels.window_runs(
+            rows, self.history, self.window.lookback, self._start, self._length, self._previous
+        )
+        return Runs(rows, *found)
+
     def gather(
-        self, column: StoredColumn, rows: Int64Array, columns: Int64Array, out: AnyArray, at: int, fills: Any
+        self,
+        column: StoredColumn,
+        rows: Int64Array,
+        columns: Int64Array,
+        out: AnyArray,
+        at: int,
+        fills: Any,
+        *,
+        runs: Runs | None = None,
     ) -> None:
         """Write the windows of `rows` into `out[:, :, at:at + len(columns)]`, padding as zeros.
 
         Args:
             out: `(N, L, F)`, C-contiguous.
+            runs: Of `rows`, where they are known.
 
         Cost: whole rows in long runs, at about the speed of a plain copy.
         """
         kernels = rows_gather.compiled()
-        whole = columns.size == column.width == out.shape[2] and bool((np.diff(columns) == 1).all())
+        whole = column.is_whole(columns) and out.shape[2] == column.width
         if (
             kernels is None
             or not whole
@@ -179,17 +221,26 @@ class WindowIndex:
             column.gather(self.rows_of(rows).reshape(-1), columns, flat, at, fills)
             out[:, :, at : at + columns.size][~self.mask(rows)] = 0
             return
-        first, count, place = kernels.window_runs(
-            rows, self.history, self.window.lookback, self._start, self._length, self._previous
-        )
-        sources = column.addresses(first)
+        found = runs or self.runs(rows)
+        assert found is not None  # noqa: S101 - kernels are there
+        sources = column.addresses(found.first)
         if out.dtype == column.dtype:
             row_bytes = column.width * column.dtype.itemsize
-            kernels.copy_run_bytes(sources, count, place, row_bytes, out.ctypes.data)
+            kernels.copy_run_bytes(sources, found.count, found.place, row_bytes, out.ctypes.data)
         else:
             like = np.empty(0, column.dtype)
-            kernels.copy_runs(like, sources, count, place, column.width, out.reshape(-1))
+            kernels.copy_runs(like, sources, found.count, found.place, column.width, out.reshape(-1))
         kernels.zero_padding(self.history, rows, out.view(bits(out.dtype)))
+
+    def ages(self, times: StoredColumn, rows: Int64Array, out: Int64Array, *, runs: Runs | None) -> None:
+        """Write `(N, L)` ages of window rows at their anchor's time, ns; 0 on padding."""
+        self.gather(times, rows, times.whole, out[:, :, None], 0, None, runs=runs)
+        kernels = rows_gather.compiled()
+        if kernels is not None:
+            kernels.ages_in_place(self.history, rows, out)
+        else:
+            # The window's last row is the anchor itself.
+            out[:] = np.where(self.mask(rows), out[:, -1:] - out, 0)
 
     def _segment_of(self, rows: Int64Array) -> Int64Array:
         found: Int64Array = np.searchsorted(self._start, rows, side="right").astype(np.int64) - 1
