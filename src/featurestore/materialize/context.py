@@ -12,7 +12,9 @@ from featurestore.core.clock import Clock
 from featurestore.core.config import StoreConfig
 from featurestore.core.names import near
 from featurestore.errors import NotFoundError, StorageError
+from featurestore.storage.manifest import Manifest
 from featurestore.storage.sources import SourceSpec, SourceTable, open_source
+from featurestore.storage.suppression import read_ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,15 @@ class Context:
     Attributes:
         root: The store's folder or URL.
         snapshot: The definitions.
+        ledger_at: What counted as absent at this entry of the ledger of erasures does so, too, besides what
+            does now.
     """
 
     root: str
     snapshot: CatalogSnapshot
     clock: Clock
     config: StoreConfig
+    ledger_at: int = 0
 
     def open(self, source: Source) -> SourceTable:
         """Open a source's table.
@@ -35,7 +40,7 @@ class Context:
         Raises:
             NotFoundError: nothing is at its path.
         """
-        return open_source(source_spec(source), self.root)
+        return open_source(source_spec(source), self.root, ledger_at=self.ledger_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,11 @@ def source_spec(source: Source) -> SourceSpec:
         format=source.format,
         query=source.query,
     )
+
+
+def lacks_lifted(context: Context, manifest: Manifest) -> bool:
+    """Say whether an erasure that a version takes into account may have been lifted since."""
+    return read_ledger(context.root).lifted_since(int(manifest.erasure.get("ledger", 0)))
 
 
 def home_of(context: Context, name: str) -> Home:

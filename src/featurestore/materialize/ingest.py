@@ -25,6 +25,7 @@ from featurestore.storage.files import (
 )
 from featurestore.storage.source_files import is_delta, place_of
 from featurestore.storage.sources import open_source
+from featurestore.storage.suppression import read_ledger
 from featurestore.temporal.times import times_ns
 
 
@@ -35,12 +36,14 @@ class IngestResult:
     Attributes:
         path: The new file; for Delta the table.
         version: The new Delta version, else `None`.
+        suppressed: Rows that were left out because their entity was erased.
     """
 
     source: str
     rows: int
     path: str
     version: int | None = None
+    suppressed: int = 0
 
 
 def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
@@ -60,18 +63,18 @@ def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
     if place.remote is not None:
         raise DefinitionError(f"source {source.name!r} is remote: rows are appended to local sources only")
     if source.format == "delta" or is_delta(place):
-        rows = _conform(context, source, rows)
+        rows, suppressed = _conform(context, source, rows)
         version = append_to_delta(place.path, rows)
-        return IngestResult(source.name, rows.num_rows, place.path, version)
+        return IngestResult(source.name, rows.num_rows, place.path, version, suppressed)
     folder = Path(place.path)
     if folder.suffix or any(c in place.path for c in "*?[") or source.format not in {None, "parquet"}:
         raise DefinitionError(
             f"source {source.name!r} at {source.path!r} cannot be appended to",
             hint="rows are appended to a folder of Parquet files or to a Delta table",
         )
-    rows = _conform(context, source, rows)
+    rows, suppressed = _conform(context, source, rows)
     path = _append_file(folder, rows, context.clock.now_ns())
-    return IngestResult(source.name, rows.num_rows, str(path))
+    return IngestResult(source.name, rows.num_rows, str(path), suppressed=suppressed)
 
 
 def _table(data: Any) -> pa.Table:
@@ -84,8 +87,11 @@ def _table(data: Any) -> pa.Table:
         ) from error
 
 
-def _conform(context: Context, source: Source, rows: pa.Table) -> pa.Table:
+def _conform(context: Context, source: Source, rows: pa.Table) -> tuple[pa.Table, int]:
     """Check columns by name and type, without any cast, and put them in the source's order.
+
+    Returns:
+        The rows to append, without those of erased entities, and how many those were.
 
     Raises:
         SchemaError: a column is missing, unknown or of another type, or a time is null.
@@ -118,7 +124,8 @@ def _conform(context: Context, source: Source, rows: pa.Table) -> pa.Table:
                 f"cannot append to source {source.name!r}: {int(null.sum())} rows have no event timestamp",
                 column=source.timestamp_field,
             )
-    return rows
+    kept = read_ledger(context.root).suppression().remaining(rows)
+    return kept, rows.num_rows - kept.num_rows
 
 
 def _says_the_same(found: pa.DataType, expected: pa.DataType) -> bool:

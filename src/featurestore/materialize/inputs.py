@@ -48,7 +48,7 @@ def pin_sources(
     """
     out = {}
     for name, spec in job.sources().items():
-        table = open_source(spec, context.root)
+        table = open_source(spec, context.root, ledger_at=context.ledger_at)
         snapshot = table.snapshot() if pinned is None else pinned[name]
         out[name] = Pinned(table, snapshot)
     return out
@@ -93,7 +93,8 @@ def stage_source(
         time_range_ns=_time_range(chosen.wanted, range_ns),
         files=chosen.files,
     )
-    for name, batch in batches:
+    for name, found in batches:
+        batch = pinned.table.erased.remaining(found, rows.renamed)
         stager.add(batch)
         heard(batch.num_rows)
         _widen(spans, name, batch.column(rows.times.timestamp), rows.times.timestamp)

@@ -33,6 +33,7 @@ class Rows:
         keys: Columns that place a row in the same bucket as its readers; `None`: every bucket needs it.
         look_back_ns: How far behind a reader its rows matter; `None`: for ever.
         look_ahead_ns: How far ahead.
+        renamed: What else a spine may call join keys: its own column by the join key, once per alias.
     """
 
     source: SourceSpec
@@ -41,6 +42,7 @@ class Rows:
     keys: tuple[str, ...] | None
     look_back_ns: int | None
     look_ahead_ns: int = 0
+    renamed: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +144,14 @@ def _training_job(
     return Job(
         kind="training_set",
         name=found.name,
-        spine=Rows(source_spec(spine), source_times(spine), tuple(schema.names), keys, 0),
+        spine=Rows(
+            source_spec(spine),
+            source_times(spine),
+            tuple(schema.names),
+            keys,
+            0,
+            renamed=renamed_keys(found.key_map),
+        ),
         rows=_join_rows(context, join, keys),
         join=join,
         view=None,
@@ -252,6 +261,13 @@ def _spine_keys(
                 column=key,
             )
     return keys
+
+
+def renamed_keys(key_map: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
+    """Return what a training set's spine calls join keys: for all views, and for each alias."""
+    plain = {k: v for k, v in key_map.items() if isinstance(v, str)}
+    aliases = [dict(v) for v in key_map.values() if not isinstance(v, str)]
+    return tuple(names for names in [plain, *aliases] if names)
 
 
 def _join_rows(context: Context, join: JoinPlan, keys: tuple[str, ...]) -> dict[str, Rows]:

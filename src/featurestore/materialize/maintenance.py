@@ -1,7 +1,7 @@
 """Looking after versions: verify what is stored, recreate it from its inputs, delete what nobody needs."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -266,8 +266,9 @@ def _verify_offsets(where: str, view: ShardView, shard: Shard) -> None:
 
 
 def _context_then(context: Context, manifest: Manifest) -> Context:
-    """Return the context with the definitions as they stood when the version was made."""
+    """Return the context with the definitions, and the erasures, as they stood when the version was made."""
+    then = replace(context, ledger_at=int(manifest.erasure.get("ledger", 0)))
     if manifest.catalog_version == context.snapshot.version:
-        return context
+        return then
     catalog = open_catalog(context.root, dict(context.config.storage_options) or None, context.clock)
-    return Context(context.root, catalog.at(manifest.catalog_version), context.clock, context.config)
+    return replace(then, snapshot=catalog.at(manifest.catalog_version))

@@ -219,6 +219,7 @@ def build_manifest(
 ) -> Manifest:
     """Describe a version."""
     ordered = tuple(sorted(shards, key=lambda s: (s.date, s.bucket)))
+    ledger_at = min(p.table.ledger_at for p in pinned.values())
     packs = plan_packs(job.schema, job.features) if job.kind == "training_set" else ()
     return Manifest(
         name=job.name,
@@ -249,6 +250,7 @@ def build_manifest(
         buckets=job.buckets,
         range_ns=job.range_ns,
         run=job.digest(plain_inputs(pinned)),
+        erasure={"ledger": ledger_at} if ledger_at else {},
     )
 
 

@@ -15,6 +15,7 @@ from featurestore.resolve.program import ViewProgram
 from featurestore.storage.manifest import current_version, version_folder
 from featurestore.storage.shards import ShardSet, ShardView, open_dataset_folder
 from featurestore.storage.snapshots import Snapshot, snapshot_from_spec
+from featurestore.storage.suppression import read_ledger
 from featurestore.temporal.times import times_ns
 
 # Spines of up to so many entities read the rows of these entities alone.
@@ -134,6 +135,9 @@ def _mirror(context: Context, program: ViewProgram, current: Snapshot | None) ->
     shards = _opened(str(home.ipc / version_folder(version)))
     manifest = shards.manifest
     if manifest.range_ns != (None, None) or manifest.definitions.get(program.ref) is None:
+        return None
+    ledger = read_ledger(context.root)
+    if ledger.unfinished() or ledger.lifted_since(int(manifest.erasure.get("ledger", 0))):
         return None
     pinned = [snapshot_from_spec(spec) for spec in manifest.inputs]
     return shards if current is None or pinned == [current] else None

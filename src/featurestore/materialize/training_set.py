@@ -3,7 +3,7 @@
 from featurestore.core.time import format_instant
 from featurestore.errors import DefinitionError
 from featurestore.materialize.changes import find_changes
-from featurestore.materialize.context import Context, home_of
+from featurestore.materialize.context import Context, home_of, lacks_lifted
 from featurestore.materialize.executors import Executor, executor_of
 from featurestore.materialize.inputs import pin_sources, plain_inputs
 from featurestore.materialize.job import compile_job
@@ -48,7 +48,8 @@ def materialize(
         buckets = opened.current.buckets if opened.current else context.config.buckets
         job = compile_job(context, name, buckets=buckets, range_ns=(start_ns, end_ns))
         pinned = pin_sources(context, job)
-        if opened.current is not None and opened.current.run == job.digest(plain_inputs(pinned)):
+        same = opened.current is not None and opened.current.run == job.digest(plain_inputs(pinned))
+        if opened.current is not None and same and not lacks_lifted(context, opened.current):
             return unchanged(home, job, opened.current)
         return run(
             context,
@@ -89,7 +90,8 @@ def materialize_incremental(
         start_ns = current.range_ns[0] if current else None
         job = compile_job(context, name, buckets=buckets, range_ns=(start_ns, None))
         pinned = pin_sources(context, job)
-        if current is not None and current.run == job.digest(plain_inputs(pinned)):
+        lacking = current is not None and lacks_lifted(context, current)
+        if current is not None and not lacking and current.run == job.digest(plain_inputs(pinned)):
             return unchanged(home, job, current)
         return run(
             context,
@@ -99,5 +101,5 @@ def materialize_incremental(
             pinned,
             executor=workers,
             progress=progress or Silence(),
-            changes=None if current is None else find_changes(job, current, pinned),
+            changes=None if current is None or lacking else find_changes(job, current, pinned),
         )

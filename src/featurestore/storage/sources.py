@@ -79,6 +79,7 @@ class SourceTable:
     Attributes:
         schema: The columns as read, Hive columns last; with a query, its result's.
         erased: Which keys count as absent.
+        ledger_at: The newest entry of the ledger of erasures that this is by.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class SourceTable:
         self._cache_folder = cache
         self._cache = HashCache(cache)
         self._ledger = ledger
+        self.ledger_at = ledger.number
 
     def as_it_lies(self) -> "SourceTable":
         """Return the same source with the rows of erased entities, for those who look for them."""

@@ -30,6 +30,7 @@ FOLDER: Final = "erasures"
 _SALT: Final = "SECRET"
 ERASE: Final = "erase"
 LIFT: Final = "lift"
+DONE: Final = "done"
 FILES: Final = "files"
 _HASH_BYTES: Final = 16
 _HINTS: Final = 1 << 16
@@ -44,12 +45,14 @@ class LedgerEntry:
     """One line of the ledger.
 
     Attributes:
-        kind: `erase`: the keys count as absent from here on; `lift`: they no longer do; `files`: an erasure
-            rewrote files of a source that the store itself had written.
+        kind: `erase`: the keys count as absent from here on; `files`: an erasure rewrote files of a source
+            that the store itself had written; `done`: everything stored was rewritten; `lift`: the keys no
+            longer count as absent.
         entity: The entity by name; `columns` its join keys, in order.
         keys: Keyed hashes of the keys, hex, sorted.
         hints: For each key 16 bits of a seeded hash, by which most rows are told apart without the other.
         files: For each rewritten file the xxh3-128 it has now → size and xxh3-128 before any erasure.
+        of: For `done` the number of the erasure that ended.
     """
 
     number: int
@@ -60,6 +63,7 @@ class LedgerEntry:
     keys: tuple[str, ...] = ()
     hints: tuple[int, ...] = ()
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    of: int = 0
 
     def to_json(self) -> bytes:
         """Write canonical JSON that carries its own digest."""
@@ -73,6 +77,7 @@ class LedgerEntry:
             "keys": list(self.keys),
             "hints": list(self.hints),
             "files": {new: list(old) for new, old in self.files.items()},
+            "of": self.of,
         }
         return canonical_json({**body, "digest": digest_json(body)}).encode() + b"\n"
 
@@ -187,6 +192,11 @@ class Ledger:
     def lifted_since(self, number: int) -> bool:
         """Say whether an erasure was lifted after an entry."""
         return any(e.kind == LIFT for e in self.entries[number:])
+
+    def unfinished(self) -> list[LedgerEntry]:
+        """Return the erasures that did not reach their end: what is stored may still hold their rows."""
+        done = {e.of for e in self.entries}
+        return [e for e in self.entries if e.kind == ERASE and e.number not in done]
 
     def origin(self, size: int, xxh3: str) -> tuple[int, str]:
         """Return what a file was before erasures rewrote it: by this it is pinned."""
@@ -321,6 +331,7 @@ def _entry(path: Path, number: int) -> LedgerEntry:
             keys=tuple(body["keys"]),
             hints=tuple(body["hints"]),
             files={new: (size, xxh3) for new, (size, xxh3) in body["files"].items()},
+            of=body["of"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptDataError(
