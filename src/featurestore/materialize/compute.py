@@ -11,8 +11,16 @@ import pyarrow as pa
 
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array
 from featurestore.errors import CorruptDataError
+from featurestore.materialize.durability import Durability
 from featurestore.materialize.job import Job
-from featurestore.materialize.partition import Shape, Written, write_partition
+from featurestore.materialize.partition import (
+    RowOrder,
+    Shape,
+    Written,
+    row_order,
+    take_rows,
+    write_partition,
+)
 from featurestore.materialize.plan import Chain, Input, Task
 from featurestore.materialize.staging import EVERY_BUCKET, Part, Place, concat_parts
 from featurestore.resolve.program import ViewProgram
@@ -59,21 +67,28 @@ def compute_chain(work: Work) -> list[Written]:
     """
     carriers = {name: _Carrier(work, name) for name in work.job.rows}
     written: list[Written] = []
-    for task in work.chain.tasks:
-        heavy = task.rows * len(work.job.schema) * _CELL_BYTES > work.memory_bytes // 2
-        with _HEAVY if heavy else nullcontext():
-            written += _compute_task(work, task, carriers)
-        pa.default_memory_pool().release_unused()
+    with Durability() as durability:
+        for task in work.chain.tasks:
+            heavy = task.rows * len(work.job.schema) * _CELL_BYTES > work.memory_bytes // 2
+            with _HEAVY if heavy else nullcontext():
+                written += _compute_task(work, task, carriers, durability)
     return written
 
 
-def _compute_task(work: Work, task: Task, carriers: Mapping[str, "_Carrier"]) -> list[Written]:
+def _compute_task(
+    work: Work, task: Task, carriers: Mapping[str, "_Carrier"], durability: Durability
+) -> list[Written]:
     rows = {i.source: carriers[i.source].rows_for(task, i) for i in task.inputs}
-    result = _view_rows(work, task, rows) if work.job.view is not None else _joined(work, task, rows)
+    orders: dict[int, RowOrder] = {}
+    if work.job.view is not None:
+        result = _view_rows(work, task, rows)
+    else:
+        spine, orders = _ordered_spine(work, task)
+        result = _joined(work, spine, rows)
     del rows
     logical = logical_columns(result, work.job.schema)
     del result
-    return _write(work, task, logical)
+    return _write(work, task, logical, orders, durability)
 
 
 class _Carrier:
@@ -135,8 +150,25 @@ def _programs(job: Job, source: str) -> list[ViewProgram]:
     return views + [p for p in labels if p.source == source]
 
 
-def _joined(work: Work, task: Task, rows: Mapping[str, pa.Table]) -> pa.Table:
-    spine = concat_parts([work.spine[day, task.bucket] for day in task.days], work.spine_schema)
+def _ordered_spine(work: Work, task: Task) -> tuple[pa.Table, dict[int, RowOrder]]:
+    """Return the spine in the order in which its rows are stored: what is joined to it needs no sorting."""
+    parts = [concat_parts([work.spine[day, task.bucket]], work.spine_schema) for day in task.days]
+    spine = pa.concat_tables(parts).combine_chunks()
+    orders, positions = {}, []
+    start, stays = 0, True
+    for day, part in zip(task.days, parts, strict=True):
+        order = row_order(spine.slice(start, part.num_rows), work.shape)
+        moved = order.parted.positions
+        stays = stays and moved is None
+        positions.append(start + (np.arange(part.num_rows) if moved is None else moved))
+        start += part.num_rows
+        orders[day] = order
+    if stays:
+        return spine, orders
+    return take_rows(spine, np.concatenate(positions), threads=work.threads), orders
+
+
+def _joined(work: Work, spine: pa.Table, rows: Mapping[str, pa.Table]) -> pa.Table:
     if work.job.join is None:
         return spine
     return resolve_features(work.job.join, spine, rows, threads=work.threads).table
@@ -169,7 +201,9 @@ def _of_days(work: Work, task: Task, events: pa.Table) -> pa.Table:
     return pa.concat_tables(pieces)
 
 
-def _write(work: Work, task: Task, logical: pa.Table) -> list[Written]:
+def _write(
+    work: Work, task: Task, logical: pa.Table, orders: Mapping[int, RowOrder], durability: Durability
+) -> list[Written]:
     written = []
     start = 0
     for day in task.days:
@@ -177,7 +211,15 @@ def _write(work: Work, task: Task, logical: pa.Table) -> list[Written]:
         own = _from_start(work.job, day, logical.slice(start, rows))
         start += rows
         if own.num_rows:
-            written.append(write_partition(own, day=day, bucket=task.bucket, shape=work.shape))
+            found = write_partition(
+                own,
+                day=day,
+                bucket=task.bucket,
+                shape=work.shape,
+                durability=durability,
+                order=orders.get(day),
+            )
+            written.append(found)
     if start != logical.num_rows:
         raise CorruptDataError(
             f"{work.job.name!r}: {start} rows were planned for {len(task.days)} dates, "

@@ -1,29 +1,27 @@
 """One finished partition: rows in canonical order, written as Parquet and as a packed Arrow shard."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.core.fingerprint import partition_digest
-from featurestore.core.keys import distinct_keys
-from featurestore.core.time import Int64Array, day_text
+from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array, day_text
+from featurestore.materialize.durability import Durability
 from featurestore.storage.delta_log import DataFile
-from featurestore.storage.files import fsync_folder, make_folders
+from featurestore.storage.files import fsync_file, fsync_folder, make_folders
 from featurestore.storage.ipc import write_ipc
 from featurestore.storage.manifest import Pack, Shard
 from featurestore.storage.packing import pack_table
-from featurestore.storage.parquet import write_parquet
+from featurestore.storage.parquet import StagedParquet, stage_parquet
 from featurestore.storage.physical import to_stored
+from featurestore.temporal.gather import gather
+from featurestore.temporal.keys import code_keys
+from featurestore.temporal.parted import Parted, group_rows
+from featurestore.temporal.rows import Int32Array, Rows
 from featurestore.temporal.times import times_ns
-
-Int32Array = npt.NDArray[np.int32]
-_NO_KEY: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +58,49 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class RowOrder:
+    """Canonical order of some rows (PIT-3).
+
+    Attributes:
+        parted: Where each row goes; entities by key, null keys last.
+        entities: The distinct keys, in order, as columns.
+    """
+
+    parted: Parted
+    entities: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
 class Ordered:
     """Rows in canonical order.
 
     Attributes:
         codes: `(n,)` entity codes in key order; -1, at the end, where a key is null.
+        offsets: `(entities + 1,)` where each entity's rows begin.
         entities: The distinct keys, in order, as columns.
     """
 
     table: pa.Table
     codes: Int32Array
+    offsets: Int64Array
     entities: pa.Table
 
 
-def write_partition(table: pa.Table, *, day: int, bucket: int, shape: Shape) -> Written:
+def write_partition(
+    table: pa.Table,
+    *,
+    day: int,
+    bucket: int,
+    shape: Shape,
+    durability: Durability,
+    order: RowOrder | None = None,
+) -> Written:
     """Order, hash and write the rows of one (event date, bucket).
 
     Args:
         table: The rows with the logical columns, in source order.
+        durability: Forces the files to the disk and names them; they count only when it has ended.
+        order: The rows are in this canonical order already.
 
     Raises:
         SchemaError: a column that cannot be stored exactly.
@@ -86,86 +109,84 @@ def write_partition(table: pa.Table, *, day: int, bucket: int, shape: Shape) -> 
     Cost:
         Sorting only where the rows are not in order; then one pass for each of hash, Parquet and Arrow.
     """
-    ordered = canonical_order(table, shape)
+    ordered = canonical_order(table, shape) if order is None else _in_order(table, order)
     digest = partition_digest(ordered.table)
-    data = _write_data(ordered, day, bucket, digest, shape)
-    shard = _write_shard(ordered, day, bucket, digest, shape)
+    data = _write_data(ordered, day, bucket, digest, shape, durability)
+    shard = _write_shard(ordered, day, bucket, digest, shape, durability)
     return Written(data, shard)
 
 
 def canonical_order(table: pa.Table, shape: Shape) -> Ordered:
     """Sort by entity key, event, created, sequence, then position (PIT-3); null keys come last."""
+    order = row_order(table, shape)
+    positions = order.parted.positions
+    return _in_order(table if positions is None else take_rows(table, positions, threads=1), order)
+
+
+def row_order(table: pa.Table, shape: Shape) -> RowOrder:
+    """Find the canonical order of rows; they have the key and time columns at least.
+
+    Cost:
+        One pass where each entity's rows are in time order; sorting of the distinct keys.
+    """
     columns = [table.column(k) for k in shape.keys]
-    codes, uniques = distinct_keys(columns)
-    keys = pa.table(dict(zip(shape.keys, uniques, strict=True)))
-    rank, keys = _ranked(keys)
-    # The last place serves code -1: a null key sorts behind all others.
-    ranked = np.append(rank, np.int32(keys.num_rows))[codes]
-    sorts: list[np.ndarray] = [ranked, *_clock(table, shape)]
-    if not _is_sorted(sorts):
-        order = np.lexsort(sorts[::-1])
-        table = table.take(pa.array(order))
-        ranked = ranked[order]
-    final = np.where(ranked == keys.num_rows, np.int32(_NO_KEY), ranked.astype(np.int32))
+    coded = code_keys([columns], shape.keys, threads=1)
+    grouped = group_rows(_clocked(coded.codes[0], table, shape), entities=coded.entities, threads=1)
+    keys = pa.table({k: _plain(gather(c, grouped.firsts)) for k, c in zip(shape.keys, columns, strict=True)})
+    ranked = np.asarray(pc.sort_indices(keys, sort_keys=[(k, "ascending") for k in shape.keys]))
+    return RowOrder(grouped.parted(ranked.astype(np.int64)), keys.take(pa.array(ranked)).combine_chunks())
+
+
+def take_rows(table: pa.Table, positions: Int64Array, *, threads: int | None) -> pa.Table:
+    """Return rows by position."""
+    columns = [gather(table.column(f.name), positions, threads=threads, name=f.name) for f in table.schema]
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def _in_order(table: pa.Table, order: RowOrder) -> Ordered:
     if any(column.num_chunks > 1 for column in table.columns):
         table = table.combine_chunks()
-    return Ordered(table, final, keys)
+    return Ordered(table, order.parted.codes, order.parted.offsets, order.entities)
 
 
-def entity_offsets(codes: Int32Array, entities: int) -> Int64Array:
-    """Return where each entity's rows begin, and where the last one's end; null keys are not covered."""
-    return np.searchsorted(np.where(codes < 0, entities, codes), np.arange(entities + 1)).astype(np.int64)
+def _plain(keys: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(keys.type):
+        keys = keys.cast(keys.type.value_type)
+    if pa.types.is_string_view(keys.type):
+        return keys.cast(pa.large_string())
+    return keys.cast(pa.large_binary()) if pa.types.is_binary_view(keys.type) else keys
 
 
-def _ranked(keys: pa.Table) -> tuple[Int32Array, pa.Table]:
-    """Return each distinct key's rank, and the keys in order."""
-    order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
-    rank = np.empty(keys.num_rows, np.int32)
-    rank[np.asarray(order)] = np.arange(keys.num_rows, dtype=np.int32)
-    return rank, keys.take(order).combine_chunks()
-
-
-def _clock(table: pa.Table, shape: Shape) -> list[np.ndarray]:
-    out: list[np.ndarray] = []
-    for name in (shape.timestamp, shape.created):
-        if name is not None:
-            values, null = times_ns(table.column(name), name)
-            out.append(values if null is None else np.where(null, np.iinfo(np.int64).max, values))
+def _clocked(codes: Int32Array, table: pa.Table, shape: Shape) -> Rows:
+    event_ns, _ = times_ns(table.column(shape.timestamp), shape.timestamp)
+    created = sequence = None
+    if shape.created is not None:
+        created, never = times_ns(table.column(shape.created), shape.created)
+        created = created if never is None else np.where(never, np.int64(INT64_MAX), created)
     if shape.sequence is not None:
-        column = table.column(shape.sequence).cast(pa.int64()).fill_null(np.iinfo(np.int64).min)
-        out.append(column.to_numpy())
-    return out
+        column = table.column(shape.sequence).cast(pa.int64()).fill_null(INT64_MIN)
+        sequence = np.ascontiguousarray(column.to_numpy(), np.int64)
+    return Rows(codes, event_ns, created, sequence)
 
 
-def _is_sorted(columns: Sequence[np.ndarray]) -> bool:
-    rows = len(columns[0])
-    undecided = np.ones(max(rows - 1, 0), np.bool_)
-    for values in columns:
-        before, after = values[:-1], values[1:]
-        if (undecided & (after < before)).any():
-            return False
-        undecided &= after == before
-        if not undecided.any():
-            return True
-    return True
-
-
-def _write_data(ordered: Ordered, day: int, bucket: int, digest: str, shape: Shape) -> DataFile:
+def _write_data(
+    ordered: Ordered, day: int, bucket: int, digest: str, shape: Shape, durability: Durability
+) -> DataFile:
     date = day_text(day)
     relative = f"event_date={date}/bucket={bucket:04d}"
     folder = make_folders(shape.delta / relative)
     stored = to_stored(ordered.table)
     times = tuple(n for n in (shape.timestamp, shape.created) if n is not None)
     sort = tuple(n for n in (*shape.keys, *times, shape.sequence) if n is not None)
-    file = write_parquet(folder, stored, times=times, sort=sort)
-    fsync_folder(folder)
+    file = stage_parquet(folder, stored, times=times, sort=sort)
+    durability.finish(lambda: _name(file))
     minimum, maximum = {}, {}
     for name in times:
         bounds = pc.min_max(stored.column(name)).as_py()
         if bounds["min"] is not None:
             minimum[name], maximum[name] = bounds["min"], bounds["max"]
     return DataFile(
-        path=f"{relative}/{file.path.name}",
+        path=f"{relative}/{file.final.name}",
         date=date,
         bucket=bucket,
         rows=file.rows,
@@ -177,18 +198,26 @@ def _write_data(ordered: Ordered, day: int, bucket: int, digest: str, shape: Sha
     )
 
 
-def _write_shard(ordered: Ordered, day: int, bucket: int, digest: str, shape: Shape) -> Shard:
+def _name(file: StagedParquet) -> None:
+    file.finish()
+    fsync_folder(file.final.parent)
+
+
+def _write_shard(
+    ordered: Ordered, day: int, bucket: int, digest: str, shape: Shape, durability: Durability
+) -> Shard:
     name = f"part-{day_text(day)}-{bucket:04d}"
     packed = pack_table(ordered.table, shape.packs, ordered.codes)
-    rows = write_ipc(shape.ipc / f"{name}.arrow", packed.batch, align=shape.align)
-    offsets = entity_offsets(ordered.codes, ordered.entities.num_rows)
+    rows = write_ipc(shape.ipc / f"{name}.arrow", packed.batch, align=shape.align, sync=False)
+    durability.finish(lambda: fsync_file(shape.ipc / f"{name}.arrow"))
     # Arrow columns are of one length: the keys get a null for the offset behind the last entity.
-    columns = {"offset": pa.array(offsets)}
+    columns = {"offset": pa.array(ordered.offsets)}
     for key in ordered.entities.column_names:
         column = ordered.entities.column(key).combine_chunks()
         columns[key] = pa.concat_arrays([column, pa.nulls(1, column.type)])
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    parted = write_ipc(shape.ipc / f"{name}.offsets.arrow", batch)
+    parted = write_ipc(shape.ipc / f"{name}.offsets.arrow", batch, sync=False)
+    durability.finish(lambda: fsync_file(shape.ipc / f"{name}.offsets.arrow"))
     event_ns, _ = times_ns(ordered.table.column(shape.timestamp), shape.timestamp)
     return Shard(
         file=f"{name}.arrow",

@@ -5,16 +5,17 @@ batch, its buffers move to aligned places, and the offsets inside the metadata a
 size in the metadata, so no flatbuffer is rebuilt, and every Arrow reader reads the file.
 """
 
-import os
 import struct
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import pyarrow as pa
 
 from featurestore.errors import CorruptDataError, SchemaError
 from featurestore.storage.files import announce, storage_errors
+from featurestore.storage.hashed_file import HashedFile
 
 _MAGIC: Final = b"ARROW1"
 _CONTINUATION: Final = b"\xff\xff\xff\xff"
@@ -36,11 +37,12 @@ class WrittenFile:
     xxh3: str
 
 
-def write_ipc(path: str | Path, batch: pa.RecordBatch, *, align: int = 64) -> WrittenFile:
+def write_ipc(path: str | Path, batch: pa.RecordBatch, *, align: int = 64, sync: bool = True) -> WrittenFile:
     """Write one record batch as an Arrow IPC file, uncompressed, and fsync it.
 
     Args:
         align: Boundary of every buffer, counted from the start of the file; a power of two, at least 8.
+        sync: Whether to fsync it now; otherwise the caller does (`fsync_file`) before anybody relies on it.
 
     Raises:
         SchemaError: the batch has dictionary columns, which a memory-mapped shard does not hold.
@@ -48,7 +50,7 @@ def write_ipc(path: str | Path, batch: pa.RecordBatch, *, align: int = 64) -> Wr
         OSError: never leaves this function.
 
     Cost:
-        One copy of the batch in memory, one pass of xxh3 while writing.
+        One write and one pass of xxh3, straight from the batch's buffers.
     """
     for field in batch.schema:
         if pa.types.is_dictionary(field.type):
@@ -56,57 +58,98 @@ def write_ipc(path: str | Path, batch: pa.RecordBatch, *, align: int = 64) -> Wr
     announce("write", path)
     with storage_errors("write", path):
         try:
-            with Path(path).open("xb") as file:
-                written = _write(file, batch, align)
-                file.flush()
-                announce("fsync", path)
-                os.fsync(file.fileno())
+            with closing(HashedFile(path)) as file:
+                _write(file, batch, align)
+                if sync:
+                    announce("fsync", path)
+                    file.sync()
         except OSError:
             Path(path).unlink(missing_ok=True)
             raise
-    return written
+    return WrittenFile(file.position, file.hexdigest())
 
 
-class _Sink:
-    """Writes, counts and hashes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        import xxhash  # noqa: PLC0415 -- readers do not need it
-
-        self.file = file
-        self.position = 0
-        self.hasher = xxhash.xxh3_128()
-
-    def put(self, data: bytes | bytearray | memoryview) -> None:
-        self.file.write(data)
-        self.hasher.update(data)
-        self.position += len(data)
-
-    def pad(self, align: int) -> None:
-        self.put(bytes(-self.position % align))
+def _pad(file: HashedFile, size: int) -> None:
+    if size:
+        file.write(bytes(size))
 
 
-def _write(file: BinaryIO, batch: pa.RecordBatch, align: int) -> WrittenFile:
-    sink = _Sink(file)
+def _write(file: HashedFile, batch: pa.RecordBatch, align: int) -> None:
     empty = _empty_file(batch.schema)
-    sink.put(_MAGIC + b"\0\0")
-    sink.put(memoryview(batch.schema.serialize()))
-    sink.pad(8)
-    block = _put_batch(sink, batch, align)
-    sink.put(_CONTINUATION + bytes(4))
+    file.write(_MAGIC + b"\0\0")
+    file.write(memoryview(batch.schema.serialize()))
+    _pad(file, -file.position % 8)
+    block = _put_batch(file, batch, align)
+    file.write(_CONTINUATION + bytes(4))
     footer = _patched_footer(empty, block)
-    sink.put(footer)
-    sink.put(struct.pack("<i", len(footer)) + _MAGIC)
-    return WrittenFile(sink.position, str(sink.hasher.hexdigest()))
+    file.write(footer)
+    file.write(struct.pack("<i", len(footer)) + _MAGIC)
 
 
-def _put_batch(sink: _Sink, batch: pa.RecordBatch, align: int) -> tuple[int, int, int]:
+class _Pieces:
+    """Takes what Arrow's stream writer hands over, without copying the buffers."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.views: list[memoryview] = []
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.views.append(view)
+        return view.nbytes
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _take_metadata(views: list[memoryview]) -> bytearray:
+    """Take a message's head off a stream's pieces.
+
+    Raises:
+        CorruptDataError: Arrow cut its pieces in another way.
+    """
+    taken = bytearray()
+    length = 8
+    while views and len(taken) < length:
+        taken += views.pop(0)
+        if len(taken) == 8:
+            length = 8 + struct.unpack_from("<i", taken, 4)[0]
+    if taken[:4] != _CONTINUATION or len(taken) != length:
+        raise CorruptDataError("Arrow wrote a batch in another way than the format says")
+    return taken[8:]
+
+
+def _message(batch: pa.RecordBatch) -> tuple[bytearray, dict[int, memoryview]]:
+    """Let Arrow describe a batch; returns the metadata and the body's pieces by their place in the body."""
+    pieces = _Pieces()
+    with pa.ipc.new_stream(pa.PythonFile(pieces, mode="w"), batch.schema) as writer:
+        writer.write_batch(batch)
+        views = list(pieces.views)
+    _take_metadata(views)  # the schema's
+    metadata = _take_metadata(views)
+    body, place = {}, 0
+    for view in views:
+        body[place] = view
+        place += view.nbytes
+    return metadata, body
+
+
+def _put_batch(file: HashedFile, batch: pa.RecordBatch, align: int) -> tuple[int, int, int]:
     """Write one message; returns its offset, metadata length (prefix included) and body length."""
-    message = memoryview(batch.serialize())
-    length = struct.unpack_from("<i", message, 4)[0]
-    metadata = bytearray(message[8 : 8 + length])
-    body = message[8 + length :]
-    start = sink.position
+    metadata, body = _message(batch)
+    length = len(metadata)
+    start = file.position
     padded = -(start + 8 + length) % align + length
     table = _root(metadata)
     buffers = _vector(metadata, _table(metadata, table, _HEADER), _BUFFERS)
@@ -114,17 +157,18 @@ def _put_batch(sink: _Sink, batch: pa.RecordBatch, align: int) -> tuple[int, int
     for at in range(buffers[0], buffers[0] + 16 * buffers[1], 16):
         offset, size = struct.unpack_from("<qq", metadata, at)
         struct.pack_into("<q", metadata, at, end)
-        places.append((offset, size, end))
+        if size:
+            places.append((body[offset][:size], end))
         end += -(-size // align) * align
     struct.pack_into("<q", metadata, _field(metadata, table, _BODY_LENGTH), end)
-    sink.put(_CONTINUATION + struct.pack("<i", padded))
-    sink.put(metadata)
-    sink.put(bytes(padded - length))
-    base = sink.position
-    for offset, size, place in places:
-        sink.put(bytes(base + place - sink.position))
-        sink.put(body[offset : offset + size])
-    sink.put(bytes(base + end - sink.position))
+    file.write(_CONTINUATION + struct.pack("<i", padded))
+    file.write(metadata)
+    _pad(file, padded - length)
+    base = file.position
+    for view, place in places:
+        _pad(file, base + place - file.position)
+        file.write(view)
+    _pad(file, base + end - file.position)
     return start, 8 + padded, end
 
 

@@ -1,21 +1,26 @@
 """Our own Parquet files: sorted, checksummed page by page, encoded by what the columns hold."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import CorruptDataError
 from featurestore.storage.files import announce, fsync_file, storage_errors
+from featurestore.storage.hashed_file import HashedFile
 from featurestore.storage.source_files import Place, hash_file
 from featurestore.storage.source_readers import reading
 
 ROW_GROUP_ROWS: Final = 1 << 17
 _SAMPLE_ROWS: Final = 4096
 _DICTIONARY_SHARE: Final = 0.05
+_STRETCHES: Final = 4
+_HELD_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,48 @@ class ParquetFile:
     xxh3: str
 
 
+@dataclass(frozen=True, slots=True)
+class StagedParquet:
+    """A file that is written but neither durable nor under its name.
+
+    Attributes:
+        final: The name that its content gives it.
+    """
+
+    staged: Path
+    final: Path
+    rows: int
+    bytes: int
+    xxh3: str
+
+    def finish(self) -> ParquetFile:
+        """Force it to the disk, then give it its name; the folder's entry is the caller's to fsync.
+
+        Raises:
+            StorageError: the disk refused; the file is removed.
+        """
+        try:
+            fsync_file(self.staged)
+            announce("rename", self.final)
+            with storage_errors("rename", self.final):
+                # Equal names are equal bytes: a file left over from an interrupted run is simply taken over.
+                self.staged.replace(self.final)
+        finally:
+            self.staged.unlink(missing_ok=True)
+        return ParquetFile(self.final, self.rows, self.bytes, self.xxh3)
+
+
 def write_parquet(
     folder: Path, table: pa.Table, *, times: tuple[str, ...], sort: tuple[str, ...]
 ) -> ParquetFile:
-    """Write rows as one Parquet file named by its content, and fsync it.
+    """Write rows as one Parquet file named by its content, and fsync it: `stage_parquet`, finished."""
+    return stage_parquet(folder, table, times=times, sort=sort).finish()
+
+
+def stage_parquet(
+    folder: Path, table: pa.Table, *, times: tuple[str, ...], sort: tuple[str, ...]
+) -> StagedParquet:
+    """Write rows as one Parquet file; it is not durable before it is finished.
 
     Args:
         table: Stored columns (see `physical`), sorted by `sort`.
@@ -46,25 +89,24 @@ def write_parquet(
         StorageError: disk full or no permission; the torn file is removed.
 
     Cost:
-        zstd-1; memory of one row group. The file is read once more for its hash, from the page cache.
+        zstd-1; memory of one row group. The file is hashed while it is written.
     """
     staged = folder / f".tmp-{id(table):x}.parquet"
     announce("write", staged)
+    whole = False
     try:
         with storage_errors("write", staged):
             staged.unlink(missing_ok=True)
-            with pq.ParquetWriter(staged, table.schema, **_settings(table, times, sort)) as writer:
-                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        fsync_file(staged)
-        digest = hash_file(Place(str(staged)), str(staged))
-        final = folder / f"part-{digest}.parquet"
-        announce("rename", final)
-        with storage_errors("rename", final):
-            # Equal names are equal bytes: a file left over from an interrupted run is simply taken over.
-            staged.replace(final)
+            with closing(HashedFile(staged)) as file:
+                sink = pa.PythonFile(file, mode="w")
+                with pq.ParquetWriter(sink, table.schema, **_settings(table, times, sort)) as writer:
+                    writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+                digest = file.hexdigest()
+        whole = True
     finally:
-        staged.unlink(missing_ok=True)
-    return ParquetFile(final, table.num_rows, final.stat().st_size, digest)
+        if not whole:
+            staged.unlink(missing_ok=True)
+    return StagedParquet(staged, folder / f"part-{digest}.parquet", table.num_rows, file.position, digest)
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -108,7 +150,7 @@ def _settings(table: pa.Table, times: tuple[str, ...], sort: tuple[str, ...]) ->
             encoding[field.name] = "DELTA_BINARY_PACKED"
         elif _is_text(kind) or (_is_number(kind) and _repeats(table.column(field.name))):
             dictionary.append(field.name)
-        elif pa.types.is_floating(kind):
+        elif pa.types.is_floating(kind) and not _is_held(table.column(field.name)):
             encoding[field.name] = "BYTE_STREAM_SPLIT"
     order = [
         pq.SortingColumn(table.schema.get_field_index(name), nulls_first=False)
@@ -143,3 +185,18 @@ def _repeats(column: pa.ChunkedArray) -> bool:
     places = np.linspace(0, rows - 1, min(rows, _SAMPLE_ROWS)).astype(np.int64)
     distinct = len(column.take(pa.array(places)).unique())
     return distinct <= max(1, int(len(places) * _DICTIONARY_SHARE))
+
+
+def _is_held(column: pa.ChunkedArray) -> bool:
+    """Say whether values are often the one before, as joined values are: from a few stretches.
+
+    zstd finds such repeats where values lie whole; split into byte streams they are lost.
+    """
+    rows = len(column)
+    stretch = min(rows, _SAMPLE_ROWS // _STRETCHES)
+    same = seen = 0
+    for place in range(_STRETCHES):
+        values = column.slice((rows - stretch) * place // _STRETCHES, stretch).combine_chunks()
+        same += pc.sum(pc.equal(values[1:], values[:-1])).as_py() or 0
+        seen += max(stretch - 1, 0)
+    return same > _HELD_SHARE * seen
