@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.loaders.datasets import HOUR, SECOND, START, make_dataset
 
 from featurestore.core.time import INT64_MAX, INT64_MIN
-from featurestore.errors import DefinitionError, LeakageError
+from featurestore.errors import DefinitionError, LeakageError, NotFoundError
 from featurestore.loaders import EntitySplit, TimeSplit, Window, open_loader, walk_forward
 from featurestore.loaders.splits import TimePlan, kept_rows, kept_spans, plan_time_split
 
@@ -286,3 +286,41 @@ def test_preprocessing_is_fitted_on_train_only_and_travels(tmp_path: Path) -> No
     test = open_loader(folder, batch_size=8, split=split, subset="test")
     with pytest.raises(LeakageError):
         test.fit_preprocessing("standardize")
+
+
+def test_stored_preprocessing_is_found_by_name_and_a_reference_names_a_version(tmp_path: Path) -> None:
+    from featurestore.resolve.preprocessing import (  # noqa: PLC0415
+        PreprocessingRef,
+        load_preprocessing,
+        preprocessing_names,
+        preprocessing_ref,
+    )
+
+    folder, _ = make_dataset(tmp_path / "v1", rows=300)
+    assert preprocessing_names(folder) == ()
+    loader = open_loader(folder, batch_size=8, columns=["a", "b"])
+    for name in ("second", "first"):
+        loader.fit_preprocessing("standardize", name=name).save(folder)
+    assert preprocessing_names(folder) == ("first", "second")
+    with pytest.raises(NotFoundError, match="'thirst'") as caught:
+        load_preprocessing(folder, "thirst")
+    assert "first" in str(caught.value.hint)
+    assert preprocessing_ref("risk@3:v1") == PreprocessingRef("risk", 3, "v1")
+    assert preprocessing_ref("risk@12") == PreprocessingRef("risk", 12, "default")
+    for wrong in ("risk", "risk:v1", "risk@", "risk@x:v1", "@3", 3):
+        with pytest.raises(DefinitionError, match="names no preprocessing"):
+            preprocessing_ref(wrong)
+
+
+@pytest.mark.parametrize("kind", ["standardize", "quantile"])
+def test_one_row_is_transformed_to_the_bits_it_has_in_a_batch(tmp_path: Path, kind: str) -> None:
+    folder, _ = make_dataset(tmp_path / "v1", rows=700)
+    loader = open_loader(
+        folder, batch_size=700, columns=["a", "b"], labels=[], dtype="float32", nulls="nan", drop_last=False
+    )
+    fitted = loader.fit_preprocessing(kind)
+    x = next(iter(loader)).x
+    together = fitted.apply_matrix(x, ["a", "b"])
+    assert np.isnan(x).any()
+    alone = np.concatenate([fitted.apply_matrix(x[i : i + 1], ["a", "b"]) for i in range(x.shape[0])])
+    assert together.tobytes() == alone.tobytes()

@@ -15,6 +15,7 @@ from featurestore.core.time import INT64_MIN, Int64Array, scale_to_ns
 from featurestore.errors import CorruptDataError, DefinitionError, FeatureStoreError, StorageError
 from featurestore.loaders.fields import dtype_name
 from featurestore.loaders.gather import PartIndex, StoredColumn
+from featurestore.storage.files import is_remote
 from featurestore.storage.shards import ShardSet, ShardView, open_dataset_folder
 
 Verify = Literal["auto", "first_use", "open", "off"]
@@ -165,9 +166,14 @@ class DatasetRows:
         return type(error)(message, hint=error.hint, **{**error.context, **where})
 
     def _check_sizes(self) -> None:
-        """Compare file sizes first: reading past the end of a mapped file would kill the process."""
+        """Compare file sizes first: reading past the end of a mapped file would kill the process.
+
+        Shards in an object store are compared when they are fetched.
+        """
+        if is_remote(str(self.shards.folder)):
+            return
         for part, shard in enumerate(self.manifest.shards):
-            path = Path(self.shards.folder) / shard.file
+            path = self.shards.folder / shard.file
             try:
                 found = path.stat().st_size
             except OSError as error:

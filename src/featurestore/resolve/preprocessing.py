@@ -4,6 +4,7 @@ Pure NumPy on one column at a time, so that a training loop and a server compute
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +16,13 @@ import numpy.typing as npt
 from featurestore.core.canonical import canonical_json
 from featurestore.core.names import check_name, near
 from featurestore.errors import CorruptDataError, DefinitionError, NotFoundError
-from featurestore.storage.files import read_file, replace_file
+from featurestore.storage.files import AnyPath, make_folders, read_file, replace_file
 
 Kind = Literal["standardize", "quantile", "codes"]
 KINDS: Final = ("standardize", "quantile", "codes")
 FORMAT: Final = 1
+DEFAULT_NAME: Final = "default"
+_REF: Final = re.compile(r"(?P<dataset>[^@:]+)@(?P<version>[0-9]+)(:(?P<name>[^@:]+))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +120,10 @@ class Preprocessing:
         """Write canonical JSON; floats keep every bit."""
         return canonical_json({"format": FORMAT, **asdict(self)})
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | AnyPath) -> AnyPath:
         """Store under `preprocessing/NAME.json` of a dataset version's folder, atomically."""
         path = _path(folder, self.name)
-        path.parent.mkdir(exist_ok=True)
+        make_folders(path.parent)
         replace_file(path, self.to_json().encode())
         return path
 
@@ -148,7 +151,7 @@ def preprocessing_from_json(text: str | bytes, *, path: str = "") -> Preprocessi
     return read
 
 
-def load_preprocessing(folder: str | Path, name: str) -> Preprocessing:
+def load_preprocessing(folder: str | AnyPath, name: str = DEFAULT_NAME) -> Preprocessing:
     """Read `preprocessing/NAME.json` of a dataset version's folder.
 
     Raises:
@@ -156,7 +159,52 @@ def load_preprocessing(folder: str | Path, name: str) -> Preprocessing:
         CorruptDataError: it is damaged.
     """
     path = _path(folder, name)
-    return preprocessing_from_json(read_file(path), path=str(path))
+    try:
+        text = read_file(path)
+    except NotFoundError as error:
+        known = preprocessing_names(folder)
+        raise NotFoundError(
+            f"no preprocessing {name!r} is stored in {str(folder)!r}",
+            hint=near(name, known) if known else "fit it on the train split and save it with the version",
+            name=name,
+        ) from error
+    return preprocessing_from_json(text, path=str(path))
+
+
+def preprocessing_names(folder: str | AnyPath) -> tuple[str, ...]:
+    """Name what is stored in a dataset version's folder."""
+    home = _path(folder, DEFAULT_NAME).parent
+    return tuple(sorted(path.stem for path in home.glob("*.json"))) if home.is_dir() else ()
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessingRef:
+    """Which preprocessing of which dataset version."""
+
+    dataset: str
+    version: int
+    name: str
+
+
+def preprocessing_ref(text: object) -> PreprocessingRef:
+    """Read `dataset@version[:name]`; without a name it is the one called `default`.
+
+    Raises:
+        DefinitionError: it is something else, or gives no version: a model is served with what it was
+            trained with, never with the newest.
+    """
+    match = _REF.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise DefinitionError(
+            f"{text!r} names no preprocessing",
+            hint='write "dataset@version" or "dataset@version:name"',
+            ref=text,
+        )
+    return PreprocessingRef(
+        check_name(match["dataset"], "dataset"),
+        int(match["version"]),
+        check_name(match["name"] or DEFAULT_NAME, "preprocessing"),
+    )
 
 
 def check_kind(kind: str) -> Kind:
@@ -171,5 +219,6 @@ def check_kind(kind: str) -> Kind:
     raise DefinitionError(f"preprocessing kind {kind!r}", hint=f"one of {', '.join(KINDS)}")
 
 
-def _path(folder: str | Path, name: str) -> Path:
-    return Path(folder) / "preprocessing" / f"{check_name(name, 'preprocessing')}.json"
+def _path(folder: str | AnyPath, name: str) -> AnyPath:
+    home = Path(folder) if isinstance(folder, str) else folder
+    return home / "preprocessing" / f"{check_name(name, 'preprocessing')}.json"
