@@ -113,7 +113,7 @@ def test_wrong_bytes_from_the_store_never_become_an_entry(tmp_path: Path) -> Non
     cache = FileCache(tmp_path, LIMIT)
     data, other = content(1, 100), content(2, 100)
     for wrong in (other, data[:-1], data + b"x", b""):
-        with pytest.raises(CorruptDataError, match="came with checksum"):
+        with pytest.raises(CorruptDataError, match="came with"):
             cache.use(key_of(data), len(data), partial(list, [wrong]), Path.read_bytes)
     report = cache.report()
     assert (report.entries, report.filling_bytes) == (0, 0)
@@ -317,13 +317,13 @@ def test_processes_that_hammer_a_small_cache_read_right_and_never_outgrow_it(tmp
     assert [line_of(p) for p in running] == ["ready"] * 4
     largest = 0
     while any(p.poll() is None for p in running):
-        largest = max(largest, sizes(tmp_path))
-        time.sleep(0.002)
+        with FileCache(tmp_path, limit)._index():  # nothing comes, moves or goes while it is held
+            largest = max(largest, sizes(tmp_path))
+        time.sleep(0.005)
     counts = [[int(n) for n in (p.communicate()[0] or "0 0").split()] for p in running]
     assert [p.returncode for p in running] == [0] * 4
     assert sum(count for count, _ in counts) > sum(fills for _, fills in counts) > 40
-    # A listing while files move may see one under both of its names.
-    assert 0 < largest <= limit + 2500
+    assert limit // 2 < largest <= limit
 
 
 @pytest.mark.slow

@@ -58,6 +58,7 @@ class StoreConfig:
         threads: Threads for kernels and writers; 0 takes the machine's cores.
         memory_bytes: Budget of a materialization.
         storage_options: Passed to fsspec for a remote root and for sources of its protocol.
+        lease_ns: How long a writer of a remote root may give no sign of life before another takes over.
         online: Where newest values live.
         cache: The cache tier in front of a remote root.
     """
@@ -68,6 +69,7 @@ class StoreConfig:
     threads: int = 0
     memory_bytes: int = 1_000_000_000
     storage_options: Mapping[str, Any] = field(default_factory=dict)
+    lease_ns: int = 30_000_000_000
     online: OnlineConfig = field(default_factory=OnlineConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
 
@@ -82,6 +84,8 @@ def store_config(raw: Mapping[str, Any]) -> StoreConfig:
     _check_keys("feature_store.yaml", values, StoreConfig)
     if "memory" in values:
         values["memory_bytes"] = bytes_of(values.pop("memory"))
+    if "lease" in values:
+        values["lease_ns"] = duration_ns(values.pop("lease"), what="lease")
     values["online"] = _online(values.get("online") or {})
     values["cache"] = _cache(values.get("cache") or {})
     config = StoreConfig(**values)

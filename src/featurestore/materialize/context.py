@@ -1,7 +1,6 @@
 """What every path of this room is given: the root, the definitions as they stand, a clock and settings."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.refs import parse_ref
@@ -11,8 +10,10 @@ from featurestore.catalog.training_set import TrainingSet
 from featurestore.core.clock import Clock
 from featurestore.core.config import StoreConfig
 from featurestore.core.names import near
-from featurestore.errors import NotFoundError, StorageError
+from featurestore.errors import NotFoundError
+from featurestore.storage.files import AnyPath, root_path
 from featurestore.storage.manifest import Manifest
+from featurestore.storage.objects import CachePlace, default_cache_folder
 from featurestore.storage.sources import SourceSpec, SourceTable, open_source
 from featurestore.storage.suppression import read_ledger
 
@@ -34,13 +35,18 @@ class Context:
     config: StoreConfig
     ledger_at: int = 0
 
+    @property
+    def path(self) -> AnyPath:
+        """The root as a path: a folder, or a name in a store of objects."""
+        return path_of(self.root, self.config)
+
     def open(self, source: Source) -> SourceTable:
         """Open a source's table.
 
         Raises:
             NotFoundError: nothing is at its path.
         """
-        return open_source(source_spec(source), self.root, ledger_at=self.ledger_at)
+        return open_source(source_spec(source), self.path, ledger_at=self.ledger_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +58,28 @@ class Home:
         title: As users name it.
         delta: Folder of the Delta table, the truth.
         ipc: Folder of the published Arrow versions.
-        lock: File that a writer holds.
+        lock: File that a writer holds; in a store of objects the name of its lease.
+        lease_s: Term of the lease.
     """
 
     kind: str
     title: str
-    delta: Path
-    ipc: Path
-    lock: Path
+    delta: AnyPath
+    ipc: AnyPath
+    lock: AnyPath
+    lease_s: float = 30.0
 
     @property
-    def pins(self) -> Path:
+    def pins(self) -> AnyPath:
         """The folder of tags, one file each."""
         return self.lock.parent / f"{self.lock.stem}.pins"
+
+
+def path_of(root: str, config: StoreConfig) -> AnyPath:
+    """Return a root as a path, reached and cached as the settings say."""
+    cache = config.cache
+    place = CachePlace(cache.path or default_cache_folder(), cache.size_bytes)
+    return root_path(root, config.storage_options, place)
 
 
 def source_spec(source: Source) -> SourceSpec:
@@ -88,25 +103,19 @@ def home_of(context: Context, name: str) -> Home:
 
     Raises:
         NotFoundError: no such training set or view.
-        StorageError: the root is not a local folder.
     """
-    if "://" in context.root and not context.root.startswith("file://"):
-        raise StorageError(
-            f"cannot materialize under {context.root!r}: this release writes versions to local folders",
-            hint="use a local root; sources may be remote",
-        )
-    root = Path(context.root.removeprefix("file://"))
+    root = context.path
+    lease_s = context.config.lease_ns / 1e9
     ref = parse_ref(name)
     found = context.snapshot.get(ref.whole(), TrainingSet.kind, FeatureView.kind)
     if isinstance(found, TrainingSet):
         base = root / "datasets" / found.name
-        return Home("training_set", found.name, base / "delta", base / "ipc", base / "LOCK")
+        return Home("training_set", found.name, base / "delta", base / "ipc", base / "LOCK", lease_s)
     if isinstance(found, FeatureView):
         version = ref.version or context.snapshot.version_of(found.name, FeatureView.kind)
         folder = f"{found.name}_v{version}"
         ipc = root / "ipc" / folder
-        return Home(
-            "view", f"{found.name}@{version}", root / "tables" / folder, ipc, root / "ipc" / f"{folder}.LOCK"
-        )
+        lock = root / "ipc" / f"{folder}.LOCK"
+        return Home("view", f"{found.name}@{version}", root / "tables" / folder, ipc, lock, lease_s)
     kinds = [d.name for d in context.snapshot.definitions() if isinstance(d, (TrainingSet, FeatureView))]
     raise NotFoundError(f"{name!r} is a {found.kind}, which has no versions", hint=near(ref.name, kinds))

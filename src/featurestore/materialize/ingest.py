@@ -59,7 +59,7 @@ def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
     """
     source = context.snapshot.source(ref)
     rows = _table(data)
-    place = place_of(source.path, context.root)
+    place = place_of(source.path, context.path)
     if place.remote is not None:
         raise DefinitionError(f"source {source.name!r} is remote: rows are appended to local sources only")
     if source.format == "delta" or is_delta(place):
@@ -98,7 +98,7 @@ def _conform(context: Context, source: Source, rows: pa.Table) -> tuple[pa.Table
     """
     plain = replace(source_spec(source), query=None)
     try:
-        schema = open_source(plain, context.root).schema
+        schema = open_source(plain, context.path).schema
     except NotFoundError:
         schema = rows.schema
     for name in [*schema.names, *rows.column_names]:

@@ -48,7 +48,7 @@ def pin_sources(
     """
     out = {}
     for name, spec in job.sources().items():
-        table = open_source(spec, context.root, ledger_at=context.ledger_at)
+        table = open_source(spec, context.path, ledger_at=context.ledger_at)
         snapshot = table.snapshot() if pinned is None else pinned[name]
         out[name] = Pinned(table, snapshot)
     return out

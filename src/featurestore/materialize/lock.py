@@ -1,4 +1,4 @@
-"""One writer at a time for each dataset: a lock that the kernel frees however its holder dies."""
+"""One writer at a time for each dataset: a lock that the kernel frees however its holder dies, or a lease."""
 
 import errno
 import fcntl
@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from featurestore.errors import CommitConflictError
 from featurestore.materialize.context import Home
 from featurestore.storage.files import make_folders, storage_errors
+from featurestore.storage.lease import Lease
+from featurestore.storage.objects import ObjectPath
 
 _STEP_S = 0.05
+_leases: dict[ObjectPath, Lease] = {}
 
 
 @contextmanager
@@ -19,8 +22,17 @@ def writing(home: Home, *, wait_s: float = 30.0) -> Iterator[None]:
     """Hold a dataset's writer lock while the block runs.
 
     Raises:
-        CommitConflictError: another writer held it for all of `wait_s`.
+        CommitConflictError: another writer held it for all of `wait_s`, or for twice a lease's term.
     """
+    if isinstance(home.lock, ObjectPath):
+        wait_s = max(wait_s, 2 * home.lease_s)
+        with Lease(home.lock, home.title, term_s=home.lease_s, wait_s=wait_s) as lease:
+            _leases[home.lock] = lease
+            try:
+                yield
+            finally:
+                del _leases[home.lock]
+        return
     make_folders(home.lock.parent)
     with storage_errors("lock", home.lock):
         descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -29,6 +41,16 @@ def writing(home: Home, *, wait_s: float = 30.0) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def check_writing(home: Home) -> None:
+    """Make sure, before a commit, that this process is still the one writer.
+
+    Raises:
+        CommitConflictError: its lease passed to another.
+    """
+    if isinstance(home.lock, ObjectPath):
+        _leases[home.lock].check()
 
 
 def _acquire(descriptor: int, home: Home, wait_s: float) -> None:

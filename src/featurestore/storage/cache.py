@@ -111,6 +111,19 @@ class FileCache:
             hint="the cache is far too small for what is read at once: raise its size",
         )
 
+    def add(self, size: int, blocks: Blocks) -> str:
+        """Fetch a file whose content is not known yet; returns its xxh3-128.
+
+        Raises:
+            CorruptDataError: it is not of this size.
+            StorageError: the disk is full even without any other entry, or refused.
+        """
+        with self._room(size) as (descriptor, staged):
+            with storage_errors("write", staged):
+                xxh3 = _fetch(descriptor, staged, size, blocks)
+            self._publish(descriptor, staged, self._path(xxh3))
+        return xxh3
+
     def report(self) -> CacheReport:
         """Say what is there, by looking."""
         entries = self._entries()
@@ -177,16 +190,26 @@ class FileCache:
             with self._room(size) as (descriptor, staged):
                 announce("fill", path)
                 with storage_errors("write", staged):
-                    _fetch(descriptor, staged, xxh3, size, blocks)
-                found = os.fstat(descriptor)
-                with self._index() as index, storage_errors("publish", path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    gone = path.stat().st_size if path.exists() else 0
-                    used = self._used(index)
-                    staged.replace(path)
-                    _write_counter(index, used - gone)
-            self._verified[path] = (found.st_dev, found.st_ino)
+                    found = _fetch(descriptor, staged, size, blocks)
+                if found != xxh3:
+                    raise CorruptDataError(
+                        f"an object of {size} bytes came with checksum {found}, expected was {xxh3}",
+                        hint="the store holds other bytes than were written: verify the version, "
+                        "or materialize again",
+                        path=str(path),
+                    )
+                self._publish(descriptor, staged, path)
             self.fills += 1
+
+    def _publish(self, descriptor: int, staged: Path, path: Path) -> None:
+        found = os.fstat(descriptor)
+        with self._index() as index, storage_errors("publish", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            gone = path.stat().st_size if path.exists() else 0
+            used = self._used(index)
+            staged.replace(path)
+            _write_counter(index, used - gone)
+        self._verified[path] = (found.st_dev, found.st_ino)
 
     # -- room ----------------------------------------------------------------------------------------
 
@@ -343,19 +366,24 @@ def file_cache(place: CachePlace) -> FileCache:
     return FileCache(place.folder, place.limit_bytes)
 
 
-def _fetch(descriptor: int, staged: Path, xxh3: str, size: int, blocks: Blocks) -> None:
+def _fetch(descriptor: int, staged: Path, size: int, blocks: Blocks) -> str:
+    """Write what arrives; returns its hash.
+
+    Raises:
+        CorruptDataError: more or fewer bytes came.
+    """
     hasher = new_hasher()
     written = 0
     for block in blocks():
         hasher.update(block)
         written += os.pwrite(descriptor, block, written)
-    if written != size or hasher.hexdigest() != xxh3:
+    if written != size:
         raise CorruptDataError(
-            f"an object of {written} bytes came with checksum {hasher.hexdigest()}, "
-            f"expected were {size} bytes with {xxh3}",
+            f"an object of {size} bytes came with {written}",
             hint="the store holds other bytes than were written: verify the version, or materialize again",
             path=str(staged),
         )
+    return str(hasher.hexdigest())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The data files of a Delta table at one version, from its log by deltalake; it never reads the rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -11,6 +12,17 @@ from featurestore.errors import CorruptDataError, NotFoundError, SchemaError
 from featurestore.storage.source_files import Place, SourceFile
 
 _READER_FEATURES: Final = frozenset({"timestampNtz", "columnMapping", "v2Checkpoint", "vacuumProtocolCheck"})
+_DELTA_WORDS: Final = {
+    "key": "aws_access_key_id",
+    "secret": "aws_secret_access_key",
+    "token": "aws_session_token",
+    "endpoint_url": "aws_endpoint_url",
+    "region_name": "aws_region",
+    "anon": "skip_signature",
+    "account_name": "azure_storage_account_name",
+    "account_key": "azure_storage_account_key",
+    "sas_token": "azure_storage_sas_token",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,8 @@ def delta_files(place: Place, version: int | None) -> DeltaFiles:
     from deltalake.exceptions import DeltaError, TableNotFoundError  # noqa: PLC0415
 
     try:
-        table = DeltaTable(_uri(place), version=version)
+        options = delta_options(place)
+        table = DeltaTable(_uri(place), version=version, storage_options=options or None)
         _check_protocol(table, place)
         schema = pa.schema(pa.schema(table.schema().to_arrow()))
         actions = pa.table(table.get_add_actions(flatten=True))
@@ -69,6 +82,17 @@ def _uri(place: Place) -> str:
     protocol = place.remote.protocol
     name = protocol if isinstance(protocol, str) else protocol[0]
     return f"{name}://{place.path}"
+
+
+def delta_options(place: Place) -> dict[str, str]:
+    """Return the options of a file system in deltalake's words; what it has no word for is passed on."""
+    options = dict(place.options)
+    inner = options.pop("client_kwargs", {})
+    given = {**options, **(inner if isinstance(inner, Mapping) else {})}
+    out = {_DELTA_WORDS.get(key, key): str(value) for key, value in given.items()}
+    if any(str(value).startswith("http://") for value in given.values()):
+        out["allow_http"] = "true"
+    return out
 
 
 def _check_protocol(table: Any, place: Place) -> None:

@@ -252,17 +252,7 @@ class ObjectPath:
             NotFoundError: there is none.
             CorruptDataError: it is shorter than `size`.
         """
-        filesystem = self.store.filesystem
-        starts = list(range(0, size, _BLOCK)) or [0]
-        for first in range(0, len(starts), _REQUESTS):
-            batch = starts[first : first + _REQUESTS]
-            ends = [min(start + _BLOCK, size) for start in batch]
-            with object_errors("read", self):
-                blocks = filesystem.cat_ranges([self.key] * len(batch), batch, ends, on_error="raise")
-            for start, end, block in zip(batch, ends, blocks, strict=True):
-                if len(block) != end - start:
-                    raise CorruptDataError(f"{str(self)!r} ended before its {size} bytes", path=str(self))
-                yield block
+        return read_blocks(self.store.filesystem, self.key, size)
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -343,6 +333,25 @@ class ObjectPath:
         except NotFoundError:
             return False
         return True
+
+
+def read_blocks(filesystem: Any, key: str, size: int) -> Iterator[bytes]:
+    """Return the bytes of a remote file block by block, several requests at a time.
+
+    Raises:
+        NotFoundError: there is none.
+        CorruptDataError: it is shorter than `size`.
+    """
+    starts = list(range(0, size, _BLOCK))
+    for first in range(0, len(starts), _REQUESTS):
+        batch = starts[first : first + _REQUESTS]
+        ends = [min(start + _BLOCK, size) for start in batch]
+        with object_errors("read", key):
+            blocks = filesystem.cat_ranges([key] * len(batch), batch, ends, on_error="raise")
+        for start, end, block in zip(batch, ends, blocks, strict=True):
+            if len(block) != end - start:
+                raise CorruptDataError(f"{key!r} ended before its {size} bytes", path=key)
+            yield block
 
 
 def read_objects(paths: Sequence[ObjectPath]) -> list[bytes]:

@@ -1,9 +1,11 @@
 """Which files a source path means: one file, a folder, a glob or Hive folders, local or by fsspec URL."""
 
 import json
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -13,11 +15,18 @@ from featurestore.core.names import near
 from featurestore.errors import (
     CorruptDataError,
     DefinitionError,
-    MissingDependencyError,
     NotFoundError,
     StorageError,
 )
-from featurestore.storage.files import make_folders, replace_file, storage_errors
+from featurestore.storage.cache import file_cache
+from featurestore.storage.files import AnyPath, make_folders, replace_file, storage_errors
+from featurestore.storage.objects import (
+    CachePlace,
+    ObjectPath,
+    object_errors,
+    open_filesystem,
+    read_blocks,
+)
 
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://")
 _GLOB: Final = re.compile(r"[*?\[]")
@@ -55,10 +64,20 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A source's path on its file system; `remote` is an fsspec file system or `None`."""
+    """A source's path on its file system.
+
+    Attributes:
+        remote: An fsspec file system or `None`.
+        options: What the file system was opened with.
+        cache: Where copies of remote files are kept, if anywhere.
+        descriptor: An open local copy of the one file that is read.
+    """
 
     path: str
     remote: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cache: CachePlace | None = None
+    descriptor: int | None = None
 
     def open(self, path: str) -> pa.NativeFile:
         """Open a file for random reads, memory-mapped where it is local.
@@ -67,38 +86,42 @@ class Place:
             NotFoundError: it is gone.
             StorageError: it cannot be read.
         """
+        if self.remote is not None:
+            with object_errors("read", path):
+                return pa.PythonFile(self.remote.open(path, "rb"), mode="r")
         with storage_errors("read", path):
-            if self.remote is None:
-                return pa.memory_map(path) if Path(path).stat().st_size else pa.OSFile(path)
-            return pa.PythonFile(self.remote.open(path, "rb"), mode="r")
+            if self.descriptor is not None:
+                path = f"/dev/fd/{self.descriptor}"
+            return pa.memory_map(path) if Path(path).stat().st_size else pa.OSFile(path)
 
 
-def place_of(path: str, root: str) -> Place:
+def place_of(path: str, root: str | AnyPath) -> Place:
     """Resolve a source's path; a relative one is taken from the store's root.
+
+    A URL of the root's protocol is opened with the root's options, another with what the environment gives.
 
     Raises:
         MissingDependencyError: the URL's file system is not installed.
         DefinitionError: fsspec does not know the URL's protocol.
     """
-    if not _URL.match(path) and _URL.match(root) and not path.startswith("/"):
-        path = f"{root.rstrip('/')}/{path}"
-    if path.startswith("file://"):
-        path = path.removeprefix("file://")
+    if isinstance(root, ObjectPath):
+        store = root.store
+        if not _URL.match(path) and not path.startswith("/"):
+            return Place((root / path.strip("/")).key, store.filesystem, store.options, store.cache)
+        same = path.partition("://")[0] == store.url.partition("://")[0]
+        return _place_of(path, "", store.options if same else {}, store.cache)
+    text = str(root)
+    if not _URL.match(path) and _URL.match(text) and not path.startswith("/"):
+        path = f"{text.rstrip('/')}/{path}"
+    return _place_of(path, text, {}, None)
+
+
+def _place_of(path: str, root: str, options: Mapping[str, Any], cache: CachePlace | None) -> Place:
+    path = path.removeprefix("file://")
     if not _URL.match(path):
         return Place(str(Path(root).expanduser() / Path(path).expanduser()))
-    import fsspec  # noqa: PLC0415 -- local sources do not pay for it
-
-    try:
-        remote, inside = fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        protocol = path.partition("://")[0]
-        raise MissingDependencyError(
-            f"reading {path!r} needs a file system that is not installed",
-            hint=f"pip install 'featurestore[{protocol}]'",
-        ) from error
-    except ValueError as error:
-        raise DefinitionError(f"cannot read {path!r}: {error}", path=path) from error
-    return Place(inside, remote)
+    remote, inside = open_filesystem(path, options)
+    return Place(inside, remote, options, cache)
 
 
 def list_files(place: Place, *, suffixes: Sequence[str] | None = None) -> list[SourceFile]:
@@ -118,7 +141,14 @@ def list_files(place: Place, *, suffixes: Sequence[str] | None = None) -> list[S
 def is_delta(place: Place) -> bool:
     """Say whether the path is a Delta table."""
     log = f"{place.path.rstrip('/')}/_delta_log"
-    return bool(place.remote.exists(log)) if place.remote is not None else Path(log).is_dir()
+    if place.remote is None:
+        return Path(log).is_dir()
+    try:
+        with object_errors("look for", log):
+            place.remote.info(log)
+    except NotFoundError:
+        return False
+    return True
 
 
 def format_of(place: Place, files: Sequence[SourceFile]) -> str:
@@ -179,7 +209,8 @@ def _local_file(path: Path, name: str) -> SourceFile:
 
 
 def _list_remote(place: Place) -> list[SourceFile]:
-    with storage_errors("list", place.path):
+    with object_errors("list", place.path):
+        place.remote.invalidate_cache()
         if _GLOB.search(place.path):
             found = place.remote.glob(place.path, detail=True)
             base = _GLOB.split(place.path, maxsplit=1)[0].rpartition("/")[0]
@@ -230,7 +261,7 @@ class HashCache:
         """Return a file's xxh3-128 as 32 hex digits."""
         key = f"{file.path}|{file.size}|{file.stamp}"
         if key not in self._known:
-            self._known[key] = hash_file(place, file.path)
+            self._known[key] = _digest(place, file)
             self._dirty = True
         return self._known[key]
 
@@ -244,6 +275,38 @@ class HashCache:
         except StorageError:
             return
         self._dirty = False
+
+
+def _digest(place: Place, file: SourceFile) -> str:
+    """Hash a file; a remote one is kept in the cache on the way, where it fits."""
+    cache = place.cache
+    if place.remote is None or cache is None or not fits(file.size, cache):
+        return hash_file(place, file.path)
+    return file_cache(cache).add(file.size, lambda: read_blocks(place.remote, file.path, file.size))
+
+
+def fits(size: int, cache: CachePlace) -> bool:
+    """Say whether a source's file is kept in the cache: a large one would drive out everything else."""
+    return size * 8 <= cache.limit_bytes
+
+
+@contextmanager
+def nearest(place: Place, file: SourceFile, xxh3: str) -> Iterator[Place]:
+    """Give the place to read a file of known content from: a remote one from its copy, where it fits."""
+    cache = place.cache
+    if place.remote is None or cache is None or not fits(file.size, cache):
+        yield place
+        return
+    descriptor = file_cache(cache).use(
+        xxh3,
+        file.size,
+        lambda: read_blocks(place.remote, file.path, file.size),
+        lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC),
+    )
+    try:
+        yield Place(place.path, descriptor=descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def hash_file(place: Place, path: str) -> str:

@@ -1,6 +1,7 @@
 """What a source points at, as Arrow rows in a fixed order, pinned by content."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,8 @@ from featurestore.core.canonical import digest_json
 from featurestore.core.names import near
 from featurestore.errors import CorruptDataError, NotFoundError, SchemaError
 from featurestore.storage.delta_files import DeltaFiles, delta_files
+from featurestore.storage.files import AnyPath, is_remote
+from featurestore.storage.objects import ObjectPath
 from featurestore.storage.snapshots import PinnedFile, Snapshot
 from featurestore.storage.source_files import (
     HashCache,
@@ -21,6 +24,7 @@ from featurestore.storage.source_files import (
     format_of,
     is_delta,
     list_files,
+    nearest,
     place_of,
     suffixes_of,
 )
@@ -48,7 +52,7 @@ class SourceSpec:
     query: str | None = None
 
 
-def open_source(spec: SourceSpec, root: str, *, ledger_at: int = 0) -> "SourceTable":
+def open_source(spec: SourceSpec, root: str | AnyPath, *, ledger_at: int = 0) -> "SourceTable":
     """Open a source for reading; only its schema is looked at.
 
     Args:
@@ -61,13 +65,21 @@ def open_source(spec: SourceSpec, root: str, *, ledger_at: int = 0) -> "SourceTa
         CorruptDataError: its first file is not of its format.
     """
     place = place_of(spec.path, root)
-    cache = None if "://" in root else Path(root) / ".cache"
+    cache = _hashes_folder(root)
     ledger = read_ledger(root)
     erased = ledger.suppression(ledger_at)
     if spec.format == "delta" or (spec.format is None and is_delta(place)):
         return SourceTable(spec, place, "delta", cache, ledger, erased)
     files = list_files(place, suffixes=suffixes_of(spec.format))
     return SourceTable(spec, place, spec.format or format_of(place, files), cache, ledger, erased)
+
+
+def _hashes_folder(root: str | AnyPath) -> Path | None:
+    """Return where hashes of files are remembered: below the root, or beside the copies of remote files."""
+    if isinstance(root, ObjectPath):
+        name = digest_json([root.store.url])
+        return Path(root.store.cache.folder) / "roots" / name
+    return None if is_remote(str(root)) else Path(root) / ".cache"
 
 
 class SourceTable:
@@ -272,20 +284,27 @@ class SourceTable:
                 continue
             hive = {k: v for k, v in file.partitions if k in wanted}
             inside = [n for n in wanted if n not in hive]
-            self._check_file(file, target, hive)
-            for batch in scan_file(
-                self._place,
-                file,
-                "parquet" if found else self._kind,
-                columns=inside,
-                schema=self._raw_schema,
-                timestamp=self.spec.timestamp_field,
-                time_range_ns=time_range_ns,
-                batch_rows=batch_rows,
-            ):
-                yield file.name, _shaped(batch, target, hive, file)
+            with self._nearest(file, found) as place:
+                self._check_file(place, file, target, hive)
+                for batch in scan_file(
+                    place,
+                    file,
+                    "parquet" if found else self._kind,
+                    columns=inside,
+                    schema=self._raw_schema,
+                    timestamp=self.spec.timestamp_field,
+                    time_range_ns=time_range_ns,
+                    batch_rows=batch_rows,
+                ):
+                    yield file.name, _shaped(batch, target, hive, file)
         if snapshot is not None and found is None:
             self._pinned(snapshot, None)
+
+    def _nearest(self, file: SourceFile, found: DeltaFiles | None) -> AbstractContextManager[Place]:
+        """Give the place to read a file from; a Delta table's files have no hash to know a copy by."""
+        if found is not None or self._place.remote is None or self._place.cache is None:
+            return nullcontext(self._place)
+        return nearest(self._place, file, self._cache.digest(self._place, file))
 
     def _pinned(self, snapshot: Snapshot | None, found: DeltaFiles | None) -> list[SourceFile]:
         """Return the files to read, refusing any that are not what the snapshot pinned.
@@ -339,10 +358,10 @@ class SourceTable:
             raise SchemaError(f"{file.path!r} has column {repeated!r} twice", column=repeated)
         return pa.schema([*schema, *hive])
 
-    def _check_file(self, file: SourceFile, target: pa.Schema, hive: dict[str, str]) -> None:
+    def _check_file(self, place: Place, file: SourceFile, target: pa.Schema, hive: dict[str, str]) -> None:
         if self._kind != "parquet" or len(target) == len(hive):
             return
-        names = file_schema(self._place, file, self._kind).names
+        names = file_schema(place, file, self._kind).names
         for name in target.names:
             if name not in hive and name not in names:
                 raise SchemaError(

@@ -24,7 +24,8 @@ from featurestore.core.canonical import canonical_json, digest_json
 from featurestore.core.keys import Column, can_be_key, distinct_keys, key_bytes, key_hashes
 from featurestore.core.time import format_instant
 from featurestore.errors import AlreadyExistsError, CommitConflictError, CorruptDataError, NotFoundError
-from featurestore.storage.files import is_remote, make_folders, put_if_absent, read_file
+from featurestore.storage.files import AnyPath, is_remote, make_folders, put_if_absent, read_file
+from featurestore.storage.objects import ObjectPath
 
 FOLDER: Final = "erasures"
 _SALT: Final = "SECRET"
@@ -229,7 +230,7 @@ def ledger_folder(root: str) -> Path:
     return Path(root.removeprefix("file://")) / FOLDER
 
 
-def read_ledger(root: str) -> Ledger:
+def read_ledger(root: str | AnyPath) -> Ledger:
     """Return a store's ledger as it stands; a root that is a URL has none.
 
     Cost:
@@ -238,9 +239,9 @@ def read_ledger(root: str) -> Ledger:
     Raises:
         CorruptDataError: an entry, or the secret, is damaged or missing.
     """
-    if is_remote(root):
+    if isinstance(root, ObjectPath) or is_remote(str(root)):
         return _EMPTY
-    folder = ledger_folder(root)
+    folder = ledger_folder(str(root))
     identity = _identity(folder)
     if identity is None:
         if (folder / _name(1)).exists():

@@ -84,7 +84,7 @@ class OpenedStore:
         return [f if isinstance(f, str) else f.name for f in given]
 
     def _source_schema(self, source: Source) -> "pa.Schema":
-        from featurestore.materialize.context import source_spec
+        from featurestore.materialize.context import path_of, source_spec
         from featurestore.storage.sources import open_source
 
-        return open_source(source_spec(source), self.root).schema
+        return open_source(source_spec(source), path_of(self.root, self.config)).schema
