@@ -30,7 +30,7 @@ from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.source import Source
 from featurestore.core.clock import SystemClock
 from featurestore.serve.backend import OnlineBackend
-from featurestore.serve.client_messages import write_request
+from featurestore.serve.client_messages import Question, write_request
 from featurestore.serve.flight_client import BulkClient
 from featurestore.serve.flight_server import BulkReads, serve_flight
 from featurestore.serve.lmdb_store import LmdbStore
@@ -208,10 +208,7 @@ def echo_server(*sizes: int) -> Iterator[str]:
 
 def native_request(keys: list[int], schema_id: int) -> bytes:
     """Return a native request for 50 features of keys."""
-    readers = Readers({"user_id": keys}, len(keys))
-    return write_request(
-        FEATURES, readers, now_ns=None, full_feature_names=False, arrow=False, schema_id=schema_id
-    ).SerializeToString()
+    return write_request(Question(tuple(FEATURES)), Readers({"user_id": keys}, len(keys)), schema_id)
 
 
 def feast_request(keys: list[int]) -> bytes:

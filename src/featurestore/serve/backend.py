@@ -80,7 +80,7 @@ class OnlineBackend:
         """Read the catalog's newest version; `reload` reads it again.
 
         Args:
-            preprocessing: Finds what was fitted on `dataset@version[/name]`.
+            preprocessing: Finds what was fitted on `dataset@version[:name]`.
         """
         self.store = store
         self.clock = clock
@@ -123,7 +123,7 @@ class OnlineBackend:
                 on-demand views stand beside the keys.
             now: The readers' instant; by default the clock's.
             key_map: As for training: join key → entity column, or alias → join key → entity column.
-            preprocessing: `dataset@version[/name]`: what was fitted on that version is applied to its
+            preprocessing: `dataset@version[:name]`: what was fitted on that version is applied to its
                 columns, which then hold what a loader gives: float32, codes as int32, and no nulls. Read when
                 first asked for; a new fit takes a new name.
 

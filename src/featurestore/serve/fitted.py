@@ -20,7 +20,7 @@ Lookup = Callable[[str], Preprocessing]
 
 
 def preprocessing_in(root: str) -> Lookup:
-    """Return what finds `dataset@version` or `dataset@version/name` below a store's root."""
+    """Return what finds `dataset@version[:name]` below a store's root."""
 
     def lookup(text: str) -> Preprocessing:
         dataset, version, name = parse_fitted(text)
@@ -31,18 +31,18 @@ def preprocessing_in(root: str) -> Lookup:
 
 
 def parse_fitted(text: str) -> tuple[str, int, str]:
-    """Read `dataset@version[/name]`; the name is `default` where none is given.
+    """Read `dataset@version[:name]`; the name is `default` where none is given.
 
     Raises:
         DefinitionError: the text is something else; a version must be named, because values depend on it.
     """
-    whole, _, name = text.partition("/")
+    whole, _, name = text.partition(":")
     dataset, _, version = whole.partition("@")
     plain = dataset.replace("_", "").isalnum() and dataset.isascii()
     if not plain or not version.isdecimal() or not version.isascii() or len(version) > 9:
         raise DefinitionError(
             f"preprocessing {text!r} is not a dataset's version",
-            hint='write "dataset@3", or "dataset@3/name" for one that was saved under a name',
+            hint='write "dataset@3", or "dataset@3:name" for one that was saved under a name',
         )
     return dataset, int(version), name or "default"
 
