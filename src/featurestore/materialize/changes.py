@@ -1,4 +1,4 @@
-"""Which partitions a change in the sources can reach; everything else is kept as it is."""
+"""What moved in the sources since a version, and which partitions that can reach; all others are kept."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,26 +25,67 @@ class Changes:
 
     Attributes:
         spans: Readers that a change can reach: bucket, first and last day.
-        spans_of: Times of the unchanged files, by source, as recorded by earlier runs.
     """
 
     spans: tuple[Span, ...]
-    spans_of: Mapping[str, tuple[FileSpan, ...]]
 
     def reaches(self, day: int, bucket: int) -> bool:
         """Say whether a partition has to be computed again."""
         return any(b in {bucket, EVERY_BUCKET} and first <= day <= last for b, first, last in self.spans)
 
 
-def find_changes(job: Job, previous: Manifest, pinned: Mapping[str, Pinned]) -> Changes | None:
-    """Compare the sources with those of an earlier version.
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Rows of one source that came or went since a version, as one of its readers sees them."""
+
+    rows: Rows
+    spine: bool
+    bucket: int
+    min_ns: int
+    max_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A source now, beside what a version was made from.
+
+    Attributes:
+        moved: Rows that came or went.
+        kept: Times of the unchanged files, as recorded by earlier runs.
+    """
+
+    moved: tuple[Moved, ...]
+    kept: tuple[FileSpan, ...]
+
+
+def compare_sources(
+    job: Job, previous: Manifest, pinned: Mapping[str, Pinned]
+) -> dict[str, Comparison | None]:
+    """Compare every source with what an earlier version was made from.
 
     Returns:
-        `None` where everything has to be computed: other definitions, another layout, a source that was
-        replaced as a whole, or one behind a query.
+        By source; `None` where it was replaced as a whole, is new, or changed behind a query.
 
     Cost:
         Reads the times and keys of new files only.
+    """
+    recorded = {spec["source"]: spec for spec in previous.inputs}
+    out: dict[str, Comparison | None] = {}
+    for name, source in pinned.items():
+        if name not in recorded:
+            out[name] = None
+            continue
+        known = {s[0]: FileSpan(*s) for s in recorded[name].get("spans", ())}
+        out[name] = _compared(job, name, source, snapshot_from_spec(recorded[name]), known)
+    return out
+
+
+def find_changes(job: Job, previous: Manifest, compared: Mapping[str, Comparison | None]) -> Changes | None:
+    """Say which partitions of a version the changes can reach.
+
+    Returns:
+        `None` where everything has to be computed: other definitions, another layout, a source that was
+        replaced as a whole, or changed behind a query.
     """
     same = (
         dict(previous.definitions) == dict(job.definitions)
@@ -54,30 +95,22 @@ def find_changes(job: Job, previous: Manifest, pinned: Mapping[str, Pinned]) -> 
     )
     if not same:
         return None
-    recorded = {spec["source"]: spec for spec in previous.inputs}
     spans: list[Span] = []
     if previous.range_ns[1] is not None:
         spans.append((EVERY_BUCKET, previous.range_ns[1] // DAY_NS, FOREVER))
-    kept: dict[str, tuple[FileSpan, ...]] = {}
-    for name, source in pinned.items():
-        if name not in recorded:
+    for comparison in compared.values():
+        if comparison is None:
             return None
-        old = snapshot_from_spec(recorded[name])
-        known = {s[0]: FileSpan(*s) for s in recorded[name].get("spans", ())}
-        found = _source_changes(job, name, source, old, known)
-        if found is None:
-            return None
-        spans += found[0]
-        kept[name] = found[1]
-    return Changes(tuple(dict.fromkeys(spans)), kept)
+        spans += [_reached(m) for m in comparison.moved]
+    return Changes(tuple(dict.fromkeys(spans)))
 
 
-def _source_changes(
+def _compared(
     job: Job, name: str, source: Pinned, old: Snapshot, known: Mapping[str, FileSpan]
-) -> tuple[list[Span], tuple[FileSpan, ...]] | None:
+) -> Comparison | None:
     new = source.snapshot
     if old == new:
-        return [], tuple(known.values())
+        return Comparison((), tuple(known.values()))
     if old.kind != new.kind or old.table_id != new.table_id or old.schema != new.schema:
         return None
     if source.table.spec.query is not None:
@@ -85,11 +118,12 @@ def _source_changes(
     before, after = _contents(source, old), _contents(source, new)
     gone = [f for f, content in before.items() if after.get(f) != content]
     come = [f for f, content in after.items() if before.get(f) != content]
-    spans: list[Span] = []
+    moved: list[Moved] = []
     for rows, spine in _roles(job, name):
-        spans += [s for f in gone if f in known for s in _reached(rows, EVERY_BUCKET, known[f], spine=spine)]
-        spans += _new_rows(job, rows, source, come, spine=spine)
-    return spans, tuple(s for f, s in known.items() if f not in gone)
+        lost = [known[f] for f in gone if f in known]
+        moved += [Moved(rows, spine, EVERY_BUCKET, s.min_ns, s.max_ns) for s in lost]
+        moved += _new_rows(job, rows, source, come, spine=spine)
+    return Comparison(tuple(moved), tuple(s for f, s in known.items() if f not in gone))
 
 
 def _contents(source: Pinned, snapshot: Snapshot) -> dict[str, object]:
@@ -104,7 +138,7 @@ def _roles(job: Job, name: str) -> list[tuple[Rows, bool]]:
     return roles + [(rows, False) for source, rows in job.rows.items() if source == name]
 
 
-def _new_rows(job: Job, rows: Rows, source: Pinned, files: Sequence[str], *, spine: bool) -> Iterable[Span]:
+def _new_rows(job: Job, rows: Rows, source: Pinned, files: Sequence[str], *, spine: bool) -> Iterable[Moved]:
     """Locate the rows of new files by date and bucket."""
     if not files:
         return
@@ -124,18 +158,17 @@ def _new_rows(job: Job, rows: Rows, source: Pinned, files: Sequence[str], *, spi
     order = np.argsort(code, kind="stable")
     for chunk in np.split(order, np.flatnonzero(np.diff(code[order])) + 1) if len(order) else ():
         times = event_ns[chunk]
-        span = FileSpan("", len(chunk), int(times.min()), int(times.max()))
-        yield from _reached(rows, int(buckets[chunk[0]]), span, spine=spine)
+        yield Moved(rows, spine, int(buckets[chunk[0]]), int(times.min()), int(times.max()))
 
 
-def _reached(rows: Rows, bucket: int, span: FileSpan, *, spine: bool) -> list[Span]:
-    """Return the readers that rows of these times can reach."""
-    if spine:
-        own: list[Span] = [(bucket, span.min_ns // DAY_NS, span.max_ns // DAY_NS)]
-        return own
-    first = (span.min_ns - rows.look_ahead_ns) // DAY_NS
-    last = FOREVER if rows.look_back_ns is None else (span.max_ns + rows.look_back_ns) // DAY_NS
-    return [(bucket, first, last)]
+def _reached(moved: Moved) -> Span:
+    """Return the readers that these rows can reach."""
+    rows = moved.rows
+    if moved.spine:
+        return moved.bucket, moved.min_ns // DAY_NS, moved.max_ns // DAY_NS
+    first = (moved.min_ns - rows.look_ahead_ns) // DAY_NS
+    last = FOREVER if rows.look_back_ns is None else (moved.max_ns + rows.look_back_ns) // DAY_NS
+    return moved.bucket, first, last
 
 
 def day_of_shard(date: str) -> int:

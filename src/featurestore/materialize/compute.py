@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array
+from featurestore.core.time import DAY_NS
 from featurestore.errors import CorruptDataError
+from featurestore.materialize.carried import Carrier, ChainStates, programs_of, saver
 from featurestore.materialize.durability import Durability
 from featurestore.materialize.job import Job
 from featurestore.materialize.partition import (
@@ -22,11 +23,10 @@ from featurestore.materialize.partition import (
     write_partition,
 )
 from featurestore.materialize.plan import Chain, Input, Task
-from featurestore.materialize.staging import EVERY_BUCKET, Part, Place, concat_parts
-from featurestore.resolve.program import ViewProgram
-from featurestore.resolve.retain import retained_rows
+from featurestore.materialize.staging import Part, Place, concat_parts
 from featurestore.resolve.training import resolve_features
 from featurestore.resolve.views import view_events
+from featurestore.storage.state_files import StateIndex, StateWriter
 from featurestore.temporal.times import times_ns
 
 # What a cell costs while its partition is sorted, hashed, packed and written, with all copies.
@@ -42,6 +42,7 @@ class Work:
         spine: The spine's parts, by place.
         parts: Each source's parts, by place.
         schemas: Each source's columns as staged.
+        states: What earlier versions left behind, and what this chain leaves.
         threads: Threads for the kernels of one task.
         memory_bytes: The run's budget: tasks that would take much of it run one at a time.
     """
@@ -53,30 +54,55 @@ class Work:
     spine_schema: pa.Schema
     parts: Mapping[str, Mapping[Place, Part]]
     schemas: Mapping[str, pa.Schema]
+    states: ChainStates
     threads: int
     memory_bytes: int
 
 
-def compute_chain(work: Work) -> list[Written]:
-    """Compute and write the partitions of a chain.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a chain wrote: its partitions, and the states that it leaves behind."""
+
+    written: tuple[Written, ...]
+    states: StateIndex
+
+
+def compute_chain(work: Work) -> Answer:
+    """Compute and write the partitions of a chain, and the state that later dates go on from.
 
     Raises:
         SchemaError: columns that do not fit together.
         ExpressionError: an expression failed on the values it met.
         StorageError: disk full or no permission.
     """
-    carriers = {name: _Carrier(work, name) for name in work.job.rows}
     written: list[Written] = []
-    with Durability() as durability:
+    with Durability() as durability, StateWriter(work.shape.ipc, work.states.file) as writer:
+        carriers = {i.source: _carrier(work, i, writer) for i in work.chain.tasks[0].inputs}
         for task in work.chain.tasks:
             heavy = task.rows * len(work.job.schema) * _CELL_BYTES > work.memory_bytes // 2
             with _HEAVY if heavy else nullcontext():
                 written += _compute_task(work, task, carriers, durability)
-    return written
+                if task is work.chain.tasks[-1]:
+                    for need in task.inputs:
+                        carriers[need.source].finish(task, need)
+        states = writer.finish()
+    return Answer(tuple(written), states)
+
+
+def _carrier(work: Work, need: Input, writer: StateWriter) -> Carrier:
+    return Carrier(
+        work.job.rows[need.source],
+        programs_of(work.job, need.source),
+        work.parts[need.source],
+        work.schemas[need.source],
+        folder=work.states.folder,
+        states=work.states.states.get(need.source, ()),
+        save=saver(writer, work.states, need),
+    )
 
 
 def _compute_task(
-    work: Work, task: Task, carriers: Mapping[str, "_Carrier"], durability: Durability
+    work: Work, task: Task, carriers: Mapping[str, Carrier], durability: Durability
 ) -> list[Written]:
     rows = {i.source: carriers[i.source].rows_for(task, i) for i in task.inputs}
     orders: dict[int, RowOrder] = {}
@@ -89,65 +115,6 @@ def _compute_task(
     logical = logical_columns(result, work.job.schema)
     del result
     return _write(work, task, logical, orders, durability)
-
-
-class _Carrier:
-    """Gives each task of a chain the rows of one source, carrying what earlier dates leave behind."""
-
-    def __init__(self, work: Work, source: str) -> None:
-        self._rows = work.job.rows[source]
-        self._parts = work.parts[source]
-        self._schema = work.schemas[source]
-        self._programs = _programs(work.job, source)
-        self._state = self._schema.empty_table()
-        self._done = min((day for day, _ in self._parts), default=0)
-
-    def rows_for(self, task: Task, need: Input) -> pa.Table:
-        if need.carried:
-            for day in sorted({d for d, b in self._parts if self._done <= d < need.first_day}):
-                self._carry(day, need)
-            self._done = need.first_day
-        own = concat_parts(self._between(need.bucket, task.days[0], task.days[-1]), self._schema)
-        before = [] if need.carried else self._between(need.bucket, need.first_day, task.days[0] - 1)
-        after = self._between(need.bucket, task.days[-1] + 1, need.last_day)
-        low = task.days[0] * DAY_NS - (0 if need.carried else self._rows.look_back_ns or 0)
-        high = (task.days[-1] + 1) * DAY_NS + self._rows.look_ahead_ns
-        near_before = self._cut(concat_parts(before, self._schema), low, high)
-        near_after = self._cut(concat_parts(after, self._schema), low, high)
-        return pa.concat_tables([self._state, near_before, own, near_after])
-
-    def _between(self, bucket: int, first: int, last: int) -> list[Part]:
-        chosen = sorted(p for p in self._parts if p[1] in {bucket, EVERY_BUCKET} and first <= p[0] <= last)
-        return [self._parts[p] for p in chosen]
-
-    def _cut(self, rows: pa.Table, low: int, high: int) -> pa.Table:
-        if rows.num_rows == 0:
-            return rows
-        event_ns, _ = times_ns(rows.column(self._rows.times.timestamp), self._rows.times.timestamp)
-        keep = (event_ns >= max(low, INT64_MIN)) & (event_ns <= min(high, INT64_MAX))
-        return rows.filter(pa.array(keep))
-
-    def _carry(self, day: int, need: Input) -> None:
-        """Take one more date in, and keep of everything what a reader after it could still use."""
-        rows = pa.concat_tables(
-            [self._state, concat_parts(self._between(need.bucket, day, day), self._schema)]
-        )
-        at_ns = (day + 1) * DAY_NS
-        kept = [retained_rows(program, rows, at_ns=at_ns) for program in self._programs]
-        positions: Int64Array = np.unique(np.concatenate(kept)) if kept else np.arange(rows.num_rows)
-        self._state = (
-            rows if len(positions) == rows.num_rows else rows.take(pa.array(positions)).combine_chunks()
-        )
-
-
-def _programs(job: Job, source: str) -> list[ViewProgram]:
-    if job.view is not None:
-        return [job.view]
-    if job.join is None:
-        return []
-    views = [j.program for j in job.join.views if j.program.source == source]
-    labels = [x.program.rows for x in job.join.labels if x.program.look_back_ns() != 0]
-    return views + [p for p in labels if p.source == source]
 
 
 def _ordered_spine(work: Work, task: Task) -> tuple[pa.Table, dict[int, RowOrder]]:

@@ -1,7 +1,7 @@
 """The sources of a run: pinned first, then each read once and split into parts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN
 from featurestore.materialize.context import Context
 from featurestore.materialize.job import Job, Rows
-from featurestore.materialize.staging import Budget, FileSpan, Staged, Stager, Wanted
+from featurestore.materialize.plan import FileStat, SourceStat, StateDays, first_day_read
+from featurestore.materialize.staging import EVERY_BUCKET, Budget, FileSpan, Staged, Stager, Wanted
 from featurestore.storage.snapshots import Snapshot
 from featurestore.storage.sources import SourceTable, open_source
 from featurestore.temporal.times import times_ns
@@ -87,11 +88,13 @@ def stage_source(
         places=chosen.wanted,
     )
     spans: dict[str, FileSpan] = {}
+    partly: set[str] = set()
     batches = pinned.table.scan_named(
         list(rows.columns),
         snapshot=pinned.snapshot,
         time_range_ns=_time_range(chosen.wanted, range_ns),
         files=chosen.files,
+        partly=partly,
     )
     for name, found in batches:
         batch = pinned.table.erased.remaining(found, rows.renamed)
@@ -100,23 +103,67 @@ def stage_source(
         _widen(spans, name, batch.column(rows.times.timestamp), rows.times.timestamp)
     schema = pinned.table.schema
     empty = schema.empty_table().select(list(rows.columns)).schema
-    return stager.finish(empty), list(spans.values())
+    found = [replace(s, whole=s.name not in partly) for s in spans.values()]
+    return stager.finish(empty), found
 
 
-def reach_of(rows: Rows, spans: Sequence[tuple[int, int, int]], *, carried: bool) -> Wanted:
-    """Return the parts of a source that readers in some days can reach.
+def reach_of(
+    rows: Rows, spans: Sequence[tuple[int, int, int]], *, states: StateDays, buckets: int
+) -> tuple[Wanted, set[tuple[str, int, int]]]:
+    """Return the parts of a source that readers in some days can reach, and the stored states before them.
 
     Args:
         spans: Bucket, first and last day of the readers.
-        carried: Whether everything earlier is needed, to carry its state.
+        states: Dates at whose end there is a stored state, ascending, by source and bucket.
     """
-    behind = -(-(rows.look_back_ns or 0) // DAY_NS)
+    name = rows.source.name
     ahead = -(-rows.look_ahead_ns // DAY_NS)
     out: dict[int, list[tuple[int, int]]] = {}
+    chosen = set()
     for bucket, first, last in spans:
-        low = INT64_MIN // DAY_NS if carried else first - behind
-        out.setdefault(bucket, []).append((low, last + ahead))
-    return Wanted({bucket: tuple(found) for bucket, found in out.items()})
+        # Each bucket has states of its own.
+        own = range(buckets) if bucket == EVERY_BUCKET and rows.keys is not None and states else [bucket]
+        for place in own:
+            low, state = first_day_read(rows, first, states.get((name, place), ()))
+            out.setdefault(place, []).append((low, last + ahead))
+            if state is not None:
+                chosen.add((name, place, state))
+    return Wanted({bucket: tuple(found) for bucket, found in out.items()}), chosen
+
+
+def slice_of(wanted: Wanted | None, pinned: Pinned, known: Sequence[FileSpan]) -> Slice:
+    """Leave out the files that are known to hold no wanted rows."""
+    if wanted is None:
+        return Slice()
+    edges = sorted({span for spans in wanted.spans.values() for span in spans})
+    if not edges:
+        return Slice(wanted, ())
+    first = np.array([a for a, _ in edges])
+    reached = np.maximum.accumulate(np.array([b for _, b in edges]))
+    outside = set()
+    for span in known:
+        if not span.whole:
+            continue
+        before = int(np.searchsorted(first, span.max_ns // DAY_NS, side="right"))
+        if before == 0 or reached[before - 1] < span.min_ns // DAY_NS:
+            outside.add(span.name)
+    if not outside:
+        return Slice(wanted)
+    return Slice(wanted, tuple(n for n in pinned.table.file_names(pinned.snapshot) if n not in outside))
+
+
+def statistics_of(pinned: Pinned, known: Sequence[FileSpan]) -> SourceStat:
+    """Return what is known of a source's files before they are read."""
+    spans = {s.name: s for s in known}
+    files = []
+    for name, size in pinned.table.sized_files(pinned.snapshot):
+        span = spans.get(name)
+        files.append(
+            FileStat(name, size)
+            if span is None
+            else FileStat(name, size, span.rows, span.min_ns, span.max_ns)
+        )
+    return SourceStat(pinned.snapshot.version, tuple(files))
 
 
 def recorded(pinned: Mapping[str, Pinned], spans: Mapping[str, Sequence[FileSpan]]) -> list[dict[str, Any]]:
@@ -125,7 +172,7 @@ def recorded(pinned: Mapping[str, Pinned], spans: Mapping[str, Sequence[FileSpan
         {
             **pinned[name].snapshot.spec(),
             "spans": [
-                [s.name, s.rows, s.min_ns, s.max_ns]
+                [s.name, s.rows, s.min_ns, s.max_ns, s.whole]
                 for s in sorted(spans.get(name, ()), key=lambda s: s.name)
             ],
         }
@@ -149,6 +196,7 @@ def merge_spans(old: Sequence[FileSpan], new: Sequence[FileSpan]) -> list[FileSp
                 max(known.rows, span.rows),
                 min(known.min_ns, span.min_ns),
                 max(known.max_ns, span.max_ns),
+                known.whole or span.whole,
             )
         out[span.name] = span
     return list(out.values())

@@ -10,6 +10,7 @@ import pyarrow as pa
 from featurestore.catalog.catalog import open_catalog
 from featurestore.core.fingerprint import partition_digest
 from featurestore.errors import CorruptDataError, DefinitionError
+from featurestore.materialize.carried import Carryover
 from featurestore.materialize.context import Context, Home, home_of
 from featurestore.materialize.executors import Executor, executor_of
 from featurestore.materialize.inputs import pin_sources
@@ -27,6 +28,7 @@ from featurestore.storage.parquet import check_parquet, read_parquet
 from featurestore.storage.physical import from_stored
 from featurestore.storage.shards import ShardView, open_dataset_folder
 from featurestore.storage.snapshots import snapshot_from_spec
+from featurestore.storage.state_files import check_states, read_index
 
 _HOUR_NS: Final = 3_600_000_000_000
 
@@ -82,6 +84,8 @@ def verify(context: Context, name: str, version: int | str | None = None) -> Ver
     if log is None:
         raise CorruptDataError(f"{home.title!r} has no Delta log", path=str(home.delta))
     active = _matching_files(log, manifest)
+    states = read_index(opened.folder, manifest.states)
+    state_bytes = check_states(opened.folder, states)
     shape = _shape(manifest, home)
     for index, shard in enumerate(manifest.shards):
         _verify_partition(home, shape, manifest, opened.shard(index), active[shard.date, shard.bucket])
@@ -94,8 +98,8 @@ def verify(context: Context, name: str, version: int | str | None = None) -> Ver
         version=manifest.version,
         rows=manifest.rows,
         partitions=len(manifest.shards),
-        files=3 * len(manifest.shards) + 1,
-        bytes=sum(s.bytes for s in manifest.shards) + sum(f.size for f in active.values()),
+        files=3 * len(manifest.shards) + 1 + (len(states.files) + 1 if states.files else 0),
+        bytes=sum(s.bytes for s in manifest.shards) + sum(f.size for f in active.values()) + state_bytes,
         fingerprint=manifest.fingerprint,
         seconds=time.monotonic() - begin,
     )
@@ -132,6 +136,7 @@ def recreate(
             executor=workers,
             progress=Silence(),
             changes=None,
+            carryover=Carryover(saves=False),
             memory_bytes=context.config.memory_bytes,
             spill=scratch / "spill",
         )

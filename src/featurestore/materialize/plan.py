@@ -1,34 +1,85 @@
 """The plan of a materialization: which tasks, from what, how large. Pure: no file is touched."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Final, NamedTuple
 
-from featurestore.core.time import DAY_NS, day_text
-from featurestore.materialize.job import Job
-from featurestore.materialize.staging import EVERY_BUCKET, Place
+from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, day_text
+from featurestore.materialize.job import Job, Rows
+from featurestore.materialize.staging import EVERY_BUCKET, Place, Wanted
 
 # A look-back of at most this many days is read again by each task; a longer one is carried as state.
-_LOOK_BACK_DAYS = 2
+_LOOK_BACK_DAYS: Final = 2
+BEGINNING: Final = INT64_MIN // DAY_NS
+_SHOWN: Final = 20
+
+StateDays = Mapping[tuple[str, int], Sequence[int]]
+
+
+class FileStat(NamedTuple):
+    """A file of a source, by what is known of it before it is read.
+
+    Attributes:
+        rows: How many, `None` where nothing is known.
+        min_ns: Smallest event timestamp, or a bound below it; `max_ns` the greatest, or one above it.
+    """
+
+    name: str
+    bytes: int
+    rows: int | None = None
+    min_ns: int = INT64_MIN
+    max_ns: int = INT64_MAX
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class SourceStat:
+    """A source as pinned.
+
+    Attributes:
+        version: The Delta version; `None` for plain files, which are pinned by their hashes.
+        files: In the order of the source.
+    """
+
+    version: int | None = None
+    files: tuple[FileStat, ...] = ()
+
+
+class Extent(NamedTuple):
+    """Which files of a source hold the rows of some dates, and about how much of them that is.
+
+    Attributes:
+        rows: Rows of these dates and one bucket, estimated by the share of each file's time span.
+        bytes: The like share of the files' bytes.
+    """
+
+    files: tuple[str, ...]
+    rows: int
+    bytes: int
+
+
+class Input(NamedTuple):
     """The rows of one source that a task reads.
 
     Attributes:
-        first_day: First event date, as a day number; `last_day` the last, both included.
-        carried: Whether what lies before `first_day` comes as carried state.
+        first_day: First event date, as a day number, `BEGINNING` for all there is; `last_day` the last, both
+            included.
+        carried: Whether what lies before the task's own dates is carried as state.
+        state_day: The date at whose end a stored state is taken over; `None`: carried from the task before,
+            or from the first row on.
     """
 
     source: str
+    bucket: int
     first_day: int
     last_day: int
-    bucket: int
     carried: bool
+    state_day: int | None
+    extent: Extent
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """Some event dates of one bucket, computed together.
 
     Attributes:
@@ -44,9 +95,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Tasks of one bucket that run one after the other, each handing its state to the next."""
+    """Tasks of one bucket that run one after the other, each handing its state to the next.
+
+    Attributes:
+        saves: Sources whose states this chain leaves behind.
+    """
 
     tasks: tuple[Task, ...]
+    saves: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -61,11 +117,14 @@ class MaterializationPlan:
     Attributes:
         chains: Independent of one another; largest first, so that none is left over at the end.
         partitions: Spine rows of each (day, bucket) that will be written.
+        sources: Each source as pinned, and `columns` those that are read of it.
     """
 
     name: str
     chains: tuple[Chain, ...]
     partitions: Mapping[Place, int]
+    sources: Mapping[str, SourceStat] = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -77,21 +136,53 @@ class MaterializationPlan:
         """How many tasks there are."""
         return sum(len(c.tasks) for c in self.chains)
 
+    def reach(self, source: str) -> Wanted:
+        """Return the parts of a source that the tasks read."""
+        spans: dict[int, list[tuple[int, int]]] = {}
+        for chain in self.chains:
+            for task in chain.tasks:
+                for need in task.inputs:
+                    if need.source == source:
+                        spans.setdefault(need.bucket, []).append((need.first_day, need.last_day))
+        return Wanted({bucket: _united(found) for bucket, found in spans.items()})
+
+    def states(self) -> set[tuple[str, int, int]]:
+        """Return the stored states that tasks go on from: source, bucket and date."""
+        return {
+            (need.source, need.bucket, need.state_day)
+            for chain in self.chains
+            for task in chain.tasks
+            for need in task.inputs
+            if need.state_day is not None
+        }
+
     def explain(self) -> str:
-        """Return the plan as text: one line per task, up to twenty."""
+        """Return the plan as text: sources, then one line per task and input, up to twenty tasks."""
         lines = [
             f"materialize {self.name}: {self.rows:,} rows into {len(self.partitions):,} partitions, "
             f"{self.tasks:,} tasks in {len(self.chains):,} independent chains"
         ]
+        for name, stat in sorted(self.sources.items()):
+            pin = "files" if stat.version is None else f"Delta version {stat.version},"
+            lines.append(
+                f"  source {name}: {len(stat.files):,} {pin}{'' if stat.version is None else ' files,'} "
+                f"{_size(sum(f.bytes for f in stat.files))}; columns {', '.join(self.columns.get(name, ()))}"
+            )
         tasks = [t for c in self.chains for t in c.tasks]
-        lines += [_task_line(t) for t in tasks[:20]]
-        if len(tasks) > 20:
-            lines.append(f"  … {len(tasks) - 20:,} more")
+        lines += [line for t in tasks[:_SHOWN] for line in _task_lines(t)]
+        if len(tasks) > _SHOWN:
+            lines.append(f"  … {len(tasks) - _SHOWN:,} more")
         return "\n".join(lines)
 
 
 def plan_materialization(
-    job: Job, partitions: Mapping[Place, int], *, task_rows: int, only: Iterable[Place] | None = None
+    job: Job,
+    partitions: Mapping[Place, int],
+    *,
+    task_rows: int,
+    only: Iterable[Place] | None = None,
+    sources: Mapping[str, SourceStat] | None = None,
+    states: StateDays | None = None,
 ) -> MaterializationPlan:
     """Plan tasks over the spine's partitions.
 
@@ -99,6 +190,8 @@ def plan_materialization(
         partitions: Spine rows of each (day, bucket).
         task_rows: Dates of a bucket are grouped up to about so many rows.
         only: Compute just these partitions; what is carried through the others is carried all the same.
+        sources: What is known of the sources' files.
+        states: Dates at whose end there is a stored state, ascending, by source and bucket.
 
     Cost:
         O(partitions log partitions), some hundred bytes per partition.
@@ -107,54 +200,197 @@ def plan_materialization(
     by_bucket: dict[int, list[tuple[int, int]]] = {}
     for (day, bucket), rows in sorted(wanted.items()):
         by_bucket.setdefault(bucket, []).append((day, rows))
+    planner = _Planner(job, sources or {}, states or {})
     chains: list[Chain] = []
     carried = is_carried(job)
     for bucket, days in by_bucket.items():
-        tasks = [_task(job, bucket, group) for group in _groups(days, task_rows)]
-        chains += [Chain(tuple(tasks))] if carried else [Chain((t,)) for t in tasks]
+        tasks = planner.tasks(bucket, days, task_rows)
+        chains += [Chain(tasks)] if carried else [Chain((t,)) for t in tasks]
     chains.sort(key=lambda c: (-c.rows, c.tasks[0].bucket, c.tasks[0].days))
-    return MaterializationPlan(job.name, tuple(chains), wanted)
+    columns = {name: tuple(rows.columns) for name, rows in job.rows.items()} if sources else {}
+    return MaterializationPlan(job.name, _with_savers(job, chains), wanted, dict(sources or {}), columns)
 
 
 def is_carried(job: Job) -> bool:
     """Say whether state is carried from date to date rather than read again."""
-    return any(_is_long(r.look_back_ns) for r in job.rows.values())
+    return any(is_long(r.look_back_ns) for r in job.rows.values())
 
 
-def _is_long(look_back_ns: int | None) -> bool:
+def is_long(look_back_ns: int | None) -> bool:
+    """Say whether a look-back is carried as state."""
     return look_back_ns is None or look_back_ns > _LOOK_BACK_DAYS * DAY_NS
 
 
-def _groups(days: Sequence[tuple[int, int]], task_rows: int) -> list[list[tuple[int, int]]]:
-    groups: list[list[tuple[int, int]]] = []
-    held = 0
-    for day, rows in days:
-        if not groups or held + rows > task_rows:
-            groups.append([])
-            held = 0
-        groups[-1].append((day, rows))
-        held += rows
-    return groups
+def first_day_read(rows: Rows, day: int, stored: Sequence[int]) -> tuple[int, int | None]:
+    """Return from which date on a reader needs the rows of a source, and the stored state before it.
+
+    Args:
+        day: The reader's date.
+        stored: Dates at whose end there is a state, ascending.
+    """
+    if is_long(rows.look_back_ns):
+        at = bisect_left(stored, day) - 1
+        if at >= 0:
+            return stored[at] + 1, stored[at]
+    if rows.look_back_ns is None:
+        return BEGINNING, None
+    return day - _days(rows.look_back_ns), None
 
 
-def _task(job: Job, bucket: int, group: Sequence[tuple[int, int]]) -> Task:
-    days = tuple(day for day, _ in group)
-    inputs = []
-    for name, rows in job.rows.items():
-        carried = _is_long(rows.look_back_ns)
-        behind = 0 if carried else -(-(rows.look_back_ns or 0) // DAY_NS)
-        ahead = -(-rows.look_ahead_ns // DAY_NS)
-        place = EVERY_BUCKET if rows.keys is None else bucket
-        inputs.append(Input(name, days[0] - behind, days[-1] + ahead, place, carried))
-    return Task(bucket, days, sum(rows for _, rows in group), tuple(inputs))
+class _Planner:
+    """Makes the tasks of one bucket after the other; looks up each range of dates once."""
+
+    def __init__(self, job: Job, sources: Mapping[str, SourceStat], states: StateDays) -> None:
+        self._rows = dict(job.rows)
+        self._states = states
+        self._files = {name: _Files(stat, job.buckets) for name, stat in sources.items()}
+        self._none = Extent((), 0, 0)
+
+    def tasks(self, bucket: int, days: Sequence[tuple[int, int]], task_rows: int) -> tuple[Task, ...]:
+        places = {n: EVERY_BUCKET if r.keys is None else bucket for n, r in self._rows.items()}
+        stored = {n: self._states.get((n, place), ()) for n, place in places.items()}
+        tasks: list[Task] = []
+        before: int | None = None
+        for group in self._groups(days, task_rows, stored):
+            own = tuple(day for day, _ in group)
+            inputs = tuple(
+                self._input(name, rows, places[name], own, before, stored[name])
+                for name, rows in self._rows.items()
+            )
+            tasks.append(Task(bucket, own, sum(rows for _, rows in group), inputs))
+            before = own[-1]
+        return tuple(tasks)
+
+    def _input(
+        self,
+        name: str,
+        rows: Rows,
+        place: int,
+        days: tuple[int, ...],
+        before: int | None,
+        stored: Sequence[int],
+    ) -> Input:
+        carried = is_long(rows.look_back_ns)
+        first, state = first_day_read(rows, days[0], stored)
+        if carried and before is not None and first <= before:
+            # The task before hands its state on; what lies between is carried through.
+            first, state = before + 1, None
+        last = days[-1] + _days(rows.look_ahead_ns)
+        files = self._files.get(name)
+        extent = self._none if files is None else files.extent(first, last, every=place == EVERY_BUCKET)
+        return Input(name, place, first, last, carried, state, extent)
+
+    def _groups(
+        self, days: Sequence[tuple[int, int]], task_rows: int, stored: Mapping[str, Sequence[int]]
+    ) -> list[list[tuple[int, int]]]:
+        groups: list[list[tuple[int, int]]] = []
+        held = 0
+        for day, rows in days:
+            gap = bool(groups) and self._skips(groups[-1][-1][0], day, stored)
+            if not groups or gap or held + rows > task_rows:
+                groups.append([])
+                held = 0
+            groups[-1].append((day, rows))
+            held += rows
+        return groups
+
+    def _skips(self, before: int, day: int, stored: Mapping[str, Sequence[int]]) -> bool:
+        """Say whether there are dates between two that some source need not be read for."""
+        return day > before + 1 and any(
+            first_day_read(rows, day, stored[name])[0] > before + _days(rows.look_ahead_ns) + 1
+            for name, rows in self._rows.items()
+        )
 
 
-def _task_line(task: Task) -> str:
-    span = day_text(task.days[0])
-    if len(task.days) > 1:
-        span += f" … {day_text(task.days[-1])}"
-    reads = ", ".join(
-        f"{i.source} {day_text(i.first_day)} … {day_text(i.last_day)}" + (" + carried" if i.carried else "")
-        for i in task.inputs
+class _Files:
+    """A source's files by time."""
+
+    def __init__(self, stat: SourceStat, buckets: int) -> None:
+        self._files = sorted(stat.files, key=lambda f: f.min_ns)
+        self._min = [f.min_ns for f in self._files]
+        # The greatest time of all files up to each: files before the first that reaches a date cannot.
+        self._reached = list(accumulate((f.max_ns for f in self._files), max))
+        self._order = {f.name: i for i, f in enumerate(stat.files)}
+        self._buckets = buckets
+        self._known: dict[tuple[int, int, bool], Extent] = {}
+
+    def extent(self, first: int, last: int, *, every: bool) -> Extent:
+        found = self._known.get((first, last, every))
+        if found is None:
+            found = self._known[first, last, every] = self._extent(first, last, every=every)
+        return found
+
+    def _extent(self, first: int, last: int, *, every: bool) -> Extent:
+        low, high = first * DAY_NS, (last + 1) * DAY_NS - 1
+        start, end = bisect_left(self._reached, low), bisect_right(self._min, high)
+        chosen = [f for f in self._files[start:end] if f.max_ns >= low]
+        chosen.sort(key=lambda f: self._order[f.name])
+        shares = [_share(f, low, high) / (1 if every else self._buckets) for f in chosen]
+        return Extent(
+            tuple(f.name for f in chosen),
+            round(sum((f.rows or 0) * s for f, s in zip(chosen, shares, strict=True))),
+            round(sum(f.bytes * s for f, s in zip(chosen, shares, strict=True))),
+        )
+
+
+def _share(file: FileStat, low: int, high: int) -> float:
+    whole = file.max_ns - file.min_ns + 1
+    return max(0.0, (min(high, file.max_ns) - max(low, file.min_ns) + 1) / whole)
+
+
+def _days(span_ns: int) -> int:
+    return -(-span_ns // DAY_NS)
+
+
+def _with_savers(job: Job, chains: Sequence[Chain]) -> tuple[Chain, ...]:
+    """Say which chain leaves which states behind: its own bucket's; for rows that every bucket needs, one."""
+    long = {n: r.keys is None for n, r in job.rows.items() if is_long(r.look_back_ns)}
+    if not long or not chains:
+        return tuple(chains)
+    chief = max(chains, key=lambda c: (c.tasks[-1].days[-1], -c.tasks[0].bucket))
+    return tuple(
+        Chain(c.tasks, tuple(name for name, every in long.items() if not every or c is chief)) for c in chains
     )
-    return f"  bucket {task.bucket:04d} {span}: {task.rows:,} rows; reads {reads}"
+
+
+def _united(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Join spans of days that touch or overlap."""
+    ordered = sorted(set(spans))
+    out = [ordered[0]]
+    for first, last in ordered[1:]:
+        if first <= out[-1][1] + 1:
+            out[-1] = (out[-1][0], max(out[-1][1], last))
+        else:
+            out.append((first, last))
+    return tuple(out)
+
+
+def _task_lines(task: Task) -> list[str]:
+    lines = [f"  bucket {task.bucket:04d} {_span(task.days[0], task.days[-1])}: {task.rows:,} rows"]
+    for need in task.inputs:
+        line = f"    reads {need.source} {_span(need.first_day, need.last_day)}"
+        if need.extent.files:
+            names = ", ".join(need.extent.files[:3]) + (", …" if len(need.extent.files) > 3 else "")
+            line += (
+                f": about {need.extent.rows:,} rows, {_size(need.extent.bytes)} "
+                f"of {len(need.extent.files):,} files ({names})"
+            )
+        if need.state_day is not None:
+            line += f", on the state stored at the end of {day_text(need.state_day)}"
+        elif need.carried:
+            line += ", on carried state"
+        lines.append(line)
+    return lines
+
+
+def _span(first: int, last: int) -> str:
+    begin = "…" if first <= BEGINNING else day_text(first)
+    return begin if first == last else f"{begin} to {day_text(last)}"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} PB"

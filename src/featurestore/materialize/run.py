@@ -8,29 +8,41 @@ from pathlib import Path
 from featurestore.core.fingerprint import PartitionDigest, combine_partitions
 from featurestore.core.time import DAY_NS, day_of_text
 from featurestore.errors import FeatureStoreError
-from featurestore.materialize.changes import Changes
-from featurestore.materialize.compute import Work, compute_chain
+from featurestore.materialize.carried import Carryover, ChainStates, state_key
+from featurestore.materialize.changes import FOREVER, Changes, Span
+from featurestore.materialize.compute import Answer, Work, compute_chain
 from featurestore.materialize.context import Context, Home
 from featurestore.materialize.executors import Executor
 from featurestore.materialize.inputs import (
     Pinned,
-    Slice,
     merge_spans,
     plain_inputs,
     reach_of,
     recorded,
+    slice_of,
     stage_source,
+    statistics_of,
 )
 from featurestore.materialize.job import ENGINE, Job
 from featurestore.materialize.partition import Shape, Written
-from featurestore.materialize.plan import MaterializationPlan, is_carried, plan_materialization
+from featurestore.materialize.plan import BEGINNING, Chain, MaterializationPlan, plan_materialization
 from featurestore.materialize.progress import Progress
 from featurestore.materialize.publish import Opened, heal, open_table, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
-from featurestore.materialize.staging import EVERY_BUCKET, Budget, FileSpan, Part, Place, Staged, remove_spill
-from featurestore.storage.files import link_or_copy
+from featurestore.materialize.staging import (
+    EVERY_BUCKET,
+    Budget,
+    FileSpan,
+    Part,
+    Place,
+    Staged,
+    Wanted,
+    remove_spill,
+)
+from featurestore.storage.files import TEMPORARY, link_or_copy
 from featurestore.storage.manifest import Manifest, ManifestColumn, Pack, Shard, schema_text, version_folder
 from featurestore.storage.packing import plan_packs
+from featurestore.storage.state_files import State, StateIndex, link_states, merged, write_index
 
 TASK_ROWS = 1 << 20
 
@@ -42,12 +54,14 @@ class Computed:
     Attributes:
         places: Every partition that the spine has in the days looked at.
         spans: Times of the files read, by source.
+        states: What the tasks left behind for later runs.
     """
 
     written: tuple[Written, ...]
     places: frozenset[Place]
     spans: Mapping[str, list[FileSpan]]
     dropped: int
+    states: StateIndex
 
 
 def compute_version(
@@ -58,6 +72,7 @@ def compute_version(
     executor: Executor,
     progress: Progress,
     changes: Changes | None,
+    carryover: Carryover,
     memory_bytes: int,
     spill: Path,
 ) -> Computed:
@@ -65,24 +80,23 @@ def compute_version(
 
     Args:
         changes: Compute only what these can reach; `None`: everything.
+        carryover: States of an earlier version to go on from, and what is known of unchanged files.
 
     Cost:
         Sources are held split in memory up to half of `memory_bytes`, beyond that in spill files.
     """
     try:
-        spine, parts, spans = _stage(
-            job,
-            pinned,
-            executor=executor,
-            progress=progress,
-            changes=changes,
-            memory_bytes=memory_bytes,
-            spill=spill,
+        staging = _Staging(job, pinned, executor, progress, carryover, memory_bytes=memory_bytes, spill=spill)
+        wanted = None if changes is None else list(changes.spans)
+        plan, spine, parts, carryover = (_stage_view if job.view is not None else _stage_set)(
+            staging, carryover, wanted, task_rows=_task_rows(job, memory_bytes)
         )
-        places = {p: part.rows for p, part in spine.parts.items()}
-        plan = plan_materialization(job, places, task_rows=_task_rows(job, memory_bytes))
-        written = _execute(job, shape, plan, spine, parts, executor, progress, memory_bytes=memory_bytes)
-        return Computed(tuple(written), frozenset(places), spans, spine.dropped)
+        answers = _execute(
+            job, shape, plan, spine, parts, carryover, executor, progress, memory_bytes=memory_bytes
+        )
+        written = sorted((w for a in answers for w in a.written), key=lambda w: (w.data.date, w.data.bucket))
+        states = merged([a.states for a in answers])
+        return Computed(tuple(written), frozenset(spine.parts), staging.spans, spine.dropped, states)
     finally:
         remove_spill(spill)
 
@@ -97,6 +111,7 @@ def run(
     executor: Executor,
     progress: Progress,
     changes: Changes | None,
+    carryover: Carryover,
 ) -> MaterializeResult:
     """Compute and publish a version on top of the newest; the writer's lock is held.
 
@@ -117,6 +132,7 @@ def run(
             executor=executor,
             progress=progress,
             changes=changes,
+            carryover=carryover,
             memory_bytes=context.config.memory_bytes,
             spill=staged.with_name(f"{staged.name}.spill"),
         )
@@ -129,9 +145,10 @@ def run(
         added = [w.data for w in computed.written if w.data.path not in active]
         again = {w.data.path for w in computed.written if w.data.path in active}
         spans = {
-            name: merge_spans(changes.spans_of.get(name, ()) if changes else (), computed.spans.get(name, ()))
-            for name in pinned
+            name: merge_spans(carryover.known.get(name, ()), computed.spans.get(name, ())) for name in pinned
         }
+        states = merged([carryover.index, computed.states])
+        link_states(carryover.folder, staged, carryover.index)
         manifest = build_manifest(
             job,
             pinned,
@@ -139,6 +156,7 @@ def run(
             shards=[*kept, *(w.shard for w in computed.written)],
             version=log.head + 1,
             created_ns=max(context.clock.now_ns(), log.commits[-1].time_ns + 1),
+            states=write_index(staged, states),
         )
         folder = publish(
             home,
@@ -216,6 +234,7 @@ def build_manifest(
     shards: Sequence[Shard],
     version: int,
     created_ns: int,
+    states: str,
 ) -> Manifest:
     """Describe a version."""
     ordered = tuple(sorted(shards, key=lambda s: (s.date, s.bucket)))
@@ -251,6 +270,7 @@ def build_manifest(
         range_ns=job.range_ns,
         run=job.digest(plain_inputs(pinned)),
         erasure={"ledger": ledger_at} if ledger_at else {},
+        states=states,
     )
 
 
@@ -261,68 +281,103 @@ def _with_mask(pack: Pack, shards: Sequence[Shard]) -> Pack:
     )
 
 
-def _stage(
-    job: Job,
-    pinned: Mapping[str, Pinned],
-    *,
-    executor: Executor,
-    progress: Progress,
-    changes: Changes | None,
-    memory_bytes: int,
-    spill: Path,
-) -> tuple[Staged, dict[str, Staged], dict[str, list[FileSpan]]]:
-    budget = Budget(memory_bytes // 2)
-    spans: dict[str, list[FileSpan]] = {}
-    progress.begin("read", len(job.sources()), 0)
+class _Staging:
+    """Reads sources for a run, and remembers the times of the files that it read."""
 
-    def stage(name: str, rows_of: str, chosen: Slice) -> Staged:
-        rows = job.spine if rows_of == "spine" else job.rows[name]
-        is_spine = rows_of == "spine"
+    def __init__(
+        self,
+        job: Job,
+        pinned: Mapping[str, Pinned],
+        executor: Executor,
+        progress: Progress,
+        carryover: Carryover,
+        *,
+        memory_bytes: int,
+        spill: Path,
+    ) -> None:
+        self.job = job
+        self.pinned = pinned
+        self.known = carryover.known
+        self.spans: dict[str, list[FileSpan]] = {}
+        self._in_memory = executor.shares_memory
+        self._progress = progress
+        self._budget = Budget(memory_bytes // 2)
+        self._spill = spill
+        progress.begin("read", len(job.sources()), 0)
+
+    def stage(self, name: str, wanted: Wanted | None, *, spine: bool) -> Staged:
+        """Read the wanted parts of one source."""
+        known = self.known.get(name, ())
         staged, found = stage_source(
-            rows,
-            pinned[name],
-            chosen,
-            buckets=job.buckets,
-            budget=budget,
-            spill=spill / rows_of / name,
-            in_memory=executor.shares_memory,
-            spine=is_spine and job.kind == "training_set",
-            range_ns=_range(job, spine=is_spine),
-            heard=progress.advance,
+            self.job.spine if spine else self.job.rows[name],
+            self.pinned[name],
+            slice_of(wanted, self.pinned[name], known),
+            buckets=self.job.buckets,
+            budget=self._budget,
+            spill=self._spill / ("spine" if spine else "rows") / name,
+            in_memory=self._in_memory,
+            spine=spine and self.job.kind == "training_set",
+            range_ns=_range(self.job, spine=spine),
+            heard=self._progress.advance,
         )
-        spans[name] = merge_spans(spans.get(name, ()), found)
+        self.spans[name] = merge_spans(self.spans.get(name, ()), found)
         return staged
 
-    carried = is_carried(job)
-    spine_name = job.spine.source.name
-    wanted = list(changes.spans) if changes else None
-    if job.view is not None:
-        everything = stage(spine_name, "spine", _slice(job, spine_name, wanted, carried))
-        progress.end()
-        own = {p: part for p, part in everything.parts.items() if _in_view(job, p, wanted)}
-        spine = Staged(everything.schema, own, everything.dropped, everything.max_ns)
-        return spine, {spine_name: everything}, spans
-    spine = stage(
-        spine_name, "spine", Slice(None if wanted is None else reach_of(job.spine, wanted, carried=False))
-    )
-    readers = sorted({(bucket, day, day) for day, bucket in spine.parts})
-    parts = {name: stage(name, "rows", _slice(job, name, readers, carried)) for name in job.rows}
-    progress.end()
-    return spine, parts, spans
+    def plan(self, spine: Staged, carryover: Carryover, task_rows: int) -> MaterializationPlan:
+        """Plan the tasks over the spine's partitions."""
+        places = {p: part.rows for p, part in spine.parts.items()}
+        stats = {n: statistics_of(p, self.known.get(n, ())) for n, p in self.pinned.items()}
+        return plan_materialization(
+            self.job, places, task_rows=task_rows, sources=stats, states=carryover.days()
+        )
+
+    def end(self) -> None:
+        """Say that everything is read."""
+        self._progress.end()
 
 
-def _slice(
-    job: Job,
-    name: str,
-    readers: Sequence[tuple[int, int, int]] | None,
-    carried: bool,
-) -> Slice:
-    """Return what readers can reach of a source."""
-    if readers is None:
-        return Slice()
-    rows = job.rows[name]
-    wanted = reach_of(rows, readers, carried=carried and (rows.look_back_ns is None or rows.look_back_ns > 0))
-    return Slice(wanted)
+_Prepared = tuple[MaterializationPlan, Staged, dict[str, Staged], Carryover]
+
+
+def _stage_set(
+    staging: _Staging, carryover: Carryover, wanted: Sequence[Span] | None, *, task_rows: int
+) -> _Prepared:
+    """Read the spine, plan, then read of every source just what the tasks need."""
+    job = staging.job
+    reach = None if wanted is None else reach_of(job.spine, wanted, states={}, buckets=job.buckets)[0]
+    spine = staging.stage(job.spine.source.name, reach, spine=True)
+    plan = staging.plan(spine, carryover, task_rows)
+    while (sound := carryover.sound(plan.states())) is not carryover:
+        carryover = sound
+        plan = staging.plan(spine, carryover, task_rows)
+    parts = {name: staging.stage(name, plan.reach(name), spine=False) for name in job.rows}
+    staging.end()
+    return plan, spine, parts, carryover
+
+
+def _stage_view(
+    staging: _Staging, carryover: Carryover, wanted: Sequence[Span] | None, *, task_rows: int
+) -> _Prepared:
+    """A view's rows are both: read once, from where its own look-back begins."""
+    job = staging.job
+    name = job.spine.source.name
+    spans = list(wanted) if wanted is not None else [(EVERY_BUCKET, _first_day(job), FOREVER)]
+    while True:
+        reach, chosen = reach_of(job.rows[name], spans, states=carryover.days(), buckets=job.buckets)
+        sound = carryover.sound(chosen)
+        if sound is carryover:
+            break
+        carryover = sound
+    everything = staging.stage(name, reach, spine=False)
+    own = {p: part for p, part in everything.parts.items() if _in_view(job, p, wanted)}
+    spine = Staged(everything.schema, own, everything.dropped, everything.max_ns)
+    plan = staging.plan(spine, carryover, task_rows)
+    staging.end()
+    return plan, spine, {name: everything}, carryover
+
+
+def _first_day(job: Job) -> int:
+    return BEGINNING if job.range_ns[0] is None else job.range_ns[0] // DAY_NS
 
 
 def _range(job: Job, *, spine: bool) -> tuple[int | None, int | None]:
@@ -347,11 +402,12 @@ def _execute(
     plan: MaterializationPlan,
     spine: Staged,
     parts: Mapping[str, Staged],
+    carryover: Carryover,
     executor: Executor,
     progress: Progress,
     *,
     memory_bytes: int,
-) -> list[Written]:
+) -> list[Answer]:
     progress.begin("compute", plan.tasks, plan.rows)
     threads = max(1, executor.workers // max(1, len(plan.chains)))
     works = [
@@ -363,17 +419,35 @@ def _execute(
             spine_schema=spine.schema,
             parts={name: _own_parts(staged, chain.tasks[0].bucket) for name, staged in parts.items()},
             schemas={name: staged.schema for name, staged in parts.items()},
+            states=_chain_states(job, shape, chain, carryover),
             threads=threads,
             memory_bytes=memory_bytes,
         )
         for chain in plan.chains
     ]
-    written: list[Written] = []
+    answers: list[Answer] = []
     for answer in executor.run(compute_chain, works):
-        written += answer
-        progress.advance(sum(w.data.rows for w in answer))
+        answers.append(answer)
+        progress.advance(sum(w.data.rows for w in answer.written))
     progress.end()
-    return sorted(written, key=lambda w: (w.data.date, w.data.bucket))
+    return answers
+
+
+def _chain_states(job: Job, shape: Shape, chain: Chain, carryover: Carryover) -> ChainStates:
+    bucket = chain.tasks[0].bucket
+    own: dict[str, tuple[State, ...]] = {}
+    for state in carryover.index.states:
+        if state.bucket in {bucket, EVERY_BUCKET}:
+            own[state.source] = (*own.get(state.source, ()), state)
+    # A view's rows are cut at the end of the range: that date is not all there.
+    cut = job.view is not None and job.range_ns[1] is not None
+    return ChainStates(
+        folder="" if carryover.folder is None else str(carryover.folder),
+        states=own,
+        keys={name: state_key(job, name) for name in chain.saves} if carryover.saves else {},
+        file=f"state-{bucket:04d}-{shape.ipc.name.removeprefix(TEMPORARY)[:12]}.arrows",
+        last_day=(job.range_ns[1] or 0) // DAY_NS - 1 if cut else FOREVER,
+    )
 
 
 def _own_parts(staged: Staged, bucket: int) -> dict[Place, Part]:

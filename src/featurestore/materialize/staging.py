@@ -47,12 +47,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class FileSpan:
-    """The event timestamps that one file of a source holds; recorded so that its loss can be located."""
+    """The event timestamps that one file of a source holds; recorded so that its loss can be located.
+
+    Attributes:
+        whole: Whether the file was read as a whole, so that it holds no others.
+    """
 
     name: str
     rows: int
     min_ns: int
     max_ns: int
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,24 @@
 """`materialize`: a new version of a training set or a view, or the newest where nothing has changed."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from featurestore.core.time import format_instant
-from featurestore.errors import DefinitionError
-from featurestore.materialize.changes import find_changes
-from featurestore.materialize.context import Context, home_of, lacks_lifted
+from featurestore.errors import CorruptDataError, DefinitionError
+from featurestore.materialize.carried import Carryover, usable_states
+from featurestore.materialize.changes import Comparison, compare_sources, find_changes
+from featurestore.materialize.context import Context, Home, home_of, lacks_lifted
 from featurestore.materialize.executors import Executor, executor_of
-from featurestore.materialize.inputs import pin_sources, plain_inputs
-from featurestore.materialize.job import compile_job
+from featurestore.materialize.inputs import Pinned, pin_sources, plain_inputs
+from featurestore.materialize.job import Job, compile_job
 from featurestore.materialize.lock import writing
+from featurestore.materialize.plan import is_carried
 from featurestore.materialize.progress import Progress, Silence
 from featurestore.materialize.publish import heal
 from featurestore.materialize.result import MaterializeResult
 from featurestore.materialize.run import run, unchanged
+from featurestore.storage.manifest import Manifest, version_folder
+from featurestore.storage.state_files import StateIndex, read_index
 
 
 def materialize(
@@ -60,6 +67,7 @@ def materialize(
             executor=workers,
             progress=progress or Silence(),
             changes=None,
+            carryover=_before_start(home, job, opened.current, pinned),
         )
 
 
@@ -93,6 +101,8 @@ def materialize_incremental(
         lacking = current is not None and lacks_lifted(context, current)
         if current is not None and not lacking and current.run == job.digest(plain_inputs(pinned)):
             return unchanged(home, job, current)
+        compared = {} if current is None else compare_sources(job, current, pinned)
+        changes = None if current is None or lacking else find_changes(job, current, compared)
         return run(
             context,
             home,
@@ -101,5 +111,41 @@ def materialize_incremental(
             pinned,
             executor=workers,
             progress=progress or Silence(),
-            changes=None if current is None or lacking else find_changes(job, current, pinned),
+            changes=changes,
+            carryover=Carryover() if changes is None else _carryover(home, job, current, pinned, compared),
         )
+
+
+def _before_start(home: Home, job: Job, current: Manifest | None, pinned: Mapping[str, Pinned]) -> Carryover:
+    """A run from a start on needs what came before: the newest version may have kept it.
+
+    A run over everything takes nothing over: it depends on the sources alone.
+    """
+    if job.range_ns[0] is None or current is None or not current.states or not is_carried(job):
+        return Carryover()
+    return _carryover(home, job, current, pinned, compare_sources(job, current, pinned))
+
+
+def _carryover(
+    home: Home,
+    job: Job,
+    current: Manifest | None,
+    pinned: Mapping[str, Pinned],
+    compared: Mapping[str, Comparison | None],
+) -> Carryover:
+    if current is None:
+        return Carryover()
+    folder = home.ipc / version_folder(current.version)
+    known = {name: found.kept for name, found in compared.items() if found is not None}
+    # Rows of an entity erased since would live on in a state.
+    same = current.erasure.get("ledger", 0) == min(p.table.ledger_at for p in pinned.values())
+    index = _index(folder, current) if same else StateIndex()
+    return Carryover(folder, usable_states(job, index, compared), known)
+
+
+def _index(folder: Path, current: Manifest) -> StateIndex:
+    """Return the states of a version; a damaged list is none: what it held is read again."""
+    try:
+        return read_index(folder, current.states)
+    except CorruptDataError:
+        return StateIndex()

@@ -21,6 +21,7 @@ from featurestore.storage.delta_log import DeltaLog, read_log
 from featurestore.storage.files import link_or_copy, make_folders, put_if_absent, remove_files
 from featurestore.storage.manifest import Manifest, current_version, published_versions
 from featurestore.storage.shards import ShardSet, open_dataset_folder
+from featurestore.storage.state_files import link_states, read_index, write_index
 
 __all__ = [
     "DatasetVersion",
@@ -284,6 +285,7 @@ def rollback(context: Context, name: str, version: int | str) -> MaterializeResu
         for shard in manifest.shards:
             link_or_copy(source.folder / shard.file, staged / shard.file)
             link_or_copy(source.folder / shard.offsets, staged / shard.offsets)
+        _take_states(source.folder, staged, manifest)
         old = opened.log.files_at(source.manifest.version)
         now = opened.log.files_at(opened.log.head)
         folder = publish(
@@ -366,6 +368,13 @@ def _identity(manifest: Manifest) -> list[str]:
         if c.role == "spine" and c.name != manifest.timestamp and c.type == "timestamp[ns, tz=UTC]"
     ]
     return [*manifest.entity_keys, manifest.timestamp, *clock]
+
+
+def _take_states(folder: Path, staged: Path, manifest: Manifest) -> None:
+    """The states of a version belong to its pins: they come back with it."""
+    index = read_index(folder, manifest.states)
+    link_states(folder, staged, index)
+    write_index(staged, index)
 
 
 def _again(context: Context, log: DeltaLog, manifest: Manifest) -> Manifest:

@@ -92,6 +92,7 @@ class Manifest:
         buckets: Hash buckets per date.
         range_ns: `[start, end)` of the spine's event timestamps, `None` for open ends.
         run: Digest of everything the content was computed from; equal runs have equal content.
+        states: Digest of STATES.json, which lists the carried state that later runs go on from; empty: none.
         erasure: Empty where nothing was ever erased in the store. Else `ledger`, the newest erasure that the
             content takes into account, and for a version that an erasure rewrote `rows`, how many it took
             out, and `of`, the version that it replaces.
@@ -120,6 +121,7 @@ class Manifest:
     buckets: int = 1
     range_ns: tuple[int | None, int | None] = (None, None)
     run: str = ""
+    states: str = ""
     vocabularies: Mapping[str, Sequence[str]] = field(default_factory=dict)
     erasure: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT

@@ -70,15 +70,19 @@ def scan_file(
     timestamp: str | None,
     time_range_ns: TimeRange | None,
     batch_rows: int,
+    partly: set[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Read columns of one file; with `time_range_ns` `[start, end)`, row groups outside may be left out.
+
+    Args:
+        partly: Gets the file's name where row groups are left out.
 
     Raises:
         SchemaError: the file lacks a column.
         CorruptDataError: damaged bytes.
     """
     if kind == "parquet":
-        yield from _scan_parquet(place, file, columns, timestamp, time_range_ns, batch_rows)
+        yield from _scan_parquet(place, file, columns, timestamp, time_range_ns, batch_rows, partly)
     elif kind == "arrow":
         yield from _scan_arrow(place, file, columns, batch_rows)
     else:
@@ -92,12 +96,15 @@ def _scan_parquet(
     timestamp: str | None,
     time_range_ns: TimeRange | None,
     batch_rows: int,
+    partly: set[str] | None,
 ) -> Iterator[pa.RecordBatch]:
     with reading(file.path), place.open(file.path) as handle:
         reader = pq.ParquetFile(handle, page_checksum_verification=True, pre_buffer=place.remote is not None)
         groups = list(range(reader.metadata.num_row_groups))
         if timestamp is not None and time_range_ns is not None:
             groups = _groups_within(reader, timestamp, time_range_ns)
+        if partly is not None and len(groups) < reader.metadata.num_row_groups:
+            partly.add(file.name)
         if groups:
             yield from reader.iter_batches(
                 batch_rows, row_groups=groups, columns=list(columns), use_threads=True

@@ -204,15 +204,20 @@ class SourceTable:
         time_range_ns: TimeRange | None = None,
         files: Sequence[str] | None = None,
         batch_rows: int = BATCH_ROWS,
+        partly: set[str] | None = None,
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """Read rows as batches, each with the name of its file; empty where a query mixes files."""
+        """Read rows as batches, each with the name of its file; empty where a query mixes files.
+
+        Args:
+            partly: Gets the names of files of which rows were left out.
+        """
         wanted = self._columns(columns)
         if self.spec.query is None:
-            yield from self._scan_raw(wanted, snapshot, time_range_ns, files, batch_rows)
+            yield from self._scan_raw(wanted, snapshot, time_range_ns, files, batch_rows, partly)
             return
         from featurestore.storage.duckdb_sql import run_query  # noqa: PLC0415 -- only queries pay
 
-        raw = self._scan_raw(self._raw_schema.names, snapshot, None, files, batch_rows)
+        raw = self._scan_raw(self._raw_schema.names, snapshot, None, files, batch_rows, None)
         whole = pa.Table.from_batches([batch for _, batch in raw], self._raw_schema)
         result = self.erased.remaining(run_query(self.spec.query, {"source": whole})).select(wanted)
         for batch in result.to_batches(max_chunksize=batch_rows):
@@ -224,9 +229,17 @@ class SourceTable:
         Raises:
             NotFoundError: a Delta version that is gone.
         """
+        return [name for name, _ in self.sized_files(snapshot)]
+
+    def sized_files(self, snapshot: Snapshot) -> list[tuple[str, int]]:
+        """Return the files that a snapshot consists of, by name, with their bytes.
+
+        Raises:
+            NotFoundError: a Delta version that is gone.
+        """
         if snapshot.kind == "delta":
-            return [f.name for f in delta_files(self._place, snapshot.version).files]
-        return [f.path for f in snapshot.files]
+            return [(f.name, f.size) for f in delta_files(self._place, snapshot.version).files]
+        return [(f.path, f.size) for f in snapshot.files]
 
     def _columns(self, columns: Sequence[str] | None) -> list[str]:
         if columns is None:
@@ -255,10 +268,11 @@ class SourceTable:
         time_range_ns: TimeRange | None,
         names: Sequence[str] | None,
         batch_rows: int,
+        partly: set[str] | None,
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
         """Read the files' rows without those of erased entities, whose keys are read along to tell them."""
         hidden = [n for n in self.erased.columns_in(self._raw_schema) if n not in wanted]
-        found = self._scan_files([*wanted, *hidden], snapshot, time_range_ns, names, batch_rows)
+        found = self._scan_files([*wanted, *hidden], snapshot, time_range_ns, names, batch_rows, partly)
         for name, batch in found:
             kept = self.erased.remaining(batch)
             yield name, kept.select(list(wanted)) if hidden else kept
@@ -270,6 +284,7 @@ class SourceTable:
         time_range_ns: TimeRange | None,
         names: Sequence[str] | None,
         batch_rows: int,
+        partly: set[str] | None,
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
         found = (
             delta_files(self._place, snapshot.version if snapshot else None)
@@ -295,6 +310,7 @@ class SourceTable:
                     timestamp=self.spec.timestamp_field,
                     time_range_ns=time_range_ns,
                     batch_rows=batch_rows,
+                    partly=partly,
                 ):
                     yield file.name, _shaped(batch, target, hive, file)
         if snapshot is not None and found is None:

@@ -1,0 +1,271 @@
+"""Carried state: the few earlier rows that a later reader may still need, handed on from date to date.
+
+A chain of tasks carries it in memory and leaves it behind on disk, so that the next run goes on from there
+instead of reading history again.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.core.canonical import digest_json
+from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array, day_of_text, day_text
+from featurestore.errors import CorruptDataError, NotFoundError
+from featurestore.materialize.changes import Comparison
+from featurestore.materialize.job import Job, Rows
+from featurestore.materialize.plan import BEGINNING, Input, Task, is_long
+from featurestore.materialize.staging import EVERY_BUCKET, FileSpan, Part, Place, concat_parts
+from featurestore.resolve.program import ViewProgram
+from featurestore.resolve.retain import retained_rows
+from featurestore.storage.state_files import State, StateIndex, StateWriter, read_state
+from featurestore.temporal.times import times_ns
+
+# Raised when the same rows would leave other rows behind than before.
+_SEMANTICS: Final = 1
+# A state of at most so many rows is written at the end of every run; a larger one only when at least as many
+# rows came in as it holds. States so never take more room than the sources, and a run never reads more rows
+# again than a state holds.
+_SMALL_ROWS: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Carryover:
+    """What a run may take over from an earlier version.
+
+    Attributes:
+        folder: The earlier version's folder.
+        index: Its states that still hold.
+        known: Times of the sources' unchanged files, by source.
+        saves: Whether the run leaves states of its own.
+    """
+
+    folder: Path | None = None
+    index: StateIndex = field(default_factory=StateIndex)
+    known: Mapping[str, tuple[FileSpan, ...]] = field(default_factory=dict)
+    saves: bool = True
+
+    def days(self) -> dict[tuple[str, int], tuple[int, ...]]:
+        """Return the dates at whose end there is a state, ascending, by source and bucket."""
+        out: dict[tuple[str, int], list[int]] = {}
+        for state in self.index.states:
+            out.setdefault((state.source, state.bucket), []).append(day_of_text(state.date))
+        return {place: tuple(sorted(days)) for place, days in out.items()}
+
+    def sound(self, chosen: Iterable[tuple[str, int, int]]) -> "Carryover":
+        """Leave out damaged ones of some states (source, bucket, day): what they held is read again."""
+        wanted = set(chosen)
+        bad = [s for s in self.index.states if _place(s) in wanted and not self._is_sound(s)]
+        if not bad:
+            return self
+        states = tuple(s for s in self.index.states if s not in bad)
+        return Carryover(self.folder, StateIndex(states, self.index.files), self.known, self.saves)
+
+    def _is_sound(self, state: State) -> bool:
+        if self.folder is None:
+            return False
+        try:
+            read_state(self.folder, state)
+        except (CorruptDataError, NotFoundError):
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ChainStates:
+    """The states that one chain may go on from, and where its own go.
+
+    Attributes:
+        folder: Where the states lie.
+        states: Those of the chain's bucket, by source.
+        keys: Which sources' states the chain leaves behind, and the key of each.
+        file: Name of the file that it writes into the version's folder.
+        last_day: The last date whose rows are all there.
+    """
+
+    folder: str
+    states: Mapping[str, tuple[State, ...]]
+    keys: Mapping[str, str]
+    file: str
+    last_day: int
+
+
+def usable_states(job: Job, index: StateIndex, compared: Mapping[str, Comparison | None]) -> StateIndex:
+    """Return the states that still hold: made in the same way, and nothing moved up to their date."""
+    keys = {name: state_key(job, name) for name, rows in job.rows.items() if is_long(rows.look_back_ns)}
+    moved: dict[str, list[tuple[int, int]]] = {}
+    for name, comparison in compared.items():
+        found = comparison.moved if comparison is not None else ()
+        moved[name] = [(m.bucket, m.min_ns // DAY_NS) for m in found if not m.spine]
+    kept = [
+        state
+        for state in index.states
+        if keys.get(state.source) == state.key
+        and compared.get(state.source) is not None
+        and not any(_touches(state, bucket, day) for bucket, day in moved[state.source])
+    ]
+    return StateIndex(tuple(kept), index.files)
+
+
+def _touches(state: State, bucket: int, day: int) -> bool:
+    same = bucket == state.bucket or EVERY_BUCKET in {bucket, state.bucket}
+    return same and day <= day_of_text(state.date)
+
+
+def _place(state: State) -> tuple[str, int, int]:
+    return state.source, state.bucket, day_of_text(state.date)
+
+
+def state_key(job: Job, source: str) -> str:
+    """Return the digest of all that decides which rows of a source are kept, apart from the rows."""
+    rows = job.rows[source]
+    spec = rows.source
+    return digest_json(
+        {
+            "semantics": _SEMANTICS,
+            "kind": job.kind,
+            "source": [spec.name, spec.path, spec.format, spec.query],
+            "times": [rows.times.timestamp, rows.times.created, rows.times.sequence, rows.times.delay_ns],
+            "columns": list(rows.columns),
+            "keys": None if rows.keys is None else list(rows.keys),
+            "buckets": None if rows.keys is None else job.buckets,
+            "look_back": rows.look_back_ns,
+            "programs": [_retention(p) for p in programs_of(job, source)],
+        }
+    )
+
+
+def _retention(program: ViewProgram) -> dict[str, Any]:
+    upstream = program.upstream
+    return {
+        "keys": list(program.join_keys),
+        "ttl": program.ttl_ns,
+        "known": list(program.inputs()) if program.nulls == "last_known" else [],
+        "newest": bool(program.features),
+        "window": program.window_ns(),
+        "behind": program.look_back_ns(),
+        "upstream": None if upstream is None else _retention(upstream),
+    }
+
+
+def programs_of(job: Job, source: str) -> list[ViewProgram]:
+    """Return the programs that look back into a source."""
+    if job.view is not None:
+        return [job.view]
+    if job.join is None:
+        return []
+    views = [j.program for j in job.join.views if j.program.source == source]
+    labels = [x.program.rows for x in job.join.labels if x.program.look_back_ns() != 0]
+    return views + [p for p in labels if p.source == source]
+
+
+class Carrier:
+    """Gives each task of a chain the rows of one source, carrying what earlier dates leave behind."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        programs: Sequence[ViewProgram],
+        parts: Mapping[Place, Part],
+        schema: pa.Schema,
+        *,
+        folder: str,
+        states: Sequence[State],
+        save: Callable[[pa.Table, int], None] | None,
+    ) -> None:
+        self._rows = rows
+        self._programs = programs
+        self._parts = parts
+        self._schema = schema
+        self._folder = folder
+        self._states = sorted(states, key=lambda s: s.date)
+        self._state_days = sorted(day_of_text(s.date) for s in states)
+        self._save = save
+        self._state = schema.empty_table()
+        self._done = BEGINNING
+        self._since = 0
+
+    def rows_for(self, task: Task, need: Input) -> pa.Table:
+        """Return the rows that a task reads: carried ones, its own dates', and its look-ahead."""
+        first, last = task.days[0], task.days[-1]
+        before: list[Part] = []
+        if need.carried:
+            self._advance(need.bucket, first)
+        else:
+            before = self._between(need.bucket, need.first_day, first - 1)
+        own = concat_parts(self._between(need.bucket, first, last), self._schema)
+        after = self._between(need.bucket, last + 1, need.last_day)
+        low = first * DAY_NS - (0 if need.carried else self._rows.look_back_ns or 0)
+        high = (last + 1) * DAY_NS + self._rows.look_ahead_ns
+        near_before = self._cut(concat_parts(before, self._schema), low, high)
+        near_after = self._cut(concat_parts(after, self._schema), low, high)
+        return pa.concat_tables([self._state, near_before, own, near_after])
+
+    def finish(self, task: Task, need: Input) -> None:
+        """Take in the last task's own dates, so that a later run goes on behind them."""
+        if need.carried and self._save is not None:
+            self._advance(need.bucket, task.days[-1] + 1, last=True)
+
+    def _between(self, bucket: int, first: int, last: int) -> list[Part]:
+        chosen = sorted(p for p in self._parts if p[1] in {bucket, EVERY_BUCKET} and first <= p[0] <= last)
+        return [self._parts[p] for p in chosen]
+
+    def _cut(self, rows: pa.Table, low: int, high: int) -> pa.Table:
+        if rows.num_rows == 0:
+            return rows
+        event_ns, _ = times_ns(rows.column(self._rows.times.timestamp), self._rows.times.timestamp)
+        keep = (event_ns >= max(low, INT64_MIN)) & (event_ns <= min(high, INT64_MAX))
+        return rows.filter(pa.array(keep))
+
+    def _advance(self, bucket: int, until: int, *, last: bool = False) -> None:
+        """Bring the state to the start of a date: from a stored one where there is one, then date by date."""
+        stored = bisect_left(self._state_days, until) - 1
+        if stored >= 0 and self._state_days[stored] >= self._done:
+            table = read_state(self._folder, self._states[stored])
+            self._state = table.cast(self._schema)
+            self._done = self._state_days[stored] + 1
+            self._since = 0
+        days = sorted({d for d, b in self._parts if b in {bucket, EVERY_BUCKET} and self._done <= d < until})
+        held: list[int] = []
+        rows = 0
+        for day in days:
+            held.append(day)
+            rows += sum(p.rows for p in self._between(bucket, day, day))
+            # Several dates at a time where the state is larger than they: each row is looked at about twice.
+            if rows >= self._state.num_rows or day == days[-1]:
+                self._take(bucket, held, last=last and day == days[-1])
+                held, rows = [], 0
+        self._done = until
+
+    def _take(self, bucket: int, days: Sequence[int], *, last: bool) -> None:
+        """Take some dates in, and keep of everything what a reader after them could still use."""
+        own = [p for day in days for p in self._between(bucket, day, day)]
+        rows = pa.concat_tables([self._state, concat_parts(own, self._schema)])
+        at_ns = (days[-1] + 1) * DAY_NS
+        kept = [retained_rows(program, rows, at_ns=at_ns) for program in self._programs]
+        positions: Int64Array = np.unique(np.concatenate(kept)) if kept else np.arange(rows.num_rows)
+        self._state = (
+            rows if len(positions) == rows.num_rows else rows.take(pa.array(positions)).combine_chunks()
+        )
+        self._since += sum(p.rows for p in own)
+        due = self._since >= self._state.num_rows or (last and self._state.num_rows <= _SMALL_ROWS)
+        if self._save is not None and due:
+            self._save(self._state, days[-1])
+            self._since = 0
+
+
+def saver(writer: StateWriter, states: ChainStates, need: Input) -> Callable[[pa.Table, int], None] | None:
+    """Return what writes a source's states, `None` where another chain does or none are wanted."""
+    key = states.keys.get(need.source)
+    if key is None:
+        return None
+
+    def save(table: pa.Table, day: int) -> None:
+        if day <= states.last_day:
+            writer.add(table, source=need.source, date=day_text(day), bucket=need.bucket, key=key)
+
+    return save
