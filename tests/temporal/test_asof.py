@@ -48,7 +48,7 @@ def choose(
         boundary=boundary,
         threads=count,
     )
-    assert found.dtype == np.int64
+    assert found.dtype == np.int32
     return [int(row) for row in found]
 
 

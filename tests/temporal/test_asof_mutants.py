@@ -17,11 +17,13 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from featurestore.core.time import INT64_MAX
+from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import FeatureStoreError, SchemaError
 from featurestore.temporal import asof, merge, order, threads
 from featurestore.temporal.asof import asof_indices, last_known_indices
-from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows
+from featurestore.temporal.jit import kernel
+from featurestore.temporal.merge_blocks import BLOCK, place_block
+from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Int32Array, Rows
 from featurestore.testing.oracle import asof_oracle_of
 from featurestore.testing.strategies import JoinCase, random_case
 
@@ -156,13 +158,11 @@ def _change(
 
 def loaded(tree: ast.Module, name: str) -> SimpleNamespace:
     """Run a kernel module as plain Python."""
-    kept = [
-        n
-        for n in tree.body
-        if not (isinstance(n, ast.ImportFrom) and n.module == "featurestore.temporal.jit")
-    ]
+    compiled = {"featurestore.temporal.jit", "featurestore.temporal.merge_blocks"}
+    kept = [n for n in tree.body if not (isinstance(n, ast.ImportFrom) and n.module in compiled)]
     module = ast.Module(kept, [])
     space: dict[str, Any] = {"kernel": lambda f: f, "inlined": lambda f: f, "__name__": name}
+    space |= {"BLOCK": BLOCK, "place_block": place_block_in_python}
     exec(compile(ast.fix_missing_locations(module), name, "exec"), space)  # noqa: S102 -- our own source
     return SimpleNamespace(**space)
 
@@ -173,6 +173,7 @@ def cases() -> list[tuple[JoinCase, list[int], list[int], int]]:
     found = [(random_case(seed, most_spine=10, most_rows=26), 1 + seed % 3) for seed in range(200)]
     found += [(_ordered(seed, 90, 4), 1 + seed % 2) for seed in range(48)]
     found += [(_ordered(seed, 420, 60), 2) for seed in range(6)]
+    found += [(_lopsided(pair, seed), 2) for pair in LOPSIDED for seed in range(6)]
     found += [(_tangled(seed), 1) for seed in range(10)]
     found += [(_late(seed), 1) for seed in range(12)]
     found += [(_never(direction), 1) for direction in DIRECTIONS]
@@ -199,6 +200,37 @@ def _ordered(seed: int, count: int, entities: int) -> JoinCase:
     boundary = BOUNDARIES[seed // 5 % 2]
     spine, rows = sides
     return JoinCase(spine, rows, entities, direction, boundary, (None, 0, 2)[seed // 7 % 3], (True,) * count)
+
+
+# Spine rows and rows of each stretch of time: every one of them runs out first somewhere.
+LOPSIDED: Final = [
+    ((12, 76), (44, 44)),
+    ((76, 12), (44, 44)),
+    ((44, 44), (12, 76)),
+    ((44, 44), (76, 12)),
+    ((44, 44), (4, 84)),
+    ((44, 44), (84, 4)),
+    ((4, 84), (44, 44)),
+    ((84, 4), (44, 44)),
+    ((16, 72), (72, 16)),
+    ((72, 16), (16, 72)),
+]
+
+
+def _lopsided(pair: Sequence[tuple[int, int]], seed: int) -> JoinCase:
+    """A case without keys whose stretches, two for each of two threads, have unlike shares of both sides."""
+    rng = np.random.default_rng(seed)
+    stretches = [(44, 44), (44, 44), *pair] if seed % 2 else [*pair, *pair]
+    sides = [
+        np.concatenate(
+            [np.sort(rng.integers(100 * k, 100 * k + 100, n[side])) for k, n in enumerate(stretches)]
+        )
+        for side in (0, 1)
+    ]
+    if seed % 3 == 2:
+        sides[1][-1] = 500  # the last row is after every reader: the spine ends first
+    spine, rows = (Rows(np.zeros(len(event), np.int32), event) for event in sides)
+    return JoinCase(spine, rows, 1, "backward", BOUNDARIES[seed // 2 % 2], None, (True,) * len(rows))
 
 
 def _tangled(seed: int) -> JoinCase:
@@ -300,6 +332,44 @@ def refuses(code: int) -> bool:
     except IndexError:
         return False
     return False
+
+
+def place_block_in_python(
+    time: Int64Array,
+    spine: int,
+    event: Int64Array,
+    row: int,
+    slack: int,
+    fresh: int,
+    out: Int32Array,
+) -> np.int64:
+    """Do what the vector instructions of `merge_blocks` do."""
+    seen = [[int(event[row + k] - time[spine + a] - slack < 0) for k in range(BLOCK)] for a in range(BLOCK)]
+    for a, rows in enumerate(seen):
+        if fresh or any(rows):
+            out[spine + a] = int(row) - 1 + sum(rows)
+    return np.int64(-seen[-1][-1])
+
+
+@kernel
+def call_block(
+    time: Int64Array, spine: int, event: Int64Array, row: int, slack: int, fresh: int, out: Int32Array
+) -> int:
+    return place_block(time, np.uint64(spine), event, np.uint64(row), slack, np.uint64(fresh), out)
+
+
+@pytest.mark.parametrize("slack", [0, 1])
+@pytest.mark.parametrize("fresh", [0, 1])
+def test_a_block_in_vector_instructions_does_what_the_loop_does(slack: int, fresh: int) -> None:
+    rng = np.random.default_rng(slack + 2 * fresh)
+    for span in (3, 20, 2**61):
+        for _ in range(100):
+            time, event = (np.sort(rng.integers(-span, span, 20)) for _ in range(2))
+            spine, row = (int(v) for v in rng.integers(0, 13, 2))
+            outs = [np.arange(-20, 0, dtype=np.int32) for _ in range(2)]
+            case = (time, spine, event, row, slack, fresh)
+            assert call_block(*case, outs[0]) == place_block_in_python(*case, outs[1])
+            assert outs[0].tolist() == outs[1].tolist()
 
 
 def one_after_the_other(tasks: Sequence[Callable[[], None]]) -> None:

@@ -10,7 +10,7 @@ from tests.temporal.window_cases import WindowCase, random_window_case, subset
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.temporal.asof import asof_indices, last_known_indices
 from featurestore.temporal.retain import retained_indices
-from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows
+from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Int32Array, Rows
 from featurestore.temporal.windows import window_aggregate
 from featurestore.testing.strategies import random_case
 from featurestore.testing.window_oracle import same
@@ -22,7 +22,7 @@ def later_readers(spine: Rows, at_ns: int) -> Rows:
     return subset(spine, np.flatnonzero((spine.event_ns >= at_ns) & (known >= at_ns)))
 
 
-def source_places(found: Int64Array, kept: Int64Array) -> list[int]:
+def source_places(found: Int32Array, kept: Int64Array) -> list[int]:
     return [int(kept[f]) if f >= 0 else -1 for f in found]
 
 

@@ -16,7 +16,7 @@ from featurestore.resolve.program import ViewProgram
 from featurestore.temporal.asof import asof_indices, last_known_indices
 from featurestore.temporal.gather import gather
 from featurestore.temporal.keys import code_keys
-from featurestore.temporal.rows import Rows
+from featurestore.temporal.rows import Int32Array, Rows
 from featurestore.temporal.times import one_array
 from featurestore.temporal.windows import Window, window_aggregate
 
@@ -26,7 +26,6 @@ NOT_FOUND: Final = 2
 EXPIRED: Final = 3
 STATUS_NAMES: Final = ("PRESENT", "NULL", "NOT_FOUND", "EXPIRED")
 
-Int32Array = npt.NDArray[np.int32]
 StatusArray = npt.NDArray[np.int8]
 
 
@@ -153,7 +152,7 @@ def view_events(program: ViewProgram, rows: pa.Table, *, threads: int | None) ->
     return kept
 
 
-def _newest(sides: Sides, ttl_ns: int | None, threads: int | None) -> Int64Array:
+def _newest(sides: Sides, ttl_ns: int | None, threads: int | None) -> Int32Array:
     return asof_indices(
         sides.spine,
         sides.rows,
@@ -166,7 +165,7 @@ def _newest(sides: Sides, ttl_ns: int | None, threads: int | None) -> Int64Array
 
 
 def _feature_columns(
-    program: ViewProgram, sides: Sides, newest: Int64Array, threads: int | None
+    program: ViewProgram, sides: Sides, newest: Int32Array, threads: int | None
 ) -> dict[str, pa.Array]:
     table = sides.events.table
     names = program.inputs()
@@ -190,7 +189,7 @@ def _feature_columns(
 def evaluate_features(
     program: ViewProgram,
     inputs: Mapping[str, pa.Array | pa.ChunkedArray],
-    newest: Int64Array | None,
+    newest: Int32Array | None,
     rows: int,
 ) -> dict[str, pa.Array]:
     """Compute a program's features from its input columns, row by row.
@@ -214,7 +213,7 @@ def evaluate_features(
     return columns
 
 
-def _row_status(program: ViewProgram, sides: Sides, newest: Int64Array, threads: int | None) -> StatusArray:
+def _row_status(program: ViewProgram, sides: Sides, newest: Int32Array, threads: int | None) -> StatusArray:
     status = np.where(newest >= 0, np.int8(PRESENT), np.int8(NOT_FOUND))
     if program.ttl_ns is not None and newest.size and int(newest.min()) < 0:
         ever = _newest(sides, None, threads)
@@ -222,7 +221,7 @@ def _row_status(program: ViewProgram, sides: Sides, newest: Int64Array, threads:
     return status
 
 
-def _event_of(sides: Sides, newest: Int64Array) -> Int64Array:
+def _event_of(sides: Sides, newest: Int32Array) -> Int64Array:
     if sides.events.event_ns.size == 0:
         return np.full(newest.size, INT64_MIN, np.int64)
     return np.where(newest < 0, np.int64(INT64_MIN), sides.events.event_ns[newest])

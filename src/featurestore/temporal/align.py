@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from featurestore.core.time import INT64_MAX, BoolArray, Duration, Int64Array, duration_ns
 from featurestore.errors import DefinitionError, SchemaError, TimeOverflowError
-from featurestore.temporal.asof import asof_indices, last_known_indices
+from featurestore.temporal.asof import chosen_rows, last_known_indices
 from featurestore.temporal.gather import gather
 from featurestore.temporal.gather_types import check_takeable
 from featurestore.temporal.key_kinds import key_kind
 from featurestore.temporal.keys import code_keys
+from featurestore.temporal.merge import is_ascending
+from featurestore.temporal.order import NO_INT64
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Int32Array, Rows, check_choice
 from featurestore.temporal.statistics import JoinStatistics, join_statistics
 from featurestore.temporal.tables import as_table, check_text, check_unique, column_of, names_of
@@ -261,31 +263,34 @@ def _sides(
     """Read keys and times: per stream the spine's side, the stream's, and how many entities there are."""
     keyed = [plan for plan in plans if plan.by]
     codes: dict[str, Int32Array] = {}
-    spine_codes, entities = np.zeros(len(spine), np.int32), 1
+    spine_codes, entities = _one_entity(len(spine)), 1
     if keyed:
         tables = [(spine, keys), *((plan.table, plan.by) for plan in keyed)]
         coded = code_keys([[t.column(k) for k in names] for t, names in tables], keys, threads=threads)
         spine_codes, entities = coded.codes[0], coded.entities
         codes = {plan.name: part for plan, part in zip(keyed, coded.codes[1:], strict=True)}
     time, null = times_ns(spine.column(on), on)
-    keyed_spine = Rows(_masked(spine_codes, null), time)
-    plain_spine = (
-        Rows(_masked(np.zeros(len(spine), np.int32), null), time) if len(keyed) < len(plans) else keyed_spine
-    )
+    in_order = is_ascending(time, NO_INT64, threads=threads)
+    keyed_spine = Rows(_masked(spine_codes, null), time, in_order=in_order)
+    plain_spine = Rows(_masked(_one_entity(len(spine)), null), time, in_order=in_order)
     sides: _Sides = []
     for plan in plans:
         event, null = times_ns(plan.table.column(plan.on), plan.on)
-        mine = codes.get(plan.name, np.zeros(0, np.int32))
-        if not plan.by:
-            mine = np.zeros(len(plan.table), np.int32)
+        mine = codes[plan.name] if plan.by else _one_entity(len(plan.table))
         right = Rows(_masked(mine, null), event, _known(plan))
         sides.append((keyed_spine, right, entities) if plan.by else (plain_spine, right, 1))
     return sides
 
 
+def _one_entity(rows: int) -> Int32Array:
+    return np.broadcast_to(np.int32(0), rows)
+
+
 def _masked(codes: Int32Array, null: BoolArray | None) -> Int32Array:
-    if null is not None:
-        codes[null] = -1
+    if null is None:
+        return codes
+    codes = codes if codes.flags.writeable else codes.copy()
+    codes[null] = -1
     return codes
 
 
@@ -299,8 +304,8 @@ def _known(plan: _Stream) -> Int64Array | None:
 
 def _choose(
     plan: _Stream, left: Rows, right: Rows, entities: int, tolerance_ns: int | None, threads: int | None
-) -> Int64Array:
-    return asof_indices(
+) -> Int32Array:
+    return chosen_rows(
         left,
         right,
         entities=entities,
@@ -315,7 +320,7 @@ def _columns(plan: _Stream, left: Rows, right: Rows, entities: int, threads: int
     """Return the stream's output columns in the order of their fields."""
     rule, table = plan.rule, plan.table
     columns: list[pa.Array] = []
-    chosen: Int64Array | None = None
+    chosen: Int32Array | None = None
     if rule.nulls == "keep" or rule.matched_timestamp is not None or rule.age is not None:
         chosen = _choose(plan, left, right, entities, plan.tolerance_ns, threads)
     if rule.nulls == "keep" and chosen is not None:
@@ -339,7 +344,7 @@ def _columns(plan: _Stream, left: Rows, right: Rows, entities: int, threads: int
     return columns
 
 
-def _ages(plan: _Stream, left: Rows, right: Rows, chosen: Int64Array) -> pa.Array:
+def _ages(plan: _Stream, left: Rows, right: Rows, chosen: Int32Array) -> pa.Array:
     # The spine's time minus the matched row's, null where there is none.
     if len(right) == 0:
         return pa.nulls(len(chosen), pa.duration("ns"))

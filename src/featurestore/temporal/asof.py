@@ -11,7 +11,16 @@ from featurestore.errors import DefinitionError, SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.merge import is_mergeable, merge_indices
 from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, check_codes, partition_rows
-from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Rows, check_choice, check_rows, frozen, scratch
+from featurestore.temporal.rows import (
+    BOUNDARIES,
+    DIRECTIONS,
+    Int32Array,
+    Rows,
+    check_choice,
+    check_rows,
+    frozen,
+    scratch,
+)
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.asof_kernels")
@@ -26,7 +35,7 @@ def asof_indices(
     tolerance_ns: int | None,
     boundary: str,
     threads: int | None = None,
-) -> Int64Array:
+) -> Int32Array:
     """Point each spine row at the row it takes.
 
     Backward takes the greatest visible (event, known, sequence, position), forward the least, nearest the
@@ -54,7 +63,29 @@ def asof_indices(
     costs the logarithm of how far it jumps.
     """
     _check(spine, rows, entities, direction, tolerance_ns, boundary)
-    if is_mergeable(spine, rows):
+    return chosen_rows(
+        spine,
+        rows,
+        entities=entities,
+        direction=direction,
+        tolerance_ns=tolerance_ns,
+        boundary=boundary,
+        threads=threads,
+    )
+
+
+def chosen_rows(
+    spine: Rows,
+    rows: Rows,
+    *,
+    entities: int,
+    direction: str,
+    tolerance_ns: int | None,
+    boundary: str,
+    threads: int | None,
+) -> Int32Array:
+    """Do what `asof_indices` does with arguments that were checked, and codes that are known to be right."""
+    if is_mergeable(spine, rows, threads=threads):
         return merge_indices(
             spine,
             rows,
@@ -77,7 +108,7 @@ def last_known_indices(
     tolerance_ns: int | None,
     boundary: str,
     threads: int | None = None,
-) -> list[Int64Array]:
+) -> list[Int32Array]:
     """Point each spine row, per column, at the newest visible row whose value is not null.
 
     Args:
@@ -101,8 +132,8 @@ def last_known_indices(
         if mask is not None and mask.shape != (len(rows),):
             raise SchemaError(f"a valid mask has shape {mask.shape}, where there are {len(rows)} rows")
     partition = partition_rows(rows, entities=entities, threads=threads)
-    whole: Int64Array | None = None
-    found: list[Int64Array] = []
+    whole: Int32Array | None = None
+    found: list[Int32Array] = []
     for mask in valid:
         if mask is not None and not mask.all():
             kept = _valid_rows(partition, mask)
@@ -143,7 +174,7 @@ def _search(
     tolerance_ns: int | None,
     boundary: str,
     threads: int | None,
-) -> Int64Array:
+) -> Int32Array:
     time = frozen(spine.event_ns)
     event = partition.take(frozen(rows.event_ns), threads=threads)
     cutoff, known = NO_INT64, NO_INT64
@@ -153,8 +184,8 @@ def _search(
         known = event
         if rows.known_ns is not None:
             known = partition.take(frozen(rows.known_ns), threads=threads)
-        tree, levels = _knowledge_tree(known)
-    out = scratch(len(spine), np.dtype(np.int64))
+        tree, levels = knowledge_tree(known)
+    out = scratch(len(spine), np.dtype(np.int32))
     order = NO_INT32 if partition.order is None else partition.order
     codes = frozen(spine.codes)
     tasks = [
@@ -170,7 +201,7 @@ def _search(
     return out
 
 
-def _knowledge_tree(known: Int64Array) -> tuple[Int64Array, Int64Array]:
+def knowledge_tree(known: Int64Array) -> tuple[Int64Array, Int64Array]:
     count, sizes = len(known), []
     while count > 1:
         count = (count + 15) // 16

@@ -124,7 +124,7 @@ def search(
     tolerance: int,
     first: int,
     last: int,
-    out: Int64Array,
+    out: Int32Array,
 ) -> None:
     """Point spine rows `[first, last)`, in any order, at rows grouped by entity and in time order.
 

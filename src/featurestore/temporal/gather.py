@@ -11,7 +11,7 @@ from featurestore.core.time import Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.gather_types import is_view, is_word, take
 from featurestore.temporal.jit import lazy_module
-from featurestore.temporal.rows import frozen
+from featurestore.temporal.rows import MAX_ROWS, Int32Array, frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
 from featurestore.temporal.times import one_array
 
@@ -24,13 +24,17 @@ _FEW_ROWS: Final = 512
 
 
 def gather(
-    column: pa.ChunkedArray | pa.Array, indices: Int64Array, *, threads: int | None = None, name: str = ""
+    column: pa.ChunkedArray | pa.Array,
+    indices: Int32Array | Int64Array,
+    *,
+    threads: int | None = None,
+    name: str = "",
 ) -> pa.Array:
     """Take `column[indices]`, null where an index is -1; the type stays what it is.
 
     Args:
         column: any Arrow type, `(m,)`.
-        indices: `(n,)` positions in `[-1, m)`.
+        indices: `(n,)` positions in `[-1, m)`; int32 is read as it is.
         threads: `None` for one per core.
         name: what messages call the column.
 
@@ -47,6 +51,8 @@ def gather(
         )
     if len(array) == 0:
         return pa.nulls(len(indices), kind)
+    if len(array) > MAX_ROWS:
+        return take(array, indices, name)
     if is_view(kind):
         return _gather_words(array, indices, threads)
     if len(indices) >= _FEW_ROWS:
@@ -69,7 +75,7 @@ def _joined(column: pa.ChunkedArray | pa.Array, name: str) -> pa.Array:
         ) from error
 
 
-def _gather_words(array: pa.Array, indices: Int64Array, threads: int | None) -> pa.Array:
+def _gather_words(array: pa.Array, indices: Int32Array | Int64Array, threads: int | None) -> pa.Array:
     """Copy words, or pairs of them: a view array keeps its data buffers and gets new views into them."""
     bitmap, data, *rest = array.buffers()
     lanes = 2 if is_view(array.type) else 1
@@ -78,7 +84,7 @@ def _gather_words(array: pa.Array, indices: Int64Array, threads: int | None) -> 
     begin = array.offset * lanes * word.itemsize
     values = frozen(np.frombuffer(data, word, lanes * len(array), begin))
     valid_in = _NO_BITMAP if array.null_count == 0 else frozen(np.frombuffer(bitmap, np.uint8))
-    count, places = len(indices), frozen(indices)
+    count, places = len(indices), frozen(indices.astype(np.int32, copy=False))
     data_out, out = allocate(count * lanes, word)
     valid_out, valid = allocate((count + 7) // 8, np.dtype(np.uint8))
     complete: list[bool] = []

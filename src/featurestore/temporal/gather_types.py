@@ -6,9 +6,10 @@ import pyarrow.compute as pc
 
 from featurestore.core.time import Int64Array
 from featurestore.errors import SchemaError
+from featurestore.temporal.rows import Int32Array
 
 
-def take(array: pa.Array, indices: Int64Array, name: str) -> pa.Array:
+def take(array: pa.Array, indices: Int32Array | Int64Array, name: str) -> pa.Array:
     """Take by position through Arrow, -1 for null, by way of a plainer type where Arrow needs one.
 
     Raises:

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from featurestore.core.time import Int64Array
+from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array
 from featurestore.temporal.jit import inlined, kernel
 from featurestore.temporal.rows import Int32Array
 
@@ -348,19 +348,35 @@ def number_present(present: UInt8Array, table: Int32Array) -> int:
 
 @kernel
 def shift_values(
-    values: npt.NDArray[np.signedinteger[Any]],
-    bitmap: UInt8Array,
-    offset: int,
-    least: int,
-    out: Int32Array,
-) -> None:
-    """Write how far each integer lies above the least one, -1 for null."""
+    values: npt.NDArray[np.signedinteger[Any]], bitmap: UInt8Array, offset: int, base: int, out: Int32Array
+) -> tuple[int, int]:
+    """Write how far each integer lies above `base` (its low 32 bits), -1 for null; return the range of all.
+
+    Returns:
+        The least and the greatest value; the ends of int64 the wrong way round where there is none.
+    """
+    least, most = int(INT64_MAX), int(INT64_MIN)
     if len(bitmap) == 0:
-        for i in range(len(values)):
-            out[i] = np.int32(values[i] - least)
-    else:
-        for i in range(len(values)):
-            out[i] = np.int32(values[i] - least) if is_valid(bitmap, offset + i) else np.int32(-1)
+        for i in range(U64(len(values))):
+            value = int(values[i])
+            least, most = min(least, value), max(most, value)
+            out[i] = np.int32(value - base)
+        return least, most
+    for i in range(len(values)):
+        out[i] = -1
+        if is_valid(bitmap, offset + i):
+            value = int(values[i])
+            least, most = min(least, value), max(most, value)
+            out[i] = np.int32(value - base)
+    return least, most
+
+
+@kernel
+def shift_codes(bitmap: UInt8Array, offset: int, by: int, out: Int32Array) -> None:
+    """Add a number to every code that is not null, in 32 bits."""
+    for i in range(len(out)):
+        if is_valid(bitmap, offset + i):
+            out[i] = np.int32(out[i] + by)
 
 
 @kernel

@@ -27,6 +27,8 @@ _UInt8Array = npt.NDArray[np.uint8]
 _DIRECT_RANGE: Final = 1 << 16
 # Up to this range a code is just the distance from the least value; unused ones cost next to nothing.
 _SHIFT_RANGE: Final = 1 << 12
+# The least of so many values at a column's head is most often the least of all.
+_HEAD_ROWS: Final = 1 << 10
 # Columns in more pieces than this are joined first: each piece costs some microseconds.
 _MANY_CHUNKS: Final = 64
 _NO_BITMAP: Final[_UInt8Array] = frozen(np.empty(0, np.uint8))
@@ -219,49 +221,65 @@ def _bytes_of(array: pa.Array) -> tuple[npt.NDArray[Any], int, _UInt8Array, _UIn
     return frozen(offsets), 0, data, _bitmap(array), array.offset
 
 
+# Part of an integer column: values, validity bitmap and where it begins there, and where the codes go.
+_Piece: TypeAlias = tuple[npt.NDArray[Any], _UInt8Array, int, Int32Array]
+
+
 def _code_integers(arrays: list[pa.Array], outs: list[Int32Array], threads: int | None) -> int:
-    bounds = [pc.min_max(array) for array in arrays]
-    lows = [low for low in (bound["min"].as_py() for bound in bounds) if low is not None]
-    highs = [high for high in (bound["max"].as_py() for bound in bounds) if high is not None]
-    least, most = min(lows, default=0), max(highs, default=-1)
     numbers = [_numbers(array) for array in arrays]
-    bitmaps = [_bitmap(array) for array in arrays]
-    rows = sum(len(array) for array in arrays)
-    if most - least < max(_DIRECT_RANGE, 2 * rows) and most <= INT64_MAX:
-        return _code_narrow(arrays, numbers, bitmaps, outs, least, most, threads)
-    wide = [_as_int64(values) for values in numbers]
-    if most > INT64_MAX and least < 0:
-        return _code_mixed_signs(arrays, wide, bitmaps, outs, threads)
-    offsets = [array.offset for array in arrays]
-    return _code_wide(wide, bitmaps, offsets, outs, threads)
-
-
-def _code_narrow(
-    arrays: list[pa.Array],
-    numbers: list[npt.NDArray[Any]],
-    bitmaps: list[_UInt8Array],
-    outs: list[Int32Array],
-    least: int,
-    most: int,
-    threads: int | None,
-) -> int:
-    """Number integers of a small range by a table with one entry per possible value."""
-    span = most - least + 1
-    marks, looks, shifts = [], [], []
-    present = np.zeros(span if span > _SHIFT_RANGE else 0, np.uint8)
-    table = np.empty(len(present), np.int32)
-    for array, whole, bitmap, out in zip(arrays, numbers, bitmaps, outs, strict=True):
-        values = whole if whole.dtype in (np.int32, np.int64) else whole.astype(np.int64)
-        for lo, hi in split(len(array), thread_count(threads, len(array))):
-            part = (frozen(values[lo:hi]), bitmap, array.offset + lo, least)
-            marks.append(partial(_kernels.mark_present, *part, present))
-            looks.append(partial(_kernels.look_up_values, *part, frozen(table), out[lo:hi]))
-            shifts.append(partial(_kernels.shift_values, *part, out[lo:hi]))
+    bitmaps, offsets = [_bitmap(array) for array in arrays], [array.offset for array in arrays]
+    unsigned = [array for array in arrays if pa.types.is_uint64(array.type)]
+    if any((pc.max(array).as_py() or 0) > INT64_MAX for array in unsigned):
+        return _code_beyond_int64(arrays, [_as_int64(values) for values in numbers], bitmaps, outs, threads)
+    wide = [values if values.dtype == np.int32 else _as_int64(values) for values in numbers]
+    pieces = _pieces(wide, bitmaps, offsets, outs, threads)
+    base = min((int(values[:_HEAD_ROWS].min()) for values in wide if len(values)), default=0)
+    least, most = _shift(pieces, base, threads)
+    span, rows = most - least + 1, sum(len(values) for values in wide)
     if span <= _SHIFT_RANGE:
-        _run(shifts, threads)
+        if least != base and span > 0:
+            by = base - least
+            _run([partial(_kernels.shift_codes, *piece[1:3], by, piece[3]) for piece in pieces], threads)
         return max(span, 0)
-    _run(marks, threads)
+    if span <= max(_DIRECT_RANGE, 2 * rows):
+        return _code_direct(pieces, least, span, threads)
+    return _code_wide([_as_int64(values) for values in wide], bitmaps, offsets, outs, threads)
+
+
+def _pieces(
+    numbers: Sequence[npt.NDArray[Any]],
+    bitmaps: Sequence[_UInt8Array],
+    offsets: Sequence[int],
+    outs: Sequence[Int32Array],
+    threads: int | None,
+) -> list[_Piece]:
+    """Cut columns into pieces for the threads."""
+    pieces: list[_Piece] = []
+    for values, bitmap, offset, out in zip(numbers, bitmaps, offsets, outs, strict=True):
+        for lo, hi in split(len(values), thread_count(threads, len(values))):
+            pieces.append((frozen(values[lo:hi]), bitmap, offset + lo, out[lo:hi]))
+    return pieces
+
+
+def _shift(pieces: Sequence[_Piece], base: int, threads: int | None) -> tuple[int, int]:
+    """Write how far integers lie above `base`; return their least and greatest in the same pass."""
+    bounds: list[tuple[int, int]] = []
+
+    def shift(piece: _Piece) -> None:
+        bounds.append(_kernels.shift_values(*piece[:3], base, piece[3]))
+
+    _run([partial(shift, piece) for piece in pieces], threads)
+    seen = [bound for bound in bounds if bound[0] <= bound[1]]
+    return min((low for low, _ in seen), default=0), max((high for _, high in seen), default=-1)
+
+
+def _code_direct(pieces: Sequence[_Piece], least: int, span: int, threads: int | None) -> int:
+    """Number integers of a small range by a table with one entry per possible value."""
+    present, table = np.zeros(span, np.uint8), np.empty(span, np.int32)
+    _run([partial(_kernels.mark_present, *piece[:3], least, present) for piece in pieces], threads)
     entities = int(_kernels.number_present(present, table))
+    frozen_table = frozen(table)
+    looks = [partial(_kernels.look_up_values, *piece[:3], least, frozen_table, piece[3]) for piece in pieces]
     _run(looks, threads)
     return entities
 
@@ -276,10 +294,7 @@ def _code_wide(
     negative_is_null: bool = False,
 ) -> int:
     """Number integers of any range by hashing, in pieces, then the distinct ones together."""
-    pieces: list[tuple[Int64Array, _UInt8Array, int, Int32Array]] = []
-    for values, bitmap, offset, out in zip(wide, bitmaps, offsets, outs, strict=True):
-        for lo, hi in split(len(values), thread_count(threads, len(values))):
-            pieces.append((frozen(values[lo:hi]), bitmap, offset + lo, out[lo:hi]))
+    pieces = _pieces(wide, bitmaps, offsets, outs, threads)
     firsts: list[Int64Array] = [np.empty(0, np.int64)] * len(pieces)
 
     def code(place: int) -> None:
@@ -296,7 +311,7 @@ def _code_wide(
     return entities
 
 
-def _code_mixed_signs(
+def _code_beyond_int64(
     arrays: list[pa.Array],
     wide: list[Int64Array],
     bitmaps: list[_UInt8Array],
@@ -304,8 +319,9 @@ def _code_mixed_signs(
     threads: int | None,
 ) -> int:
     """Number keys where a uint64 above 2**63 - 1 must not meet the negative number of the same bits."""
-    offsets = [array.offset for array in arrays]
-    entities = _code_wide(wide, bitmaps, offsets, outs, threads)
+    entities = _code_wide(wide, bitmaps, [array.offset for array in arrays], outs, threads)
+    if all(pa.types.is_unsigned_integer(array.type) for array in arrays):
+        return entities
     codes = np.concatenate(outs)
     unsigned = [np.full(len(a), pa.types.is_uint64(a.type), np.bool_) for a in arrays]
     high = np.concatenate(unsigned) & (np.concatenate(wide) < 0)
@@ -321,8 +337,12 @@ def _code_mixed_signs(
 def _code_pairs(pairs: Int64Array, size: int, out: Int32Array, threads: int | None) -> int:
     """Number combined codes, which are below `size` and negative where null."""
     if size <= max(_DIRECT_RANGE, 2 * len(pairs)):
-        shifted = pa.array(pairs, mask=pairs < 0)
-        return _code_narrow([shifted], [pairs], [_bitmap(shifted)], [out], 0, max(size - 1, 0), threads)
+        bitmap = _bitmap(pa.array(pairs, mask=pairs < 0))
+        pieces = _pieces([pairs], [bitmap], [0], [out], threads)
+        if size > _SHIFT_RANGE:
+            return _code_direct(pieces, 0, size, threads)
+        _shift(pieces, 0, threads)
+        return size
     return _code_wide([pairs], [_NO_BITMAP], [0], [out], threads, negative_is_null=True)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.order import NO_INT64
-from featurestore.temporal.rows import Int32Array, Rows, frozen, scratch
+from featurestore.temporal.rows import Int32Array, Rows, frozen, one_of, scratch
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.merge_kernels")
@@ -18,7 +18,7 @@ _kernels: Any = lazy_module("featurestore.temporal.merge_kernels")
 _FEW_ENTITIES: Final = 1 << 16
 
 
-def is_mergeable(spine: Rows, rows: Rows) -> bool:
+def is_mergeable(spine: Rows, rows: Rows, *, threads: int | None = None) -> bool:
     """Whether `merge_indices` can answer: no knowledge condition, both sides in time order.
 
     Cost: one read of the times, less where an early row is out of order.
@@ -30,10 +30,20 @@ def is_mergeable(spine: Rows, rows: Rows) -> bool:
     if max(ends) - min(ends) >= INT64_MAX:
         return False
     ties = NO_INT64 if rows.sequence is None else frozen(rows.sequence)
-    return bool(
-        _kernels.is_ascending(frozen(rows.event_ns), ties)
-        and _kernels.is_ascending(frozen(spine.event_ns), NO_INT64)
+    return is_ascending(rows.event_ns, ties, threads=threads) and (
+        spine.in_order or is_ascending(spine.event_ns, NO_INT64, threads=threads)
     )
+
+
+def is_ascending(times: Int64Array, ties: Int64Array, *, threads: int | None) -> bool:
+    """Whether (time, tie) never goes back; an empty `ties` is no key."""
+    times, rises = frozen(times), []
+
+    def look(first: int, last: int) -> None:
+        rises.append(_kernels.is_ascending(times, ties, first, last))
+
+    run_parallel([partial(look, *part) for part in split(len(times), thread_count(threads, len(times)))])
+    return all(rises)
 
 
 def merge_indices(
@@ -45,11 +55,11 @@ def merge_indices(
     tolerance_ns: int | None,
     boundary: str,
     threads: int | None,
-) -> Int64Array:
+) -> Int32Array:
     """Do what `asof_indices` does where `is_mergeable` holds.
 
-    Cost: one read of both sides; 4 bytes per entity and stretch (two per thread while entities are few,
-    at most 16 bytes per entity when they are many).
+    Cost: one read of both sides; 4 bytes per spine row for the answer, and per entity and stretch (two per
+    thread while entities are few, at most 16 bytes per entity when they are many).
     """
     wide = thread_count(threads, len(spine) + len(rows))
     before, after = None, None
@@ -79,7 +89,7 @@ def _merge(
     inclusive: bool,
     wide: int,
     step: int,
-) -> Int64Array:
+) -> Int32Array:
     pairs = step < 0 and entities <= _FEW_ENTITIES
     parts = _stretches(len(spine), entities, 2 * wide if pairs else wide)
     # Forward excludes from "before" exactly what backward includes in it.
@@ -88,8 +98,8 @@ def _merge(
     sides = (time, codes, event, frozen(rows.codes), slack)
     cuts = np.zeros((parts + 1, 2), np.int64)
     _kernels.cut_merge(time, event, slack, cuts)
-    states: Int32Array = np.full((parts, entities + 1), -1, np.int32)
-    out = scratch(len(spine), np.dtype(np.int64))
+    states: Int32Array = np.full((parts, entities + 2), -1, np.int32)
+    out = scratch(len(spine), np.dtype(np.int32))
     if pairs:
         run_parallel(
             [partial(_kernels.merge_two, *sides, cuts, states, part, out) for part in range(0, parts, 2)]
@@ -121,12 +131,12 @@ def _merge(
 
 def _merge_places(
     spine: Rows, rows: Rows, tolerance_ns: int | None, inclusive: bool, wide: int
-) -> Int64Array:
+) -> Int32Array:
     """Merge backward where every row is of the one entity: no state, so nothing to finish."""
     time, event, slack = frozen(spine.event_ns), frozen(rows.event_ns), int(inclusive)
     cuts = np.zeros((2 * wide + 1, 2), np.int64)
     _kernels.cut_merge(time, event, slack, cuts)
-    out = scratch(len(spine), np.dtype(np.int64))
+    out = scratch(len(spine), np.dtype(np.int32))
 
     def lane(part: int) -> None:
         _kernels.merge_places(time, event, slack, cuts, part, out)
@@ -139,10 +149,10 @@ def _merge_places(
 
 
 def _is_one_entity(spine: Rows, rows: Rows, entities: int) -> bool:
-    return entities == 1 and int(spine.codes.min()) >= 0 and int(rows.codes.min()) >= 0
+    return entities == 1 and all(int(one_of(side.codes).min()) >= 0 for side in (spine, rows))
 
 
 def _stretches(rows: int, entities: int, wanted: int) -> int:
     """How many stretches the memory for states allows: 16 bytes per entity, or a byte per row."""
-    allowed = max(4, rows // (4 * (entities + 1)))
+    allowed = max(4, rows // (4 * (entities + 2)))
     return min(wanted, allowed) if entities > _FEW_ENTITIES else wanted

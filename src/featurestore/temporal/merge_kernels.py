@@ -2,32 +2,40 @@
 
 A merge of two random sides mispredicts a branch per row and waits for each comparison before the next one.
 `merge_two` therefore computes its steps without branches and runs two independent stretches of the data side
-by side, so that one fills the other's waiting time. States hold row positions, entity e in slot e + 1; slot 0
-stands for a null key and stays -1.
+by side, so that one fills the other's waiting time; without keys eight rows meet eight readers in one step.
+States hold row positions, entity e in slot e + 2; slot 1 stands for a null key and stays -1, slot 0 takes
+what is written where nothing is due.
 """
 
 import numpy as np
 
 from featurestore.core.time import Int64Array
+from featurestore.temporal.gather_kernels import none_missing
 from featurestore.temporal.jit import inlined, kernel
+from featurestore.temporal.merge_blocks import BLOCK, place_block
 from featurestore.temporal.rows import Int32Array
 
 U64 = np.uint64
 I32 = np.int32
+# A slot is never negative; said in 32 bits it needs no widening of the sign.
+U32 = np.uint32
+_BLOCK = U64(BLOCK)
+# Answers that are looked at together: where none is missing there is nothing to finish.
+_STRETCH = 1024
 
 
 @kernel
-def is_ascending(times: Int64Array, ties: Int64Array) -> bool:
-    """Whether (time, tie) never goes back; an empty `ties` is no key."""
+def is_ascending(times: Int64Array, ties: Int64Array, first: int, last: int) -> bool:
+    """Whether (time, tie) never goes back from `first - 1` to `last - 1`; an empty `ties` is no key."""
     block = 4096
-    for start in range(0, len(times), block):
-        part = times[start : start + block + 1]
+    for start in range(first, last, block):
+        part = times[max(start - 1, 0) : min(start + block, last)]
         falls = 0
         for i in range(1, len(part)):
             falls += part[i] < part[i - 1]
         if falls > 0:
             return False
-    for i in range(1, len(ties)):
+    for i in range(max(first, 1), min(last, len(ties))):
         if times[i] == times[i - 1] and ties[i] < ties[i - 1]:
             return False
     return True
@@ -84,16 +92,16 @@ def merge_one(
     j: int,
     j_end: int,
     state: Int32Array,
-    out: Int64Array,
+    out: Int32Array,
 ) -> None:
     """Merge one stretch; its last spine row sees all its rows, so the state is complete at the end."""
     spine, spine_end, row, row_end = U64(i), U64(i_end), U64(j), U64(j_end)
     while spine < spine_end:
         now = time[spine]
         while row < row_end and event[row] - now - slack < 0:
-            state[U64(row_codes[row] + I32(1))] = I32(row) | (row_codes[row] >> I32(31))
+            state[U64(row_codes[row] + I32(2))] = I32(row) | (row_codes[row] >> I32(31))
             row += U64(1)
-        out[spine] = state[U64(codes[spine] + I32(1))]
+        out[spine] = state[U64(codes[spine] + I32(2))]
         spine += U64(1)
 
 
@@ -107,22 +115,18 @@ def merge_step(
     spine: np.uint64,
     row: np.uint64,
     state: Int32Array,
-    out: Int64Array,
+    out: Int32Array,
 ) -> tuple[np.uint64, np.uint64]:
     """Take the next row or answer the next spine row, whichever is due, without a branch.
 
-    `due` is all ones where the row comes first. Either way the state's entry is read and written back, and
-    the answer is written: where it was not due yet, the next step at this spine row writes it again.
+    `due` is all ones where the row comes first. Either way the answer is written: where the spine row was
+    not due yet, the next step at it writes it again. A row that is not due goes to slot 0.
     """
     due = (event[row] - time[spine] - slack) >> 63
-    due_32 = I32(due)
-    mine, theirs = codes[spine], row_codes[row]
-    slot = U64(np.uint32((mine ^ ((mine ^ theirs) & due_32)) + I32(1)))
-    value = state[slot]
-    newer = I32(row) | (theirs >> I32(31))
-    state[slot] = value ^ ((value ^ newer) & due_32)
-    out[spine] = value
-    return spine + (U64(1) + U64(due)), row - U64(due)
+    out[spine] = state[U64(U32(codes[spine] + I32(2)))]
+    theirs = row_codes[row]
+    state[U64(U32((theirs + I32(2)) & I32(due)))] = I32(row) | (theirs >> I32(31))
+    return spine + U64(1) + U64(due), row - U64(due)
 
 
 @inlined
@@ -145,7 +149,7 @@ def merge_two(
     cuts: Int64Array,
     states: Int32Array,
     first: int,
-    out: Int64Array,
+    out: Int32Array,
 ) -> None:
     """Merge the stretches `first` and `first + 1` side by side."""
     i, j = U64(cuts[first, 0]), U64(cuts[first, 1])
@@ -165,50 +169,61 @@ def merge_two(
 
 
 @inlined
-def place_step(
-    time: Int64Array, event: Int64Array, slack: int, spine: np.uint64, row: np.uint64, out: Int64Array
-) -> tuple[np.uint64, np.uint64]:
-    """Do what `merge_step` does where all rows are of one entity: the state is the row itself."""
-    due = (event[row] - time[spine] - slack) >> 63
-    out[spine] = np.int64(row) - 1
-    return spine + (U64(1) + U64(due)), row - U64(due)
+def block_step(
+    time: Int64Array,
+    event: Int64Array,
+    slack: int,
+    spine: np.uint64,
+    row: np.uint64,
+    fresh: np.uint64,
+    out: Int32Array,
+) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """Hold a block of spine rows against a block of rows, then leave the block that ends first."""
+    due = U64(place_block(time, spine, event, row, slack, fresh, out))
+    return spine + (_BLOCK & ~due), row + (_BLOCK & due), ~due & U64(1)
 
 
 @kernel
 def merge_places(
-    time: Int64Array, event: Int64Array, slack: int, cuts: Int64Array, first: int, out: Int64Array
+    time: Int64Array, event: Int64Array, slack: int, cuts: Int64Array, first: int, out: Int32Array
 ) -> None:
-    """Merge the stretches `first` and `first + 1` side by side, all rows being of one entity."""
+    """Merge the stretches `first` and `first + 1` side by side, all rows being of one entity.
+
+    The answer is then the number of rows before, less one: no state, and no stretch needs another's.
+    """
     i, j = U64(cuts[first, 0]), U64(cuts[first, 1])
     k, m = U64(cuts[first + 1, 0]), U64(cuts[first + 1, 1])
     i_end, j_end = U64(cuts[first + 1, 0]), U64(cuts[first + 1, 1])
     k_end, m_end = U64(cuts[first + 2, 0]), U64(cuts[first + 2, 1])
-    rows = U64(len(event))
-    steps = min(steps_left(i, i_end, j, j_end, rows), steps_left(k, k_end, m, m_end, rows))
-    while steps > U64(16):
+    one, two = U64(1), U64(1)
+    # The rows of the first stretch need no bound: those behind them are not before its readers.
+    steps = min(i_end - i, k_end - k, m_end - m) // _BLOCK
+    while steps > U64(0):
         for _ in range(steps):
-            i, j = place_step(time, event, slack, i, j, out)
-            k, m = place_step(time, event, slack, k, m, out)
-        steps = min(steps_left(i, i_end, j, j_end, rows), steps_left(k, k_end, m, m_end, rows))
-    place_rest(time, event, slack, int(i), int(i_end), int(j), int(j_end), out)
-    place_rest(time, event, slack, int(k), int(k_end), int(m), int(m_end), out)
+            i, j, one = block_step(time, event, slack, i, j, one, out)
+            k, m, two = block_step(time, event, slack, k, m, two, out)
+        steps = min(i_end - i, k_end - k, m_end - m) // _BLOCK
+    place_rest(time, event, slack, int(i), int(i_end), int(j_end), out)
+    place_rest(time, event, slack, int(k), int(k_end), int(m_end), out)
 
 
 @kernel
 def place_rest(
-    time: Int64Array, event: Int64Array, slack: int, i: int, i_end: int, j: int, j_end: int, out: Int64Array
+    time: Int64Array, event: Int64Array, slack: int, i: int, i_end: int, j_end: int, out: Int32Array
 ) -> None:
-    """Finish one stretch of `merge_places`."""
-    row, row_end = U64(j), U64(j_end)
+    """Finish one stretch of `merge_places` from spine row `i` on; its rows end before `j_end`."""
+    if i >= i_end:
+        return
+    row, row_end = U64(rows_before(event, time[i], slack)), U64(j_end)
     for spine in range(U64(i), U64(i_end)):
         while row < row_end and event[row] - time[spine] - slack < 0:
             row += U64(1)
-        out[spine] = np.int64(row) - 1
+        out[spine] = I32(row) - I32(1)
 
 
 @kernel
 def apply_tolerance(
-    time: Int64Array, event: Int64Array, tolerance: int, lo: int, hi: int, out: Int64Array
+    time: Int64Array, event: Int64Array, tolerance: int, lo: int, hi: int, out: Int32Array
 ) -> None:
     """Forget earlier rows that are further away than the tolerance."""
     limit = U64(max(tolerance, 0))
@@ -227,7 +242,7 @@ def merge_back(
     cuts: Int64Array,
     part: int,
     state: Int32Array,
-    out: Int64Array,
+    out: Int32Array,
 ) -> None:
     """Merge one stretch from its end to its beginning: the next row per entity instead of the last.
 
@@ -238,12 +253,12 @@ def merge_back(
     while spine >= cuts[part, 0]:
         now = time[spine]
         while row >= cuts[part, 1] and not event[row] - now - slack < 0:
-            state[row_codes[row] + 1] = I32(row) | (row_codes[row] >> I32(31))
+            state[row_codes[row] + 2] = I32(row) | (row_codes[row] >> I32(31))
             row -= 1
-        out[spine] = state[codes[spine] + 1]
+        out[spine] = state[codes[spine] + 2]
         spine -= 1
     while row >= cuts[part, 1]:
-        state[row_codes[row] + 1] = I32(row) | (row_codes[row] >> I32(31))
+        state[row_codes[row] + 2] = I32(row) | (row_codes[row] >> I32(31))
         row -= 1
 
 
@@ -257,27 +272,31 @@ def finish_merge(
     part: int,
     step: int,
     tolerance: int,
-    out: Int64Array,
+    out: Int32Array,
 ) -> None:
     """Answer from the stretches before this one (after it, with step 1), then apply the tolerance."""
     limit = U64(max(tolerance, 0))
     parts = len(states)
-    for i in range(cuts[part, 0], cuts[part + 1, 0]):
-        row = out[i]
-        other = part + step
-        while row < 0 and 0 <= other < parts:
-            row = np.int64(states[other, codes[i] + 1])
-            other += step
-        if row >= 0 and tolerance >= 0:
-            distance = time[i] - event[row] if step < 0 else event[row] - time[i]
-            if U64(distance) > limit:
-                row = -1
-        out[i] = row
+    for begin in range(cuts[part, 0], cuts[part + 1, 0], _STRETCH):
+        end = min(begin + _STRETCH, cuts[part + 1, 0])
+        if tolerance < 0 and none_missing(out, begin, end):
+            continue
+        for i in range(U64(begin), U64(end)):
+            row = out[i]
+            other = part + step
+            while row < 0 and 0 <= other < parts:
+                row = states[other, codes[i] + 2]
+                other += step
+            if row >= 0 and tolerance >= 0:
+                distance = time[i] - event[row] if step < 0 else event[row] - time[i]
+                if U64(distance) > limit:
+                    row = -1
+            out[i] = row
 
 
 @kernel
 def take_nearer(
-    time: Int64Array, event: Int64Array, after: Int64Array, lo: int, hi: int, out: Int64Array
+    time: Int64Array, event: Int64Array, after: Int32Array, lo: int, hi: int, out: Int32Array
 ) -> None:
     """Replace the backward choice by the forward one where that is strictly nearer, or the only one."""
     for i in range(lo, hi):

@@ -10,7 +10,7 @@ import numpy as np
 from featurestore.core.time import Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.jit import lazy_module
-from featurestore.temporal.rows import Int32Array, Rows, check_rows, frozen
+from featurestore.temporal.rows import Int32Array, Rows, check_rows, frozen, one_of
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.order_kernels")
@@ -87,7 +87,7 @@ def check_codes(rows: Rows, entities: int, what: str) -> None:
     Raises:
         SchemaError: one does.
     """
-    if not _kernels.codes_within(frozen(rows.codes), entities):
+    if not _kernels.codes_within(frozen(one_of(rows.codes)), entities):
         raise SchemaError(
             f"{what}.codes holds {int(rows.codes.min())} to {int(rows.codes.max())}, where there are "
             f"{entities} entities",

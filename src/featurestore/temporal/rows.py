@@ -28,17 +28,20 @@ class Rows:
     able to look ahead).
 
     Attributes:
-        codes: `(n,)` dense entity codes shared by both sides; -1 (a null key or time) matches nothing.
+        codes: `(n,)` dense entity codes shared by both sides; -1 (a null key or time) matches nothing. One
+            number broadcast over all rows costs no memory.
         event_ns: `(n,)` when it became true, ns since 1970 UTC. Ignored where the code is -1.
         known_ns: `(n,)` rows: when it could have been known, `INT64_MAX` for never; spine: what the reader
             may know (`INT64_MAX`: everything that is ever known).
         sequence: `(n,)` breaks ties of (event, known); the position breaks what is left.
+        in_order: `event_ns` is known never to go back, so that nobody needs to look again.
     """
 
     codes: Int32Array
     event_ns: Int64Array
     known_ns: Int64Array | None = None
     sequence: Int64Array | None = None
+    in_order: bool = False
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -52,6 +55,11 @@ def frozen(array: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
+
+
+def one_of(codes: Int32Array) -> Int32Array:
+    """Return one code for all where a single number was broadcast over the rows, else the codes."""
+    return codes[:1] if codes.strides == (0,) else codes
 
 
 def scratch(count: int, kind: np.dtype[Kind]) -> npt.NDArray[Kind]:

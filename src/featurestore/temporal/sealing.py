@@ -19,7 +19,7 @@ def sealed_backward(codes: Int32Array, event_ns: Int64Array, bound_ns: int) -> B
 def sealed_reach(
     codes: Int32Array,
     event_ns: Int64Array,
-    found: Int64Array,
+    found: Int32Array,
     right_event_ns: Int64Array,
     tolerance_ns: int | None,
     bound_ns: int,

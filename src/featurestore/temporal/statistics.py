@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from featurestore.core.time import BoolArray, Int64Array
-from featurestore.temporal.rows import Rows
+from featurestore.core.time import BoolArray
+from featurestore.temporal.rows import Int32Array, Rows
 
 QUANTILES: Final = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -38,7 +38,7 @@ class JoinStatistics:
         return self.matched / self.rows if self.rows else 0.0
 
 
-def distances_ns(spine: Rows, rows: Rows, indices: Int64Array) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def distances_ns(spine: Rows, rows: Rows, indices: Int32Array) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     """How far, in ns, each spine row is from the row it points at; 0 where it points at none.
 
     uint64 holds every distance between two int64 times, so nothing wraps.
@@ -60,7 +60,7 @@ def within(distances: np.ndarray[tuple[int], np.dtype[np.uint64]], tolerance_ns:
 
 
 def join_statistics(
-    spine: Rows, rows: Rows, indices: Int64Array, *, entities: int, tolerance_ns: int | None
+    spine: Rows, rows: Rows, indices: Int32Array, *, entities: int, tolerance_ns: int | None
 ) -> JoinStatistics:
     """Count what became of the spine's rows.
 

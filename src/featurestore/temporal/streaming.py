@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.core.time import INT64_MIN, BoolArray, Duration, Instant, Int64Array, instant_ns
+from featurestore.core.time import INT64_MIN, BoolArray, Duration, Instant, instant_ns
 from featurestore.errors import DefinitionError, LateDataError, StreamError
 from featurestore.temporal.asof import asof_indices
 from featurestore.temporal.gather import gather
 from featurestore.temporal.retain import retained_indices
+from featurestore.temporal.rows import Int32Array
 from featurestore.temporal.sealing import prefix_length, sealed_backward, sealed_reach
 from featurestore.temporal.streaming_keys import KeyNumbers
 from featurestore.temporal.streaming_options import checked_options
@@ -335,9 +336,9 @@ class StreamingJoin:
             fields.append(schema.field(self._right.on).with_name(matched).with_nullable(True))
         return fields
 
-    def _find(self, left: Batch, right: Batch | None) -> Int64Array:
+    def _find(self, left: Batch, right: Batch | None) -> Int32Array:
         if right is None:
-            return np.full(len(left), -1, np.int64)
+            return np.full(len(left), -1, np.int32)
         return asof_indices(
             left.rows,
             right.rows,
@@ -348,7 +349,7 @@ class StreamingJoin:
             threads=self._threads,
         )
 
-    def _find_sealed(self, left: Batch, right: Batch | None) -> tuple[Int64Array, int]:
+    def _find_sealed(self, left: Batch, right: Batch | None) -> tuple[Int32Array, int]:
         """Return the answers of the rows that can come out, and how many those are."""
         bound = self._bound("right")
         count = prefix_length(sealed_backward(left.codes, left.event_ns, bound))
@@ -362,7 +363,7 @@ class StreamingJoin:
         count = prefix_length(sealed)
         return found[:count], count
 
-    def _answer(self, left: Batch | None, found: Int64Array | None, count: int) -> pa.Table:
+    def _answer(self, left: Batch | None, found: Int32Array | None, count: int) -> pa.Table:
         if self._left.schema is None:
             return pa.table({})
         table = self._left.schema.empty_table() if left is None else left.table.slice(0, count)
@@ -370,7 +371,7 @@ class StreamingJoin:
         if schema is None:
             return table
         right = self._right.joined()
-        rows = np.zeros(0, np.int64) if found is None else found
+        rows = np.zeros(0, np.int32) if found is None else found
         source = schema.empty_table() if right is None else right.table
         columns = [*table.columns, *(gather(source.column(n), rows) for n in self._right_columns(schema))]
         if self._options.matched_timestamp is not None:
