@@ -230,6 +230,19 @@ def test_iterating_again_gives_the_next_epoch_and_set_epoch_goes_back(dataset: P
     assert rows_of(loader) == first
 
 
+def test_a_pass_of_which_nothing_was_taken_does_not_count(dataset: Path) -> None:
+    loader = open_loader(dataset, batch_size=100, **SMALL)
+    first = rows_of_epoch(loader, 0)
+    loader.set_epoch(0)
+    iter(loader)
+    iter(loader)
+    assert rows_of(loader) == first
+    state = {**loader.state_dict(), "epoch": 0, "step": 7}
+    loader.load_state_dict(state)
+    iter(loader)
+    assert rows_of(loader) == first[7:]
+
+
 def test_two_resumes_in_one_epoch_lose_and_repeat_nothing(dataset: Path) -> None:
     whole = rows_of(open_loader(dataset, batch_size=100, **SMALL))
     state: dict[str, Any] | None = None

@@ -1,6 +1,5 @@
 """Tensors: the same values, under every way torch takes an iterable."""
 
-import importlib.util
 import json
 import pickle
 from pathlib import Path
@@ -14,7 +13,7 @@ torch = pytest.importorskip("torch")
 from tests.loaders.datasets import assert_same, leaves  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402 - torch may be absent
 
-from featurestore.errors import DefinitionError, MissingDependencyError, SchemaError  # noqa: E402
+from featurestore.errors import DefinitionError, SchemaError  # noqa: E402
 from featurestore.loaders import Window, open_loader  # noqa: E402
 from featurestore.loaders.torch_loader import TorchLoader, open_torch_loader  # noqa: E402
 
@@ -157,72 +156,6 @@ def test_unsigned_64_bit_integers_are_refused_by_name() -> None:
 
     with pytest.raises(SchemaError, match="uint64"):
         to_tensor(np.zeros(1, np.uint64))
-
-
-def test_torchdata_nodes_stop_and_continue(dataset: Path) -> None:
-    loader = open_torch_loader(dataset, **ROWS)
-    if importlib.util.find_spec("torchdata") is None:
-        with pytest.raises(MissingDependencyError, match="torchdata"):
-            loader.as_node()
-        return
-    node = loader.as_node()
-    node.reset()
-    first = [node.next().x.clone() for _ in range(5)]
-    state = node.get_state()
-    rest = [b.x.clone() for b in _drain(node)]
-    other = open_torch_loader(dataset, **ROWS).as_node()
-    other.reset(state)
-    again = [b.x for b in _drain(other)]
-    assert len(first) + len(rest) == len(loader)
-    assert all(torch.equal(a, b) for a, b in zip(rest, again, strict=True))
-
-
-def _drain(node: Any) -> Any:
-    while True:
-        try:
-            yield node.next()
-        except StopIteration:
-            return
-
-
-def test_a_stateful_dataloader_checkpoints_mid_epoch(dataset: Path) -> None:
-    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
-    alone = [batch.x.clone() for batch in open_torch_loader(dataset, **ROWS)]
-    first = stateful.StatefulDataLoader(
-        open_torch_loader(dataset, **ROWS).as_torch_dataset(), batch_size=None
-    )
-    for _ in zip(first, range(7), strict=False):
-        pass
-    second = stateful.StatefulDataLoader(
-        open_torch_loader(dataset, **ROWS).as_torch_dataset(), batch_size=None
-    )
-    second.load_state_dict(first.state_dict())
-    found = [batch["x"] for batch in second]
-    assert all(torch.equal(a, b) for a, b in zip(alone[7:], found, strict=False))
-
-
-def test_lightning_trains_from_the_loader_as_it_is(dataset: Path) -> None:
-    lightning: Any = pytest.importorskip("lightning", reason="lightning is not installed")
-    loader = open_torch_loader(
-        dataset, batch_size=100, columns=["a"], label="y", dtype="float32", label_dtype="float32"
-    )
-
-    class Module(lightning.LightningModule):  # type: ignore[misc] # found at run time
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(1, 1)
-
-        def training_step(self, batch: Any, _: int) -> Any:
-            return ((self.layer(batch.x).squeeze(1) - batch.y) ** 2).mean()
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.01)
-
-    trainer = lightning.Trainer(
-        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
-    trainer.fit(Module(), loader)
-    assert loader.epoch == 1
 
 
 def test_the_protocols_that_trainers_look_for_are_there(dataset: Path) -> None:

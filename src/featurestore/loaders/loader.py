@@ -142,6 +142,8 @@ class Loader:
     def __iter__(self) -> "LoaderIterator":
         """Begin a pass: the rest of the epoch after a state was loaded, else a whole one.
 
+        A pass of which nothing was taken does not count: trainers open iterators only to look at them.
+
         Raises:
             LoaderStateError: the loader is closed.
         """
@@ -150,9 +152,7 @@ class Loader:
         if self._current is not None:
             self._current.close()
         if self._begun or self._step >= len(self):
-            self._epoch += 1
-            self._step = 0
-        self._begun = True
+            self._epoch, self._step, self._begun = self._epoch + 1, 0, False
         self.before_pass()
         self._current = LoaderIterator(self)
         return self._current
@@ -265,6 +265,7 @@ class Loader:
 
     def _delivered(self) -> None:
         self._step += 1
+        self._begun = True
 
     def _finished(self) -> None:
         self._epoch, self._step, self._begun = self._epoch + 1, 0, False
@@ -312,6 +313,27 @@ class LoaderIterator(Iterator[Batch]):
         loader._stats.delivered(asked, rows=rows, size=self._sizes[rows], depth=self._feed.depth)
         loader._delivered()
         return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the loader's state; with `set_state` what Grain and Orbax ask of an iterator."""
+        return self._loader.state_dict()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the batches that a state counts, in this very pass.
+
+        Raises:
+            LoaderStateError: the state is of another loader, or another pass has begun.
+        """
+        loader = self._loader
+        if loader._current is not self and loader._current is not None:
+            raise LoaderStateError(
+                "this pass ended when another began", hint="set the state of the newest one"
+            )
+        loader.load_state_dict(state)
+        loader._current = self
+        self._feed = loader.tier.feed(loader._epoch, loader._step, loader._stats)
+        self._open = True
+        loader._stats.paused()
 
     def close(self, *, wait: bool = True) -> None:
         """End the pass."""

@@ -18,6 +18,7 @@ from featurestore.loaders.batch import Batch
 from featurestore.loaders.loader import HostTier, Loader, Tier
 from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
 from featurestore.loaders.resident import FREE_SHARE, ResidentTier
+from featurestore.loaders.state import position_in, state_of
 from featurestore.loaders.streamed import StreamedTier
 from featurestore.storage.shards import ShardSet
 
@@ -196,54 +197,74 @@ class TorchBatches(torch.utils.data.IterableDataset[dict[str, Any]]):
 
     def __init__(self, loader: TorchLoader) -> None:
         super().__init__()
-        self._loader: TorchLoader | None = loader
         self._prepared = loader.prepared
         self._epoch, self._start = loader._epoch, loader._step
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A worker needs what decides the batches; threads, buffers and the owner's position stay behind.
-        return {**self.__dict__, "_loader": None}
+        self._share: tuple[int, int] | None = None  # (worker, workers) whose own next step `_start` is
 
     def __len__(self) -> int:
         return self._prepared.plan.steps - self._start
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next pass be this epoch, from its start."""
-        self._epoch, self._start = epoch, 0
+        self._epoch, self._start, self._share = epoch, 0, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position after the last batch that this object made; in the process that makes them.
+        """Return the position after the last batch that this object made, in the process that makes them.
 
-        Under workers use the loader's own state, or count: `{**loader.state_dict(), "epoch": e, "step": k}`.
+        In a worker it is that worker's own position (what `StatefulDataLoader` collects from each). For
+        torch's plain `DataLoader` with workers count in the training loop and take
+        `{**loader.state_dict(), "epoch": e, "step": k}`.
         """
-        state = self._owner().state_dict()
-        return {**state, "epoch": self._epoch, "step": self._start}
+        prepared = self._prepared
+        state = state_of(
+            prepared.identity,
+            seed=prepared.order.seed,
+            epoch=self._epoch,
+            step=self._start,
+            global_batch=prepared.plan.global_batch,
+            streams=prepared.order.streams,
+        )
+        return state if self._share is None else {**state, "share": list(self._share)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Set the position of the next pass."""
-        owner = self._owner()
-        owner.load_state_dict(state)
-        self._epoch, self._start = owner._epoch, owner._step
+        """Set the position of the next pass.
+
+        Raises:
+            LoaderStateError: the state is of another loader, or of a worker beside another number of them.
+        """
+        prepared = self._prepared
+        share = state.get("share")
+        if share is not None and tuple(share) != _worker():
+            raise LoaderStateError(
+                f"the state is of worker {share[0]} of {share[1]}, and this is {_worker()[0]} of {_worker()[1]}",
+                hint="resume with as many workers as were saved, or from the loader's own state",
+            )
+        self._epoch, self._start = position_in(
+            state, prepared.identity, global_batch=prepared.plan.global_batch
+        )
+        self._share = None if share is None else (share[0], share[1])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         prepared = self._prepared
-        info = torch.utils.data.get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        worker, workers = _worker()
         tier = TorchHostTier(prepared, reason="under a DataLoader")
         walk = prepared.step_rows()
         padded = prepared.plan.drop_last == "pad"
         epoch, start = self._epoch, self._start
-        for step in range(start + worker, prepared.plan.steps, workers):
+        first = start + worker if self._share is None else start
+        for step in range(first, prepared.plan.steps, workers):
             rows, real = walk.rows(epoch, step)
             batch = tier.finish(tier.gather.batch(rows, real if padded else None))
-            self._start = step + 1
+            self._start = step + workers
+            self._share = (worker, workers) if workers > 1 else None
             yield dict(batch)
-        self._epoch, self._start = epoch + 1, 0
+        self.set_epoch(epoch + 1)
 
-    def _owner(self) -> TorchLoader:
-        if self._loader is None:
-            raise LoaderStateError("this copy of the dataset lives in a worker and has no loader")
-        return self._loader
+
+def _worker() -> tuple[int, int]:
+    """Return (worker, workers) of a `DataLoader`, (0, 1) outside of one."""
+    info = torch.utils.data.get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
 
 
 def open_torch_loader(
