@@ -15,7 +15,6 @@ from featurestore.core.time import INT64_MIN, Int64Array, scale_to_ns
 from featurestore.errors import CorruptDataError, DefinitionError, FeatureStoreError, StorageError
 from featurestore.loaders.fields import dtype_name
 from featurestore.loaders.gather import PartIndex, StoredColumn
-from featurestore.storage.files import is_remote
 from featurestore.storage.shards import ShardSet, ShardView, open_dataset_folder
 
 Verify = Literal["auto", "first_use", "open", "off"]
@@ -170,7 +169,7 @@ class DatasetRows:
 
         Shards in an object store are compared when they are fetched.
         """
-        if is_remote(str(self.shards.folder)):
+        if not isinstance(self.shards.folder, Path):
             return
         for part, shard in enumerate(self.manifest.shards):
             path = self.shards.folder / shard.file

@@ -233,10 +233,10 @@ class TorchBatches(torch.utils.data.IterableDataset[dict[str, Any]]):
             LoaderStateError: the state is of another loader, or of a worker beside another number of them.
         """
         prepared = self._prepared
-        share = state.get("share")
-        if share is not None and tuple(share) != _worker():
+        share, mine = state.get("share"), _worker()
+        if share is not None and tuple(share) != mine:
             raise LoaderStateError(
-                f"the state is of worker {share[0]} of {share[1]}, and this is {_worker()[0]} of {_worker()[1]}",
+                f"the state is of worker {share[0]} of {share[1]}, and this is {mine[0]} of {mine[1]}",
                 hint="resume with as many workers as were saved, or from the loader's own state",
             )
         self._epoch, self._start = position_in(
