@@ -8,6 +8,7 @@ cells of the records in order: strings as they are, nested types as Arrow messag
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,10 @@ from featurestore.errors import CorruptDataError, SchemaError
 HEADER: Final = np.dtype([("codec", "<u4"), ("rows", "<u4"), ("erased", "<i8")])
 HEADER_BYTES: Final = HEADER.itemsize
 CLOCKS: Final = ("event", "known", "sequence", "arrival")
+_VERSION: Final = np.dtype(
+    [("codec", "<u4"), ("rows", "<u4"), ("erased", "<i8"), *((name, "<i8") for name in CLOCKS)]
+)
+Versions = tuple[Int64Array, Int64Array, Int64Array]
 
 Records = npt.NDArray[np.void]
 
@@ -108,8 +113,9 @@ class RowCodec:
         fields += [(p.field, p.dtype, (len(p.columns),)) for p in self.packs]
         self.record: np.dtype[np.void] = np.dtype(fields)
         self.stride = self.record.itemsize
-        self.fingerprint = digest_json({"format": 1, "schema": [[f.name, str(f.type)] for f in schema]})
+        self.fingerprint = digest_json({"format": 2, "schema": [[f.name, str(f.type)] for f in schema]})
         self.tag = int(self.fingerprint[:8], 16)
+        self._whole = np.dtype([("head", HEADER), ("row", self.record)])
         self.places = {c: (pack, at) for pack in self.packs for at, c in enumerate(pack.columns)}
 
     def encode(
@@ -136,6 +142,38 @@ class RowCodec:
         heap, lengths = _heap([columns[at] for at in self.variable], rows)
         records["lengths"] = lengths
         return Block(records, heap)
+
+    def lone_values(self, block: Block) -> list[bytes]:
+        """Write one value for each row, as for keys that hold it alone and were never erased."""
+        whole = np.empty(len(block), self._whole)
+        whole["head"] = np.array((self.tag, 1, INT64_MIN), HEADER)
+        whole["row"] = block.records
+        raw, size = whole.tobytes(), self._whole.itemsize
+        lone = [raw[at : at + size] for at in range(0, len(raw), size)]
+        if block.heap is None:
+            return lone
+        heap, ends = _heap_bytes(block.heap)
+        cuts = ends.tolist()
+        return [value + heap[a:b] for value, a, b in zip(lone, cuts, cuts[1:], strict=False)]
+
+    def versions(self, values: Sequence[bytes | None]) -> Versions | None:
+        """Read event, known and sequence of keys that hold at most one row each.
+
+        A key that holds none is earlier than any; `None` where one holds several rows or was erased.
+
+        Raises:
+            CorruptDataError: a value is not one that this codec wrote.
+        """
+        none = self._no_version
+        heads = b"".join([none if v is None else v[: _VERSION.itemsize] for v in values])
+        if len(heads) != len(values) * _VERSION.itemsize:
+            return None  # a key without rows is shorter: erased
+        found = np.frombuffer(heads, _VERSION)
+        if (found["codec"] != self.tag).any():
+            raise self._corrupt()
+        if (found["rows"] != 1).any() or (found["erased"] != INT64_MIN).any():
+            return None
+        return found["event"], found["known"], found["sequence"]
 
     def values(self, block: Block, counts: Int64Array, erased_ns: Int64Array) -> list[bytes | None]:
         """Write each key's value; a key without rows and without a tombstone has none."""
@@ -242,7 +280,15 @@ class RowCodec:
             pa.large_binary(), len(records), [None, pa.py_buffer(ends), pa.py_buffer(heap)]
         )
 
-    @property
+    @cached_property
+    def _no_version(self) -> bytes:
+        version = np.zeros(1, _VERSION)
+        version["codec"], version["rows"], version["erased"] = self.tag, 1, INT64_MIN
+        for name in CLOCKS:
+            version[name] = INT64_MIN
+        return version.tobytes()
+
+    @cached_property
     def _absent(self) -> bytes:
         header = np.zeros(1, HEADER)
         header["codec"], header["erased"] = self.tag, INT64_MIN

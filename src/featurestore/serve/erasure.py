@@ -10,6 +10,7 @@ from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.refs import Ref
 from featurestore.errors import SchemaError
 from featurestore.serve.codec import Stored
+from featurestore.serve.entity_keys import decoded_part, split_parts
 from featurestore.serve.request import EntityRows, Readers, read_entity_rows
 from featurestore.serve.store import Edit
 from featurestore.serve.views import OnlineView, online_view
@@ -112,30 +113,12 @@ def _held_keys(backend: "OnlineBackend", entity: str, view: OnlineView, readers:
     }
     found = []
     for key, _ in backend.store.scan(view.table):
-        parts = split_key(view, key)
+        parts = split_parts(key, len(view.key_types))
         if tuple(parts[at] for at in places) in asked:
             found.append(key)
     return found
 
 
-def split_key(view: OnlineView, key: bytes) -> list[bytes]:
-    """Return the encoded parts of a key."""
-    if len(view.program.join_keys) == 1:
-        return [key]
-    parts, at = [], 0
-    while at < len(key):
-        length = int.from_bytes(key[at : at + 4], "little")
-        parts.append(key[at + 4 : at + 4 + length])
-        at += 4 + length
-    return parts
-
-
 def _key_parts(view: OnlineView, key: bytes) -> list[object]:
-    return [_decoded(kind, part) for kind, part in zip(view.key_types, split_key(view, key), strict=True)]
-
-
-def _decoded(kind: pa.DataType, part: bytes) -> object:
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_integer(plain):
-        return int.from_bytes(part, "little", signed=not pa.types.is_unsigned_integer(plain))
-    return part if pa.types.is_binary(plain) or pa.types.is_large_binary(plain) else part.decode()
+    parts = split_parts(key, len(view.key_types))
+    return [decoded_part(kind, part) for kind, part in zip(view.key_types, parts, strict=True)]

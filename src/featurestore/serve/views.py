@@ -1,22 +1,17 @@
 """What the online store holds of a view, and how its keys are written."""
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import SupportsIndex
 
 import pyarrow as pa
 
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.snapshot import CatalogSnapshot
-from featurestore.core.keys import key_bytes
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.resolve.program import ViewProgram, compile_view
 from featurestore.serve.codec import RowCodec
-
-KeyEncoder = Callable[[object], bytes]
-_INTEGER = struct.Struct("<q")
+from featurestore.serve.entity_keys import KeyEncoder, joined_parts, key_kind, part_encoder, stored_keys
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class OnlineView:
     def key_encoders(self) -> tuple[KeyEncoder, ...]:
         """One encoder per key column, for keys that come as Python values."""
         return tuple(
-            _integer_encoder(name) if pa.types.is_integer(_plain(kind)) else _text_encoder(name, kind)
+            part_encoder(name, kind)
             for name, kind in zip(self.program.join_keys, self.key_types, strict=True)
         )
 
@@ -65,12 +60,7 @@ class OnlineView:
             encode = encoders[0]
             return [None if v is None else encode(v) for v in columns[0]]
         parts = [[None if v is None else e(v) for v in c] for e, c in zip(encoders, columns, strict=True)]
-        return [
-            None
-            if None in key
-            else b"".join([len(p).to_bytes(4, "little") + p for p in key if p is not None])
-            for key in zip(*parts, strict=True)
-        ]
+        return joined_parts(parts)
 
     def encode_key_arrays(self, columns: Sequence[pa.Array | pa.ChunkedArray]) -> list[bytes | None]:
         """Write keys given as Arrow columns.
@@ -80,7 +70,7 @@ class OnlineView:
         """
         for name, kind, column in zip(self.program.join_keys, self.key_types, columns, strict=True):
             check_key_kind(name, kind, column.type)
-        return key_bytes(columns)
+        return stored_keys(columns)
 
 
 def is_plain(program: ViewProgram) -> bool:
@@ -140,65 +130,9 @@ def check_key_kind(name: str, wanted: pa.DataType, found: pa.DataType) -> None:
     Raises:
         SchemaError: text where there should be integers, or the other way round.
     """
-    if _kind(found) != _kind(wanted) and not pa.types.is_null(found):
+    if key_kind(found) != key_kind(wanted) and not pa.types.is_null(found):
         raise SchemaError(
             f"entity column {name!r} holds {found}, where the key is {wanted}",
-            hint=f"send {_kind(wanted)} keys",
+            hint=f"send {key_kind(wanted)} keys",
             column=name,
         )
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _kind(kind: pa.DataType) -> str:
-    kind = _plain(kind)
-    if pa.types.is_integer(kind):
-        return "integer"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return "string"
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return "binary"
-    return str(kind)
-
-
-def _integer_encoder(name: str) -> KeyEncoder:
-    pack: KeyEncoder = _INTEGER.pack
-
-    def encode(value: object) -> bytes:
-        if type(value) is bool:
-            raise _wrong(name, "an integer", value)
-        try:
-            return pack(value)
-        except struct.error as error:
-            number = value.__index__() if isinstance(value, SupportsIndex) else -1
-            if 0 <= number < 2**64:
-                return number.to_bytes(8, "little")
-            raise _wrong(name, "an integer", value) from error
-
-    return encode
-
-
-def _text_encoder(name: str, kind: pa.DataType) -> KeyEncoder:
-    wanted = "bytes" if _kind(kind) == "binary" else "a string"
-
-    def encode(value: object) -> bytes:
-        if isinstance(value, str) and wanted == "a string":
-            try:
-                return value.encode()
-            except UnicodeEncodeError as error:
-                raise _wrong(name, "valid Unicode", value) from error
-        if isinstance(value, bytes) and wanted == "bytes":
-            return value
-        raise _wrong(name, wanted, value)
-
-    return encode
-
-
-def _wrong(name: str, wanted: str, value: object) -> SchemaError:
-    return SchemaError(
-        f"entity column {name!r} holds {type(value).__name__}, where the key is {wanted}",
-        hint="send keys of the kind that the source has",
-        column=name,
-    )

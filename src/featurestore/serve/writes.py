@@ -15,16 +15,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from featurestore.core.keys import distinct_keys, key_bytes
+from featurestore.core.keys import distinct_keys
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import SchemaError
 from featurestore.resolve.events import Events, column_of, columns_of, source_events
 from featurestore.resolve.retain import retained_coded
 from featurestore.resolve.views import evaluate_features, view_events
 from featurestore.serve.codec import Block, RowCodec, Stored, concat_blocks
+from featurestore.serve.entity_keys import stored_keys
 from featurestore.serve.views import OnlineView, check_key_kind
 from featurestore.temporal.rows import Rows
-from featurestore.temporal.visible import newest_and_later, surviving_rows
+from featurestore.temporal.visible import newest_and_later, replacing_rows, surviving_rows
 
 Int32Array = npt.NDArray[np.int32]
 _VERSION: Final = ("event", "known", "sequence")
@@ -39,12 +40,20 @@ class Prepared:
         codes: `(n,)` each row's key.
         block: The rows.
         dropped: How many rows no reader can ever see: a null key, event or created timestamp.
+        lone: Each key's value if the row is all that it will hold; `None` where keys repeat, or where several
+            rows of a key matter.
     """
 
     keys: list[bytes]
     codes: Int32Array
     block: Block
     dropped: int
+    lone: list[bytes] | None = None
+
+    def only(self, at: Int64Array) -> "Prepared":
+        """Return some of the keys with their rows, where each has one."""
+        codes = np.arange(at.size, dtype=np.int32)
+        return Prepared([self.keys[k] for k in at.tolist()], codes, self.block.take(at), self.dropped)
 
 
 def prepare_rows(view: OnlineView, table: pa.Table) -> Prepared:
@@ -73,8 +82,10 @@ def prepare_rows(view: OnlineView, table: pa.Table) -> Prepared:
     if dropped:
         kept = np.flatnonzero(live)
         block, codes = block.take(kept), codes[kept]
-    encoded = [key for key in key_bytes(uniques) if key is not None]
-    return Prepared(encoded, codes.astype(np.int32), block, dropped)
+    encoded = [key for key in stored_keys(uniques) if key is not None]
+    # As many rows as keys, each numbered by its first appearance: one row per key, in order.
+    lone = view.codec.lone_values(block) if view.is_plain and len(codes) == len(encoded) else None
+    return Prepared(encoded, codes.astype(np.int32), block, dropped, lone)
 
 
 def merge_rows(
@@ -90,8 +101,29 @@ def merge_rows(
         CorruptDataError: a stored value is not one that the view's codec wrote.
 
     Cost:
-        One sort of the batch with the rows its keys hold.
+        A comparison of versions for keys whose one row is newer than the one that they hold; for others one
+        sort of their rows with those that they hold.
     """
+    if prepared.lone is None:
+        return _merged(view, prepared, old, at_ns)
+    older = view.codec.versions(old)
+    if older is None:
+        return _merged(view, prepared, old, at_ns)
+    block = prepared.block
+    newer = replacing_rows([block.clock(name) for name in _VERSION], older, at_ns)
+    out: list[bytes | None] = list(prepared.lone)
+    rest = np.flatnonzero(~newer)
+    if rest.size:
+        places = rest.tolist()
+        values = _merged(view, prepared.only(rest), [old[at] for at in places], at_ns)
+        for at, value in zip(places, values, strict=True):
+            out[at] = value
+    return out
+
+
+def _merged(
+    view: OnlineView, prepared: Prepared, old: Sequence[bytes | None], at_ns: int
+) -> list[bytes | None]:
     codec = view.codec
     stored = codec.decode(old)
     block, codes, first_new = _combined(stored, prepared)

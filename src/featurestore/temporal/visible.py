@@ -49,6 +49,19 @@ def newest_and_later(
     return np.arange(codes.size, dtype=np.int64) >= newest[codes]
 
 
+def replacing_rows(rows: Sequence[Int64Array], others: Sequence[Int64Array], at_ns: int) -> BoolArray:
+    """Return which rows alone matter from `at_ns` on, beside the one other row of their entity; `(n,)`.
+
+    Args:
+        rows: Event, known and sequence, each `(n,)`.
+        others: The same of the other rows.
+    """
+    event, known, number = rows
+    other_event, other_known, other_number = others
+    later = (known > other_known) | ((known == other_known) & (number > other_number))
+    return visible_rows(event, known, at_ns) & ((event > other_event) | ((event == other_event) & later))
+
+
 def steady_until(
     event_ns: Int64Array,
     known_ns: Int64Array,
