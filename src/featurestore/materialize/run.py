@@ -344,7 +344,10 @@ def _stage_set(
 ) -> _Prepared:
     """Read the spine, plan, then read of every source just what the tasks need."""
     job = staging.job
-    reach = None if wanted is None else reach_of(job.spine, wanted, states={}, buckets=job.buckets)[0]
+    spans = wanted
+    if spans is None and job.range_ns[0] is not None:
+        spans = [(EVERY_BUCKET, _first_day(job), FOREVER)]
+    reach = None if spans is None else reach_of(job.spine, spans, states={}, buckets=job.buckets)[0]
     spine = staging.stage(job.spine.source.name, reach, spine=True)
     plan = staging.plan(spine, carryover, task_rows)
     while (sound := carryover.sound(plan.states())) is not carryover:

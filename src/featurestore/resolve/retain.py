@@ -6,6 +6,7 @@ import pyarrow as pa
 from featurestore.core.time import Int64Array
 from featurestore.resolve.events import column_of, columns_of, source_events, validity
 from featurestore.resolve.program import ViewProgram
+from featurestore.resolve.views import view_events
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.retain import retained_indices
 from featurestore.temporal.rows import Rows
@@ -23,12 +24,15 @@ def retained_rows(program: ViewProgram, rows: pa.Table, *, at_ns: int) -> Int64A
     Returns:
         Positions in `rows`, ascending.
     """
-    if program.upstream is not None:
-        return _retained_for_upstream(program, rows, at_ns=at_ns)
-    events = source_events(rows, program.times)
-    codes = code_keys([columns_of(rows, program.join_keys)], program.join_keys)
+    upstream = program.upstream
+    if upstream is not None and not upstream.is_row_by_row:
+        return _retained_for_upstream(program, upstream, rows, at_ns=at_ns)
+    # An upstream row that depends on one source row stands and falls with it.
+    table = rows if upstream is None else view_events(upstream, rows, threads=None)
+    events = source_events(table, program.times)
+    codes = code_keys([columns_of(table, program.join_keys)], program.join_keys)
     coded = events.rows(codes.codes[0])
-    return retained_coded(program, coded, rows, entities=codes.entities, at_ns=at_ns)
+    return retained_coded(program, coded, table, entities=codes.entities, at_ns=at_ns)
 
 
 def retained_coded(
@@ -47,10 +51,10 @@ def retained_coded(
     )
 
 
-def _retained_for_upstream(program: ViewProgram, rows: pa.Table, *, at_ns: int) -> Int64Array:
+def _retained_for_upstream(
+    program: ViewProgram, upstream: ViewProgram, rows: pa.Table, *, at_ns: int
+) -> Int64Array:
     """A view over a view needs its own rows, and what its upstream needs to compute those again."""
-    upstream = program.upstream
-    assert upstream is not None  # noqa: S101 -- the caller's branch
     behind = program.look_back_ns()
     if behind is None:
         return np.arange(rows.num_rows, dtype=np.int64)
