@@ -25,7 +25,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 # Rows asked for before they are copied, and bytes of runs: enough to hide a miss to memory, few enough to
 # stay in the second-level cache, which takes more requests at once than the first.
-_AHEAD = 32
+_AHEAD = 48
 _AHEAD_BYTES = 4096
 _LINE_BYTES = 64
 
@@ -156,6 +156,20 @@ def _copy_row(target: int, source: int, row_bytes: int) -> None:
         done += 1
 
 
+@inlined
+def _is_run(rows: Int64Array) -> bool:
+    """Say whether the rows follow one another; stops soon where they do not."""
+    n = rows.size
+    first = rows[0]
+    for begin in range(0, n, 512):
+        others = 0
+        for i in range(begin, min(n, begin + 512)):
+            others += rows[i] - i != first
+        if others:
+            return False
+    return True
+
+
 @kernel
 def gather_bytes(
     addresses: Int64Array,
@@ -169,6 +183,18 @@ def gather_bytes(
 ) -> None:
     """Copy whole rows of bytes to `target + i * target_stride`; the parts are given as to `row_addresses`."""
     n = rows.size
+    if target_stride == row_bytes and _is_run(rows):
+        row, done = rows[0], 0
+        part = first_part[row >> shift]
+        while done < n:
+            while row >= starts[part + 1]:
+                part += 1
+            count = min(n - done, starts[part + 1] - row)
+            source = addresses[part] + (row - starts[part]) * row_bytes
+            copy_bytes(target + done * row_bytes, source, count * row_bytes)
+            row += count
+            done += count
+        return
     asked = np.empty(_AHEAD, np.int64)
     for i in range(n + _AHEAD):
         if i >= _AHEAD:

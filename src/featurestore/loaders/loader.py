@@ -79,7 +79,7 @@ class HostTier:
         def hint(number: int) -> Callable[[], object] | None:
             """Let a thread work out the next chunk's order when the first step of a chunk is handed out."""
             soon = walk.chunk_at(number) + 1
-            if soon in begun or soon >= prepared.order.chunks:
+            if soon in begun or soon >= prepared.order.chunks or prepared.order.shuffle == "none":
                 return None
             begun.add(soon)
             return partial(walk.chunk, epoch, soon)

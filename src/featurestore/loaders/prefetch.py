@@ -7,9 +7,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from typing import Final, Generic, TypeVar
@@ -82,25 +81,14 @@ def _run_tasks(tasks: "SimpleQueue[Task | None]") -> None:
         del task  # what it holds must not stay until the next one comes
 
 
-@contextmanager
-def closing_on_error(close: Callable[[], None]) -> Iterator[None]:
-    """End the threads by `close` before whatever went wrong in them reaches the consumer.
+def surfaced(error: BaseException) -> BaseException:
+    """Return what a consumer sees of an error in a thread: the error as it was raised there.
 
-    Raises:
-        FeatureStoreError: what went wrong in a thread, as it was raised there.
-        StorageError: the same, where it was an `OSError` or a cancelled task.
+    An `OSError` or a cancelled task is seen as a `StorageError`.
     """
-    try:
-        yield
-    except FeatureStoreError:
-        close()
-        raise
-    except (OSError, CancelledError) as error:
-        close()
-        raise StorageError(f"a loader thread failed: {error}") from error
-    except BaseException:
-        close()
-        raise
+    if isinstance(error, (OSError, CancelledError)) and not isinstance(error, FeatureStoreError):
+        return StorageError(f"a loader thread failed: {error}")
+    return error
 
 
 class OrderedPrefetch(Generic[T]):
@@ -153,8 +141,14 @@ class OrderedPrefetch(Generic[T]):
             FeatureStoreError: what went wrong in the thread.
             StorageError: the same, where it was an `OSError`.
         """
-        with closing_on_error(self.close):
+        try:
             return self._take()
+        except BaseException as error:
+            self.close()
+            seen = surfaced(error)
+            if seen is error:
+                raise
+            raise seen from error
 
     def close(self, *, wait: bool = True) -> None:
         """Drop what is pending and end the threads."""

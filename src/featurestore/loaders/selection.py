@@ -61,6 +61,12 @@ class Selection:
         """Give the row numbers of samples."""
         return samples if self.rows is None else self.rows[samples].astype(np.int64, copy=False)
 
+    def rows_in(self, samples: range) -> Int64Array:
+        """Give the row numbers of evenly spaced samples; cheaper than `rows_of`."""
+        if self.rows is None:
+            return np.arange(samples.start, samples.stop, samples.step)
+        return self.rows[samples.start : samples.stop : samples.step].astype(np.int64)
+
 
 def check_split(
     split: Split | None, subset: str | None

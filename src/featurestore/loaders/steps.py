@@ -200,7 +200,12 @@ class StepRows:
         """
         real = self.plan.rows_in(step)
         start = step * self.plan.batch
-        pieces = [chunk.rows(a, b) for chunk, a, b in self._pieces(epoch, start, start + real)]
+        if self.order.shuffle == "none":
+            rank, world = self.plan.rank, self.plan.world
+            stop = rank + (start + real - 1) * world + 1
+            pieces = [self.selection.rows_in(range(rank + start * world, stop, world))] if real else []
+        else:
+            pieces = [chunk.rows(a, b) for chunk, a, b in self._pieces(epoch, start, start + real)]
         missing = self._missing(real)
         if missing:
             pieces.append(np.repeat(self._filler(), missing))

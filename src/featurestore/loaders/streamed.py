@@ -26,7 +26,7 @@ from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.device import Array, Device, Event
 from featurestore.loaders.gather import UInt8Array
 from featurestore.loaders.host import host_gather
-from featurestore.loaders.prefetch import closing_on_error
+from featurestore.loaders.prefetch import surfaced
 from featurestore.loaders.prepare import Prepared
 from featurestore.loaders.shipping import ALIGN, Shipment, Unit, unit_of
 from featurestore.loaders.stats import Stats
@@ -159,14 +159,14 @@ class StreamedFeed:
         """
         if self._closed:
             return None
-        with closing_on_error(self.close):
-            self._advance(wait=False)
-            if not self._there:
-                if self._done == len(self._spans):
-                    self.close()
-                    return None
-                self._advance(wait=True)
-            return self._cut()
+        try:
+            return self._take()
+        except BaseException as error:
+            self.close()
+            seen = surfaced(error)
+            if seen is error:
+                raise
+            raise seen from error
 
     def close(self, *, wait: bool = True) -> None:
         """End the threads; with `wait`, return when no copy reads a slot any more."""
@@ -179,6 +179,15 @@ class StreamedFeed:
         for slot in self._tier._ring if wait else ():
             if slot.copied is not None:
                 self._tier.device.host_wait(slot.copied)
+
+    def _take(self) -> Batch | None:
+        self._advance(wait=False)
+        if not self._there:
+            if self._done == len(self._spans):
+                self.close()
+                return None
+            self._advance(wait=True)
+        return self._cut()
 
     def _fill_slots(self) -> None:
         """Let threads fill every slot whose last unit has been handed to the side stream."""
