@@ -34,6 +34,7 @@ from featurestore.serve.store import Delivery, Edit, OnlineStore
 from featurestore.serve.tracing import NO_TRACING, Tracing
 from featurestore.serve.views import OnlineView, check_kept, online_view
 from featurestore.serve.writes import Prepared, merge_rows, prepare_rows
+from featurestore.storage.files import AnyPath
 from featurestore.temporal.visible import floor_of
 
 Named = str | FeatureView | FeatureService | TrainingSet
@@ -357,12 +358,12 @@ def open_backend(
     *,
     clock: Clock | None = None,
     history_ns: int | None = None,
-    root: str | None = None,
+    root: AnyPath | None = None,
 ) -> OnlineBackend:
     """Open the online store beside a catalog.
 
     Args:
-        root: The feature store's folder, where dataset versions keep what was fitted on them.
+        root: The feature store's root, where dataset versions keep what was fitted on them.
         online: A folder (LMDB), or `redis://…`, `rediss://…`, `unix://…`.
         clock: The wall clock by default; a fixed one replays the past.
         history_ns: How far behind the newest event readers may still look; by default 0, and 1 s where

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,40 +10,30 @@ import pyarrow as pa
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, NotFoundError, SchemaError
 from featurestore.resolve.joins import OutputColumn
-from featurestore.resolve.preprocessing import Preprocessing, Transform, load_preprocessing
+from featurestore.resolve.preprocessing import (
+    Preprocessing,
+    Transform,
+    load_preprocessing,
+    preprocessing_ref,
+)
 from featurestore.serve.codec import fixed_dtype, fixed_values
+from featurestore.storage.files import AnyPath
 from featurestore.storage.manifest import version_folder
 
 FITTED: Final = "preprocessing"
 Lookup = Callable[[str], Preprocessing]
 
 
-def preprocessing_in(root: str) -> Lookup:
+def preprocessing_in(root: AnyPath) -> Lookup:
     """Return what finds `dataset@version[:name]` below a store's root."""
 
     def lookup(text: str) -> Preprocessing:
-        dataset, version, name = parse_fitted(text)
-        folder = Path(root) / "datasets" / dataset / "ipc" / version_folder(version)
-        return load_preprocessing(folder, name)
+        ref = preprocessing_ref(text)
+        return load_preprocessing(
+            root / "datasets" / ref.dataset / "ipc" / version_folder(ref.version), ref.name
+        )
 
     return lookup
-
-
-def parse_fitted(text: str) -> tuple[str, int, str]:
-    """Read `dataset@version[:name]`; the name is `default` where none is given.
-
-    Raises:
-        DefinitionError: the text is something else; a version must be named, because values depend on it.
-    """
-    whole, _, name = text.partition(":")
-    dataset, _, version = whole.partition("@")
-    plain = dataset.replace("_", "").isalnum() and dataset.isascii()
-    if not plain or not version.isdecimal() or not version.isascii() or len(version) > 9:
-        raise DefinitionError(
-            f"preprocessing {text!r} is not a dataset's version",
-            hint='write "dataset@3", or "dataset@3:name" for one that was saved under a name',
-        )
-    return dataset, int(version), name or "default"
 
 
 def fitted_columns(

@@ -30,8 +30,11 @@ from featurestore.serve.service import OnlineService
 from featurestore.serve.tracing import NO_TRACING, Tracing
 from featurestore.serve.worker_process import FAILED, GO, READY, WARM
 from featurestore.serve.write_threads import WriteThreads
+from featurestore.storage.files import root_path
+from featurestore.storage.objects import CachePlace, default_cache_folder
 
 EXIT_FAILED: Final = 3
+_CACHE_BYTES: Final = 1 << 28
 _log = logging.getLogger("featurestore.serve")
 
 
@@ -47,9 +50,8 @@ def open_root(config: ServerConfig) -> OnlineBackend:
         return catalog.snapshot()
 
     online = config.online or f"{config.root.rstrip('/')}/online"
-    return open_backend(
-        newest, online, clock=clock_of(config), history_ns=config.history_ns, root=config.root
-    )
+    root = root_path(config.root, {}, CachePlace(default_cache_folder(), _CACHE_BYTES))
+    return open_backend(newest, online, clock=clock_of(config), history_ns=config.history_ns, root=root)
 
 
 def clock_of(config: ServerConfig) -> Clock:

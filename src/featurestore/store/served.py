@@ -1,6 +1,6 @@
 """ServedStore: what is read now, in process and through servers, and its check against history."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +28,7 @@ class ServedStore(VersionedStore):
     def online(self) -> "OnlineBackend":
         """The online store, opened on first use."""
         if self._online is None:
+            from featurestore.materialize.context import path_of
             from featurestore.serve.backend import open_backend
 
             self._online = open_backend(
@@ -35,6 +36,7 @@ class ServedStore(VersionedStore):
                 self.online_location,
                 clock=self._clock,
                 history_ns=self.config.online.history_ns,
+                root=path_of(self.root, self.config),
             )
         return self._online
 
@@ -51,19 +53,31 @@ class ServedStore(VersionedStore):
         *,
         now: Instant | None = None,
         full_feature_names: bool = False,
+        key_map: Mapping[str, Any] | None = None,
+        preprocessing: str | None = None,
     ) -> "OnlineResponse":
         """Return each entity's features as of now: exactly what training would have seen at this instant.
 
         Args:
+            features: References in order, a feature service, or a training set: its features, under its names
+                and key map.
             entity_rows: A list of mappings, a mapping of columns, or an Arrow table.
             now: The reader's time; by default the clock's.
+            key_map: As for training: join key → entity column, or alias → join key → entity column.
+            preprocessing: `dataset@version[:name]`: columns come as a loader gives them after what was fitted
+                on that version.
 
         Raises:
             NotFoundError: an unknown view or feature.
             SchemaError: a key column is missing or of the wrong type.
         """
         return self.online.get_online_features(
-            self._refs(features), entity_rows, now=now, full_feature_names=full_feature_names
+            self._refs(features),
+            entity_rows,
+            now=now,
+            full_feature_names=full_feature_names,
+            key_map=key_map,
+            preprocessing=preprocessing,
         )
 
     def serve(self, **options: Any) -> "ServerHandle":
