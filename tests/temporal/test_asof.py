@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from featurestore.core.time import INT64_MAX, INT64_MIN
 from featurestore.errors import DefinitionError, SchemaError
-from featurestore.temporal import threads
+from featurestore.temporal import asof, threads
 from featurestore.temporal.asof import asof_indices, last_known_indices
 from featurestore.temporal.merge import is_mergeable
 from featurestore.temporal.rows import Rows
@@ -246,6 +246,8 @@ def test_either_side_may_go_on_after_the_other(
 @pytest.fixture
 def every_row_is_worth_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "MIN_ROWS", 1)
+    monkeypatch.setattr(asof, "_SAMPLE_ROWS", 4)
+    monkeypatch.setattr(asof, "_TANGLED_ROWS", 5)
 
 
 def check_case(case: JoinCase, count: int) -> None:

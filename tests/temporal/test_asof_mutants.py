@@ -73,6 +73,8 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
     ("is_ascending", "falls += part[i] < part[i - 1]", "Lt to LtE"): _SPEED,
     ("is_ascending", "if times[i] == times[i - 1] and ties[i] < ties[i - 1]:", "And to Or"): _SPEED,
     ("is_ascending", "if times[i] == times[i - 1] and ties[i] < ties[i - 1]:", "Lt to LtE"): _SPEED,
+    ("count_falls", "falls += time[i] < time[i - 1]", "Add to Sub"): _SPEED,
+    ("count_falls", "falls += time[i] < time[i - 1]", "Lt to LtE"): _SPEED,
     ("cut_merge", "total = len(time) + len(event)", "Add to Sub"): _SPEED,
     ("cut_merge", "if middle + rows_before(event, time[middle - 1], slack) <= goal:", "LtE to Lt"): _SPEED,
     ("cut_merge", "if middle + rows_before(event, time[middle - 1], slack) <= goal:", "Add to Sub"): _SPEED,
@@ -381,6 +383,7 @@ def one_after_the_other(tasks: Sequence[Callable[[], None]]) -> None:
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_no_mutant_of_a_kernel_survives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "MIN_ROWS", 1)
+    monkeypatch.setattr(asof, "_SAMPLE_ROWS", 16)
     for module in (asof, merge, order):
         monkeypatch.setattr(module, "run_parallel", one_after_the_other)
     owner: Any = {"asof_kernels": asof, "merge_kernels": merge, "order_kernels": order}[name]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -24,6 +24,11 @@ from featurestore.temporal.rows import (
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.asof_kernels")
+
+# A spine without order is sorted so many rows at a time: 30 bytes per row of them and thread.
+_TANGLED_ROWS: Final = 1 << 18
+# Of so many rows in the middle of a spine, a quarter must go back in time for it to count as without order.
+_SAMPLE_ROWS: Final = 1 << 12
 
 
 def asof_indices(
@@ -187,21 +192,35 @@ def _search(
         tree, levels = knowledge_tree(known)
     out = scratch(len(spine), np.dtype(np.int32))
     order = NO_INT32 if partition.order is None else partition.order
-    codes = frozen(spine.codes)
-    tasks = [
-        partial(
-            _kernels.search, codes, time, cutoff, event, known, tree, levels,
-            partition.starts, partition.ends, order,
+    codes, entities = frozen(spine.codes), len(partition.starts)
+    tangled = _is_tangled(spine)
+
+    def answer(first: int, last: int) -> None:
+        turns, of_codes, of_times = NO_INT32, codes, time
+        if tangled:
+            turns, of_codes, of_times = map(frozen, _kernels.turns_of(codes, time, entities, first, last))
+        _kernels.search(
+            of_codes, of_times, cutoff, event, known, tree, levels, partition.starts, partition.ends, order,
             direction != "forward", direction != "backward", boundary == "inclusive",
-            -1 if tolerance_ns is None else tolerance_ns, first, last, out,
-        )
-        for first, last in split(len(spine), thread_count(threads, len(spine)))
-    ]  # fmt: skip
-    run_parallel(tasks)
+            -1 if tolerance_ns is None else tolerance_ns, first, last, turns, out,
+        )  # fmt: skip
+
+    parts = thread_count(threads, len(spine))
+    if tangled:
+        parts = max(parts, len(spine) // _TANGLED_ROWS)
+    run_parallel([partial(answer, *part) for part in split(len(spine), parts)])
     return out
 
 
+def _is_tangled(spine: Rows) -> bool:
+    """Whether the spine's times go back so often that sorting it costs less than its jumps."""
+    count = min(len(spine), _SAMPLE_ROWS)
+    first = (len(spine) - count) // 2
+    return bool(4 * _kernels.count_falls(frozen(spine.event_ns), first, first + count) > _SAMPLE_ROWS)
+
+
 def knowledge_tree(known: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return minima over 16, 256, … neighbours, and where each level begins: what kernels search by."""
     count, sizes = len(known), []
     while count > 1:
         count = (count + 15) // 16

@@ -4,12 +4,12 @@ import numpy as np
 
 from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.temporal.jit import kernel
+from featurestore.temporal.order_kernels import radix_pass_sort
 from featurestore.temporal.rows import Int32Array
 
 # Each level of the knowledge tree holds the minimum of 16 entries of the level below.
 _FAN_BITS = 4
 _FAN = 1 << _FAN_BITS
-_LEVELS = 9
 
 
 @kernel
@@ -124,11 +124,14 @@ def search(
     tolerance: int,
     first: int,
     last: int,
+    turns: Int32Array,
     out: Int32Array,
 ) -> None:
     """Point spine rows `[first, last)`, in any order, at rows grouped by entity and in time order.
 
     Args:
+        codes, time: of the whole spine; of its rows `[first, last)` in their turns where there are `turns`.
+        turns: these rows less `first`, in the order to answer them; empty: as they come.
         cutoff: what each spine row may know; empty where there is no knowledge condition.
         known: when each grouped row could be known.
         order: source position of each grouped row; empty where that is the place itself.
@@ -136,15 +139,19 @@ def search(
     """
     cursor = starts.astype(np.int32)
     limit = np.uint64(max(tolerance, 0))
-    for i in range(first, last):
-        code = codes[i]
+    for k in range(first, last):
+        i, turn = k, k
+        if len(turns) > 0:
+            turn = k - first
+            i = first + turns[turn]
+        code = codes[turn]
         out[i] = -1
         if code < 0:
             continue
         lo, hi = starts[code], ends[code]
         if lo == hi:
             continue
-        now = time[i]
+        now = time[turn]
         before, after = -1, -1
         if backward:
             edge = count_before(event, lo, hi, int(cursor[code]), now, inclusive)
@@ -167,6 +174,45 @@ def search(
             place = after
         if place >= 0:
             out[i] = place if len(order) == 0 else order[place]
+
+
+@kernel
+def count_falls(time: Int64Array, first: int, last: int) -> int:
+    """How often a time is before the one that precedes it."""
+    falls = 0
+    for i in range(first + 1, last):
+        falls += time[i] < time[i - 1]
+    return falls
+
+
+@kernel
+def turns_of(
+    codes: Int32Array, time: Int64Array, entities: int, first: int, last: int
+) -> tuple[Int32Array, Int32Array, Int64Array]:
+    """Bring spine rows `[first, last)` into (code, time) order, so that neighbours search side by side.
+
+    Returns:
+        The rows less `first`, their codes and their times, in that order.
+    """
+    count = last - first
+    by_time = np.empty(count, np.int32)
+    for k in range(count):
+        by_time[k] = k
+    radix_pass_sort(by_time, 0, count, time[first:last])
+    places = np.zeros(entities + 2, np.int32)
+    for i in range(first, last):
+        places[codes[i] + 2] += 1
+    for c in range(entities + 1):
+        places[c + 1] += places[c]
+    turns, turn_codes = np.empty(count, np.int32), np.empty(count, np.int32)
+    turn_times = np.empty(count, np.int64)
+    for k in range(count):
+        row = by_time[k]
+        code = codes[first + row]
+        place = places[code + 1]
+        turns[place], turn_codes[place], turn_times[place] = row, code, time[first + row]
+        places[code + 1] = place + 1
+    return turns, turn_codes, turn_times
 
 
 @kernel

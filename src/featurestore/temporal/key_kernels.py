@@ -279,7 +279,7 @@ def code_bytes_until_full(
         if len(offsets) > 0:
             begin = U64(offsets[i])
             size = U64(offsets[i + _ONE]) - begin
-        is_short = size < _EIGHT
+        is_short = bool(size < _EIGHT)
         hashed = mixed(short_tag(data, begin, size) if is_short else long_tag(data, begin, size))
         slot = hashed & mask
         code = table[slot + slot + _ONE]

@@ -69,4 +69,7 @@ def _warm_search(places: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
         asof_indices(one, one, entities=1, direction=direction, **rule)
         asof_indices(ordered, tangled, entities=3, direction=direction, **rule)
         asof_indices(grouped, grouped, entities=3, direction=direction, **rule)
+    # Every second time goes back: a spine without order.
+    swapped = Rows(np.zeros(8 * _ROWS, np.int32), np.arange(8 * _ROWS) ^ 1)
+    asof_indices(swapped, tangled, entities=3, direction="backward", **rule)
     last_known_indices(tangled, ordered, valid, entities=3, **rule)
