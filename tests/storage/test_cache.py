@@ -33,6 +33,10 @@ def content(number: int, size: int) -> bytes:
     return np.random.default_rng([number, size]).bytes(size)
 
 
+def _given(data: bytes, _size: int) -> list[bytes]:
+    return [data]
+
+
 def key_of(data: bytes) -> str:
     """Name bytes as the cache does."""
     return str(xxhash.xxh3_128(data).hexdigest())
@@ -40,7 +44,7 @@ def key_of(data: bytes) -> str:
 
 def read(cache: FileCache, data: bytes, **given: bool) -> bytes:
     """Read an object through the cache."""
-    return cache.use(key_of(data), len(data), lambda: [data], Path.read_bytes, **given)
+    return cache.use(key_of(data), len(data), lambda _: [data], Path.read_bytes, **given)
 
 
 def fetched(cache: FileCache, data: bytes) -> bool:
@@ -114,7 +118,7 @@ def test_wrong_bytes_from_the_store_never_become_an_entry(tmp_path: Path) -> Non
     data, other = content(1, 100), content(2, 100)
     for wrong in (other, data[:-1], data + b"x", b""):
         with pytest.raises(CorruptDataError, match="came with"):
-            cache.use(key_of(data), len(data), partial(list, [wrong]), Path.read_bytes)
+            cache.use(key_of(data), len(data), partial(_given, wrong), Path.read_bytes)
     report = cache.report()
     assert (report.entries, report.filling_bytes) == (0, 0)
     assert read(cache, data) == data
@@ -123,7 +127,7 @@ def test_wrong_bytes_from_the_store_never_become_an_entry(tmp_path: Path) -> Non
 def test_what_a_reader_has_mapped_survives_eviction_and_clearing(tmp_path: Path) -> None:
     cache = FileCache(tmp_path, LIMIT)
     data = content(1, 900)
-    mapped = cache.use(key_of(data), len(data), lambda: [data], lambda p: pa.memory_map(str(p)))
+    mapped = cache.use(key_of(data), len(data), lambda _: [data], lambda p: pa.memory_map(str(p)))
     read(cache, content(2, 900))
     assert cache.report().bytes == 900
     assert mapped.read() == data
@@ -163,7 +167,7 @@ def test_an_error_while_fetching_gives_the_room_back(tmp_path: Path) -> None:
     cache = FileCache(tmp_path, LIMIT)
     data = content(1, 900)
 
-    def broken() -> Iterator[bytes]:
+    def broken(_: int) -> Iterator[bytes]:
         yield data[:100]
         raise StorageError("the store went away")
 
@@ -179,7 +183,7 @@ def test_threads_that_want_one_object_fetch_it_once(tmp_path: Path) -> None:
     data = content(1, 500)
     calls: list[int] = []
 
-    def slow() -> Iterator[bytes]:
+    def slow(_: int) -> Iterator[bytes]:
         calls.append(1)
         time.sleep(0.05)
         yield data

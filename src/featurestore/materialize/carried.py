@@ -7,13 +7,13 @@ instead of reading history again.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.core.canonical import digest_json
+from featurestore.core.table_rows import filter_rows, take_rows
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array, day_of_text, day_text
 from featurestore.errors import CorruptDataError, NotFoundError
 from featurestore.materialize.changes import Comparison
@@ -22,6 +22,7 @@ from featurestore.materialize.plan import BEGINNING, Input, Task, is_long
 from featurestore.materialize.staging import EVERY_BUCKET, FileSpan, Part, Place, concat_parts
 from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.retain import retained_rows
+from featurestore.storage.files import AnyPath
 from featurestore.storage.state_files import State, StateIndex, StateWriter, read_state
 from featurestore.temporal.times import times_ns
 
@@ -44,7 +45,7 @@ class Carryover:
         saves: Whether the run leaves states of its own.
     """
 
-    folder: Path | None = None
+    folder: AnyPath | None = None
     index: StateIndex = field(default_factory=StateIndex)
     known: Mapping[str, tuple[FileSpan, ...]] = field(default_factory=dict)
     saves: bool = True
@@ -87,7 +88,7 @@ class ChainStates:
         last_day: The last date whose rows are all there.
     """
 
-    folder: str
+    folder: AnyPath | None
     states: Mapping[str, tuple[State, ...]]
     keys: Mapping[str, str]
     file: str
@@ -173,7 +174,7 @@ class Carrier:
         parts: Mapping[Place, Part],
         schema: pa.Schema,
         *,
-        folder: str,
+        folder: AnyPath | None,
         states: Sequence[State],
         save: Callable[[pa.Table, int], None] | None,
     ) -> None:
@@ -219,12 +220,12 @@ class Carrier:
             return rows
         event_ns, _ = times_ns(rows.column(self._rows.times.timestamp), self._rows.times.timestamp)
         keep = (event_ns >= max(low, INT64_MIN)) & (event_ns <= min(high, INT64_MAX))
-        return rows.filter(pa.array(keep))
+        return filter_rows(rows, keep)
 
     def _advance(self, bucket: int, until: int, *, last: bool = False) -> None:
         """Bring the state to the start of a date: from a stored one where there is one, then date by date."""
         stored = bisect_left(self._state_days, until) - 1
-        if stored >= 0 and self._state_days[stored] >= self._done:
+        if self._folder is not None and stored >= 0 and self._state_days[stored] >= self._done:
             table = read_state(self._folder, self._states[stored])
             self._state = table.cast(self._schema)
             self._done = self._state_days[stored] + 1
@@ -248,9 +249,7 @@ class Carrier:
         at_ns = (days[-1] + 1) * DAY_NS
         kept = [retained_rows(program, rows, at_ns=at_ns) for program in self._programs]
         positions: Int64Array = np.unique(np.concatenate(kept)) if kept else np.arange(rows.num_rows)
-        self._state = (
-            rows if len(positions) == rows.num_rows else rows.take(pa.array(positions)).combine_chunks()
-        )
+        self._state = rows if len(positions) == rows.num_rows else take_rows(rows, positions).combine_chunks()
         self._since += sum(p.rows for p in own)
         due = self._since >= self._state.num_rows or (last and self._state.num_rows <= _SMALL_ROWS)
         if self._save is not None and due:

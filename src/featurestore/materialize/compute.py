@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.table_rows import filter_rows
 from featurestore.core.time import DAY_NS
 from featurestore.errors import CorruptDataError
 from featurestore.materialize.carried import Carrier, ChainStates, programs_of, saver
@@ -86,6 +87,9 @@ def compute_chain(work: Work) -> Answer:
                     for need in task.inputs:
                         carriers[need.source].finish(task, need)
         states = writer.finish()
+        if work.shape.upload is not None:
+            for whole in states.files:
+                work.shape.upload.send_file(work.shape.ipc / whole.file)
     return Answer(tuple(written), states)
 
 
@@ -202,7 +206,7 @@ def _from_start(job: Job, day: int, rows: pa.Table) -> pa.Table:
     if job.view is None or first is None or first <= day * DAY_NS:
         return rows
     event_ns, _ = times_ns(rows.column(job.spine.times.timestamp), job.spine.times.timestamp)
-    return rows.filter(pa.array(event_ns >= first))
+    return filter_rows(rows, event_ns >= first)
 
 
 def logical_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,22 +14,24 @@ from featurestore.errors import CorruptDataError, DefinitionError
 from featurestore.materialize.carried import Carryover
 from featurestore.materialize.context import Context, Home, home_of
 from featurestore.materialize.executors import Executor, executor_of
+from featurestore.materialize.garbage import delete, unneeded
 from featurestore.materialize.inputs import pin_sources
 from featurestore.materialize.job import compile_job
-from featurestore.materialize.lock import writing
+from featurestore.materialize.lock import check_writing, writing
 from featurestore.materialize.partition import Shape, canonical_order
 from featurestore.materialize.progress import Silence
-from featurestore.materialize.publish import heal, orphans
-from featurestore.materialize.run import compute_version, fingerprint_of, shape_of
+from featurestore.materialize.publish import heal, local_folder
+from featurestore.materialize.run import Computed, compute_version, fingerprint_of, shape_of
 from featurestore.materialize.tags import resolve_version, tags_of
 from featurestore.storage.delta_log import DataFile, DeltaLog, read_log
-from featurestore.storage.files import TEMPORARY, make_folders, remove_files, remove_folder
-from featurestore.storage.manifest import Manifest, Shard, current_version, published_versions, version_folder
+from featurestore.storage.files import TEMPORARY, make_folders, remove_folder
+from featurestore.storage.manifest import Manifest, Shard, current_version, published_versions
 from featurestore.storage.parquet import check_parquet, read_parquet
 from featurestore.storage.physical import from_stored
 from featurestore.storage.shards import ShardView, open_dataset_folder
 from featurestore.storage.snapshots import snapshot_from_spec
 from featurestore.storage.state_files import check_states, read_index
+from featurestore.storage.version_files import fetched
 
 _HOUR_NS: Final = 3_600_000_000_000
 
@@ -86,7 +89,7 @@ def verify(context: Context, name: str, version: int | str | None = None) -> Ver
     active = _matching_files(log, manifest)
     states = read_index(opened.folder, manifest.states)
     state_bytes = check_states(opened.folder, states)
-    shape = _shape(manifest, home)
+    shape = _shape(manifest)
     for index, shard in enumerate(manifest.shards):
         _verify_partition(home, shape, manifest, opened.shard(index), active[shard.date, shard.bucket])
     if fingerprint_of(manifest.schema, manifest.shards) != manifest.fingerprint:
@@ -122,25 +125,19 @@ def recreate(
     home = home_of(context, name)
     number = None if version is None else resolve_version(home, version)
     manifest = open_dataset_folder(home.ipc, number, verify="off").manifest
-    then = _context_then(context, manifest)
+    then = context_then(context, manifest)
     workers = executor_of(executor, default=context.config.executor, workers=context.config.threads)
-    job = compile_job(then, manifest.name, buckets=manifest.buckets, range_ns=manifest.range_ns)
-    pins = {spec["source"]: snapshot_from_spec(spec) for spec in manifest.inputs}
-    pinned = pin_sources(then, job, pins)
-    scratch = make_folders(home.lock.parent / f"{TEMPORARY}recreate-{time.monotonic_ns():x}")
+    scratch = local_folder(make_folders(home.lock.parent / f"{TEMPORARY}recreate-{time.monotonic_ns():x}"))
     try:
-        computed = compute_version(
-            job,
-            pinned,
-            shape_of(job, scratch / "delta", make_folders(scratch / "ipc")),
-            executor=workers,
-            progress=Silence(),
-            changes=None,
-            carryover=Carryover(saves=False),
-            memory_bytes=context.config.memory_bytes,
+        computed = compute_again(
+            then,
+            manifest,
+            delta=scratch / "delta",
+            ipc=make_folders(scratch / "ipc"),
             spill=scratch / "spill",
+            executor=workers,
         )
-        found = fingerprint_of(job.schema, [w.shard for w in computed.written])
+        found = fingerprint_of(manifest.schema, [w.shard for w in computed.written])
     finally:
         remove_folder(scratch)
     if found != manifest.fingerprint:
@@ -158,6 +155,33 @@ def recreate(
         fingerprint=found,
         executor=type(workers).__name__.lower(),
         seconds=time.monotonic() - begin,
+    )
+
+
+def compute_again(
+    then: Context, manifest: Manifest, *, delta: Path, ipc: Path, spill: Path, executor: Executor | str | None
+) -> Computed:
+    """Compute a version from its pinned inputs; files are written to `delta` and `ipc`, none is published.
+
+    Args:
+        then: The context as of the version, see `context_then`.
+
+    Raises:
+        NotFoundError: an input is gone.
+        CorruptDataError: an input that is a plain file has changed.
+    """
+    job = compile_job(then, manifest.name, buckets=manifest.buckets, range_ns=manifest.range_ns)
+    pins = {spec["source"]: snapshot_from_spec(spec) for spec in manifest.inputs}
+    return compute_version(
+        job,
+        pin_sources(then, job, pins),
+        shape_of(job, delta, ipc),
+        executor=executor_of(executor, default=then.config.executor, workers=then.config.threads),
+        progress=Silence(),
+        changes=None,
+        carryover=Carryover(saves=False),
+        memory_bytes=then.config.memory_bytes,
+        spill=spill,
     )
 
 
@@ -190,18 +214,11 @@ def vacuum(
             since_ns = context.clock.now_ns() - int(recent_hours * _HOUR_NS)
             kept |= {c.version - 1 for c in log.commits[1:] if c.time_ns >= since_ns}
         kept |= set(tags_of(home).values())
-        needed = {path for version in kept if version <= log.head for path in log.files_at(version)}
-        known = {f.path for c in log.commits for f in c.added}
-        files = [home.delta / p for p in sorted(known - needed) if (home.delta / p).exists()]
-        files += orphans(home, log)
-        folders = [home.ipc / version_folder(v) for v in published_versions(home.ipc) if v not in kept]
+        found = unneeded(home, log, kept, recent_hours=recent_hours)
         if not dry_run:
-            for folder in folders:
-                # The manifest goes first: a version without one is not there.
-                remove_files([folder / "MANIFEST.json"])
-                remove_folder(folder)
-            remove_files(files)
-    return [str(p) for p in [*folders, *files]]
+            check_writing(home)
+            delete(found)
+    return [str(p) for p in found]
 
 
 def _kept_versions(home: Home, keep: int) -> set[int]:
@@ -227,7 +244,7 @@ def _matching_files(log: DeltaLog, manifest: Manifest) -> dict[tuple[str, int], 
     return active
 
 
-def _shape(manifest: Manifest, home: Home) -> Shape:
+def _shape(manifest: Manifest) -> Shape:
     return Shape(
         schema=manifest.schema,
         keys=manifest.entity_keys,
@@ -235,15 +252,16 @@ def _shape(manifest: Manifest, home: Home) -> Shape:
         created=None,
         sequence=None,
         packs=manifest.packs,
-        delta=home.delta,
-        ipc=home.ipc,
+        delta=Path(),  # nothing is written
+        ipc=Path(),
     )
 
 
 def _verify_partition(home: Home, shape: Shape, manifest: Manifest, view: ShardView, file: DataFile) -> None:
     where = f"{manifest.name!r} version {manifest.version}, {file.date} bucket {file.bucket}"
-    check_parquet(home.delta / file.path, xxh3=file.xxh3, rows=file.rows, size=file.size)
-    stored = from_stored(read_parquet(home.delta / file.path), manifest.schema)
+    with fetched(home.delta / file.path, file.size) as path:
+        check_parquet(path, xxh3=file.xxh3, rows=file.rows, size=file.size)
+        stored = from_stored(read_parquet(path), manifest.schema)
     mapped = view.to_table(manifest.schema.names).cast(manifest.schema)
     for what, table in (("Parquet", stored), ("Arrow", mapped)):
         if partition_digest(table) != file.digest:
@@ -270,7 +288,7 @@ def _verify_offsets(where: str, view: ShardView, shard: Shard) -> None:
         raise CorruptDataError(f"{where}: the offsets do not match the rows")
 
 
-def _context_then(context: Context, manifest: Manifest) -> Context:
+def context_then(context: Context, manifest: Manifest) -> Context:
     """Return the context with the definitions, and the erasures, as they stood when the version was made."""
     then = replace(context, ledger_at=int(manifest.erasure.get("ledger", 0)))
     if manifest.catalog_version == context.snapshot.version:

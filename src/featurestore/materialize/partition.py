@@ -1,6 +1,7 @@
 """One finished partition: rows in canonical order, written as Parquet and as a packed Arrow shard."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from featurestore.storage.manifest import Pack, Shard
 from featurestore.storage.packing import pack_table
 from featurestore.storage.parquet import StagedParquet, stage_parquet
 from featurestore.storage.physical import to_stored
+from featurestore.storage.uploads import Upload
 from featurestore.temporal.gather import gather
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.parted import Parted, group_rows
@@ -36,6 +38,7 @@ class Shape:
         delta: Folder of the Delta table.
         ipc: Folder that collects the version's Arrow files.
         align: Boundary of Arrow buffers in the files.
+        upload: Where finished files go on to; `None`: they are where they belong.
     """
 
     schema: pa.Schema
@@ -47,6 +50,7 @@ class Shape:
     delta: Path
     ipc: Path
     align: int = 64
+    upload: Upload | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ def _write_data(
     times = tuple(n for n in (shape.timestamp, shape.created) if n is not None)
     sort = tuple(n for n in (*shape.keys, *times, shape.sequence) if n is not None)
     file = stage_parquet(folder, stored, times=times, sort=sort)
-    durability.finish(lambda: _name(file))
+    durability.finish(partial(_keep_data, shape, file, f"{relative}/{file.final.name}"))
     minimum, maximum = {}, {}
     for name in times:
         bounds = pc.min_max(stored.column(name)).as_py()
@@ -198,9 +202,19 @@ def _write_data(
     )
 
 
-def _name(file: StagedParquet) -> None:
+def _keep_data(shape: Shape, file: StagedParquet, path: str) -> None:
     file.finish()
-    fsync_folder(file.final.parent)
+    if shape.upload is not None:
+        shape.upload.send_data(file.final, path)
+    else:
+        fsync_folder(file.final.parent)
+
+
+def _keep_shard(shape: Shape, name: str, xxh3: str) -> None:
+    if shape.upload is not None:
+        shape.upload.send_shard(shape.ipc / name, xxh3)
+    else:
+        fsync_file(shape.ipc / name)
 
 
 def _write_shard(
@@ -209,7 +223,7 @@ def _write_shard(
     name = f"part-{day_text(day)}-{bucket:04d}"
     packed = pack_table(ordered.table, shape.packs, ordered.codes)
     rows = write_ipc(shape.ipc / f"{name}.arrow", packed.batch, align=shape.align, sync=False)
-    durability.finish(lambda: fsync_file(shape.ipc / f"{name}.arrow"))
+    durability.finish(partial(_keep_shard, shape, f"{name}.arrow", rows.xxh3))
     # Arrow columns are of one length: the keys get a null for the offset behind the last entity.
     columns = {"offset": pa.array(ordered.offsets)}
     for key in ordered.entities.column_names:
@@ -217,7 +231,7 @@ def _write_shard(
         columns[key] = pa.concat_arrays([column, pa.nulls(1, column.type)])
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     parted = write_ipc(shape.ipc / f"{name}.offsets.arrow", batch, sync=False)
-    durability.finish(lambda: fsync_file(shape.ipc / f"{name}.offsets.arrow"))
+    durability.finish(partial(_keep_shard, shape, f"{name}.offsets.arrow", parted.xxh3))
     event_ns, _ = times_ns(ordered.table.column(shape.timestamp), shape.timestamp)
     return Shard(
         file=f"{name}.arrow",

@@ -1,8 +1,9 @@
 """What a materialization hands back."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
+
+from featurestore.storage.files import AnyPath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class MaterializeResult:
     written_bytes: int
     seconds: float
     created: bool
-    folder: Path
+    folder: AnyPath
     dropped_rows: int = 0
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from featurestore.materialize.job import ENGINE, Job
 from featurestore.materialize.partition import Shape, Written
 from featurestore.materialize.plan import BEGINNING, Chain, MaterializationPlan, plan_materialization
 from featurestore.materialize.progress import Progress
-from featurestore.materialize.publish import Opened, heal, open_table, publish, staging_folder
+from featurestore.materialize.publish import Opened, heal, local_folder, open_table, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
 from featurestore.materialize.staging import (
     EVERY_BUCKET,
@@ -39,10 +39,13 @@ from featurestore.materialize.staging import (
     Wanted,
     remove_spill,
 )
-from featurestore.storage.files import TEMPORARY, link_or_copy
+from featurestore.storage.files import TEMPORARY, AnyPath, remove_folder
 from featurestore.storage.manifest import Manifest, ManifestColumn, Pack, Shard, schema_text, version_folder
+from featurestore.storage.objects import ObjectPath
 from featurestore.storage.packing import plan_packs
 from featurestore.storage.state_files import State, StateIndex, link_states, merged, write_index
+from featurestore.storage.uploads import Upload
+from featurestore.storage.version_files import share_files
 
 TASK_ROWS = 1 << 20
 
@@ -124,6 +127,7 @@ def run(
     log = open_table(context, home, job, opened.log)
     staged = staging_folder(home)
     shape = shape_of(job, home.delta, staged)
+    spill = shape.ipc.with_name(f"{shape.ipc.name}.spill")
     try:
         computed = compute_version(
             job,
@@ -134,7 +138,7 @@ def run(
             changes=changes,
             carryover=carryover,
             memory_bytes=context.config.memory_bytes,
-            spill=staged.with_name(f"{staged.name}.spill"),
+            spill=spill,
         )
         kept = _kept_shards(opened.current, changes)
         _link_kept(home, opened.current, staged, kept)
@@ -172,6 +176,9 @@ def run(
     except BaseException:
         _give_up(home)
         raise
+    finally:
+        if shape.upload is not None:
+            remove_folder(shape.ipc)
     return MaterializeResult(
         name=job.name,
         kind=job.kind,
@@ -205,8 +212,12 @@ def unchanged(home: Home, job: Job, current: Manifest) -> MaterializeResult:
     )
 
 
-def shape_of(job: Job, delta: Path, ipc: Path) -> Shape:
-    """Return the layout of a job's partitions."""
+def shape_of(job: Job, delta: AnyPath, ipc: AnyPath) -> Shape:
+    """Return the layout of a job's partitions; under a remote root they are written here and sent there."""
+    local = local_folder(ipc)
+    upload = None
+    if isinstance(delta, ObjectPath) and isinstance(ipc, ObjectPath):
+        upload = Upload(delta, ipc.parent)
     return Shape(
         schema=job.schema,
         keys=job.keys,
@@ -214,8 +225,9 @@ def shape_of(job: Job, delta: Path, ipc: Path) -> Shape:
         created=job.spine.times.created,
         sequence=job.spine.times.sequence,
         packs=plan_packs(job.schema, job.features) if job.kind == "training_set" else (),
-        delta=delta,
-        ipc=ipc,
+        delta=delta if isinstance(delta, Path) else local / "delta",
+        ipc=local,
+        upload=upload,
     )
 
 
@@ -259,7 +271,7 @@ def build_manifest(
             )
             for f in job.schema
         ),
-        packs=tuple(_with_mask(p, ordered) for p in packs),
+        packs=with_masks(packs, ordered),
         labels=job.labels,
         horizons_ns=dict(job.horizons_ns),
         windows_ns=dict(job.windows_ns),
@@ -272,6 +284,11 @@ def build_manifest(
         erasure={"ledger": ledger_at} if ledger_at else {},
         states=states,
     )
+
+
+def with_masks(packs: Sequence[Pack], shards: Sequence[Shard]) -> tuple[Pack, ...]:
+    """Return a version's packs; one without a null in any shard has no mask."""
+    return tuple(_with_mask(p, shards) for p in packs)
 
 
 def _with_mask(pack: Pack, shards: Sequence[Shard]) -> Pack:
@@ -445,7 +462,7 @@ def _chain_states(job: Job, shape: Shape, chain: Chain, carryover: Carryover) ->
     # A view's rows are cut at the end of the range: that date is not all there.
     cut = job.view is not None and job.range_ns[1] is not None
     return ChainStates(
-        folder="" if carryover.folder is None else str(carryover.folder),
+        folder=carryover.folder,
         states=own,
         keys={name: state_key(job, name) for name in chain.saves} if carryover.saves else {},
         file=f"state-{bucket:04d}-{shape.ipc.name.removeprefix(TEMPORARY)[:12]}.arrows",
@@ -468,13 +485,11 @@ def _kept_shards(current: Manifest | None, changes: Changes | None) -> list[Shar
     return [s for s in current.shards if not changes.reaches(day_of_text(s.date), s.bucket)]
 
 
-def _link_kept(home: Home, current: Manifest | None, staged: Path, kept: Sequence[Shard]) -> None:
+def _link_kept(home: Home, current: Manifest | None, staged: AnyPath, kept: Sequence[Shard]) -> None:
     if current is None:
         return
     folder = home.ipc / version_folder(current.version)
-    for shard in kept:
-        link_or_copy(folder / shard.file, staged / shard.file)
-        link_or_copy(folder / shard.offsets, staged / shard.offsets)
+    share_files(folder, staged, [name for shard in kept for name in (shard.file, shard.offsets)])
 
 
 def _give_up(home: Home) -> None:

@@ -1,7 +1,7 @@
 """Names of versions: numbers, tags and times, resolved to numbers."""
 
 import json
-from pathlib import Path
+from collections.abc import Iterable
 
 from featurestore.core.canonical import canonical_json, digest_json
 from featurestore.core.names import near
@@ -9,7 +9,7 @@ from featurestore.core.time import format_instant, instant_ns
 from featurestore.errors import CorruptDataError, DefinitionError, NotFoundError
 from featurestore.materialize.context import Home
 from featurestore.storage.delta_log import read_log
-from featurestore.storage.files import read_file
+from featurestore.storage.files import AnyPath, read_files
 
 
 def resolve_version(home: Home, version: int | str) -> int:
@@ -63,10 +63,12 @@ def tags_of(home: Home) -> dict[str, int]:
     """
     if not home.pins.is_dir():
         return {}
+    there: Iterable[AnyPath] = home.pins.glob("*.json")
+    paths = sorted(there, key=str)
     out = {}
-    for path in sorted(home.pins.glob("*.json")):
+    for path, data in zip(paths, read_files(paths), strict=True):
         try:
-            record = dict(json.loads(read_file(path)))
+            record = dict(json.loads(data))
             digest = record.pop("digest")
         except (ValueError, KeyError, TypeError) as error:
             found = _damaged(path)
@@ -84,7 +86,7 @@ def tag_record(tag: str, version: int) -> bytes:
     return canonical_json({**record, "digest": digest_json(record)}).encode()
 
 
-def _damaged(path: Path) -> CorruptDataError:
+def _damaged(path: AnyPath) -> CorruptDataError:
     return CorruptDataError(
         f"tag file {str(path)!r} is damaged", hint="remove it and pin again", path=str(path)
     )

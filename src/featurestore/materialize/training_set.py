@@ -1,7 +1,6 @@
 """`materialize`: a new version of a training set or a view, or the newest where nothing has changed."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from featurestore.core.time import format_instant
 from featurestore.errors import CorruptDataError, DefinitionError
@@ -17,6 +16,7 @@ from featurestore.materialize.progress import Progress, Silence
 from featurestore.materialize.publish import heal
 from featurestore.materialize.result import MaterializeResult
 from featurestore.materialize.run import run, unchanged
+from featurestore.storage.files import AnyPath
 from featurestore.storage.manifest import Manifest, version_folder
 from featurestore.storage.state_files import StateIndex, read_index
 
@@ -143,7 +143,7 @@ def _carryover(
     return Carryover(folder, usable_states(job, index, compared), known)
 
 
-def _index(folder: Path, current: Manifest) -> StateIndex:
+def _index(folder: AnyPath, current: Manifest) -> StateIndex:
     """Return the states of a version; a damaged list is none: what it held is read again."""
     try:
         return read_index(folder, current.states)

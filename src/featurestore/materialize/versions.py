@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -18,10 +17,11 @@ from featurestore.materialize.publish import heal, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
 from featurestore.materialize.tags import resolve_version, tag_record, tags_of
 from featurestore.storage.delta_log import DeltaLog, read_log
-from featurestore.storage.files import link_or_copy, make_folders, put_if_absent, remove_files
+from featurestore.storage.files import AnyPath, make_folders, put_if_absent, remove_files
 from featurestore.storage.manifest import Manifest, current_version, published_versions
 from featurestore.storage.shards import ShardSet, open_dataset_folder
 from featurestore.storage.state_files import link_states, read_index, write_index
+from featurestore.storage.version_files import share_files
 
 __all__ = [
     "DatasetVersion",
@@ -73,7 +73,7 @@ class DatasetVersion:
 
     name: str
     version: int
-    folder: Path
+    folder: AnyPath
     manifest: Manifest
     opened: ShardSet = field(repr=False)
 
@@ -282,9 +282,7 @@ def rollback(context: Context, name: str, version: int | str) -> MaterializeResu
         source = open_dataset_folder(home.ipc, resolve_version(home, version), verify="off")
         manifest = _again(context, opened.log, source.manifest)
         staged = staging_folder(home)
-        for shard in manifest.shards:
-            link_or_copy(source.folder / shard.file, staged / shard.file)
-            link_or_copy(source.folder / shard.offsets, staged / shard.offsets)
+        share_files(source.folder, staged, [n for s in manifest.shards for n in (s.file, s.offsets)])
         _take_states(source.folder, staged, manifest)
         old = opened.log.files_at(source.manifest.version)
         now = opened.log.files_at(opened.log.head)
@@ -370,7 +368,7 @@ def _identity(manifest: Manifest) -> list[str]:
     return [*manifest.entity_keys, manifest.timestamp, *clock]
 
 
-def _take_states(folder: Path, staged: Path, manifest: Manifest) -> None:
+def _take_states(folder: AnyPath, staged: AnyPath, manifest: Manifest) -> None:
     """The states of a version belong to its pins: they come back with it."""
     index = read_index(folder, manifest.states)
     link_states(folder, staged, index)
@@ -382,7 +380,7 @@ def _again(context: Context, log: DeltaLog, manifest: Manifest) -> Manifest:
     return manifest.numbered(log.head + 1, created)
 
 
-def _result(manifest: Manifest, folder: Path, seconds: float, *, created: bool) -> MaterializeResult:
+def _result(manifest: Manifest, folder: AnyPath, seconds: float, *, created: bool) -> MaterializeResult:
     return MaterializeResult(
         name=manifest.name,
         kind=manifest.kind,

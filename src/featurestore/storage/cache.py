@@ -31,7 +31,7 @@ from featurestore.storage.hashing import hash_local_file, new_hasher
 from featurestore.storage.objects import CachePlace
 
 Result = TypeVar("Result")
-Blocks = Callable[[], Iterable[bytes]]
+Blocks = Callable[[int], Iterable[bytes]]
 
 _TRIES: Final = 16
 _WAIT_S: Final = 300.0
@@ -80,12 +80,19 @@ class FileCache:
         return f"FileCache({str(self.folder)!r}, limit_bytes={self.limit_bytes})"
 
     def use(
-        self, xxh3: str, size: int, blocks: Blocks, opener: Callable[[Path], Result], *, fresh: bool = False
+        self,
+        xxh3: str,
+        size: int | Callable[[], int],
+        blocks: Blocks,
+        opener: Callable[[Path], Result],
+        *,
+        fresh: bool = False,
     ) -> Result:
         """Open a copy, fetched first where there is none.
 
         Args:
-            blocks: Gives the file's bytes, in order.
+            size: Its bytes, or what asks for them where there is no copy.
+            blocks: Gives the bytes of a file of this size, in order.
             opener: Opens or maps the file at a path; what it returns stays good after an eviction.
             fresh: Fetch again even if there is a copy.
 
@@ -96,8 +103,9 @@ class FileCache:
         """
         path = self._path(xxh3)
         for _ in range(_TRIES):
-            if fresh or not self._is_good(path, xxh3, size):
-                self._fill(path, xxh3, size, blocks, fresh=fresh)
+            if fresh or not self._is_good(path, xxh3):
+                length = size if isinstance(size, int) else size()
+                self._fill(path, xxh3, length, blocks, fresh=fresh)
                 fresh = False
             else:
                 self.hits += 1
@@ -149,7 +157,7 @@ class FileCache:
     def _path(self, xxh3: str) -> Path:
         return self.folder / "objects" / xxh3[:2] / xxh3
 
-    def _is_good(self, path: Path, xxh3: str, size: int) -> bool:
+    def _is_good(self, path: Path, xxh3: str) -> bool:
         """Say whether there is a copy, verified by this process, and mark it as used."""
         try:
             found = path.stat()
@@ -160,7 +168,7 @@ class FileCache:
         if self._verified.get(path) == identity:
             return True
         try:
-            good = found.st_size == size and hash_local_file(path) == xxh3
+            good = hash_local_file(path) == xxh3
         except NotFoundError:
             return False
         if good:
@@ -185,7 +193,7 @@ class FileCache:
 
     def _fill(self, path: Path, xxh3: str, size: int, blocks: Blocks, *, fresh: bool) -> None:
         with self._stripe(xxh3):
-            if not fresh and self._is_good(path, xxh3, size):
+            if not fresh and self._is_good(path, xxh3):
                 return
             with self._room(size) as (descriptor, staged):
                 announce("fill", path)
@@ -374,7 +382,7 @@ def _fetch(descriptor: int, staged: Path, size: int, blocks: Blocks) -> str:
     """
     hasher = new_hasher()
     written = 0
-    for block in blocks():
+    for block in blocks(size):
         hasher.update(block)
         written += os.pwrite(descriptor, block, written)
     if written != size:

@@ -8,9 +8,8 @@ name exists. Protocol reader 1 / writer 2: any Delta reader opens the tables.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -22,7 +21,7 @@ from featurestore.errors import (
     CorruptDataError,
     NotFoundError,
 )
-from featurestore.storage.files import make_folders, put_if_absent, read_file
+from featurestore.storage.files import AnyPath, make_folders, put_if_absent, read_files
 from featurestore.storage.physical import delta_schema
 
 LOG: Final = "_delta_log"
@@ -79,7 +78,7 @@ class Commit:
 class DeltaLog:
     """A table's whole log, checked."""
 
-    folder: Path
+    folder: AnyPath
     table_id: str
     commits: tuple[Commit, ...]
 
@@ -137,26 +136,28 @@ class DeltaLog:
         return found[-1]
 
 
-def read_log(folder: Path) -> DeltaLog | None:
+def read_log(folder: AnyPath) -> DeltaLog | None:
     """Read and check a table's log; `None` where there is no table.
 
     Raises:
         CorruptDataError: a commit is missing, empty, torn or altered, or another program wrote it.
     """
     log = folder / LOG
-    names = sorted(p.name for p in log.iterdir() if _COMMIT.fullmatch(p.name)) if log.is_dir() else []
+    there: Iterable[AnyPath] = log.iterdir() if log.is_dir() else ()
+    names = sorted(p.name for p in there if _COMMIT.fullmatch(p.name))
     if not names:
         return None
     commits = []
     table_id = ""
-    for version, name in enumerate(names):
+    contents = read_files([log / name for name in names])
+    for version, (name, data) in enumerate(zip(names, contents, strict=True)):
         if int(name[:20]) != version:
             raise CorruptDataError(
                 f"{str(folder)!r}: commit {version} is missing from the log",
                 hint="restore the file",
                 path=name,
             )
-        actions = _actions(log / name)
+        actions = _actions(log / name, data)
         commits.append(_commit(version, actions, log / name))
         if version == 0:
             table_id = next(a["metaData"]["id"] for a in actions if "metaData" in a)
@@ -164,7 +165,7 @@ def read_log(folder: Path) -> DeltaLog | None:
 
 
 def create_table(
-    folder: Path, schema: pa.Schema, *, table_id: str, time_ns: int, properties: Mapping[str, str]
+    folder: AnyPath, schema: pa.Schema, *, table_id: str, time_ns: int, properties: Mapping[str, str]
 ) -> None:
     """Write version 0 of a table: its schema, no rows.
 
@@ -305,8 +306,7 @@ def _remove(file: DataFile, time_ns: int) -> dict[str, Any]:
     }
 
 
-def _actions(path: Path) -> list[dict[str, Any]]:
-    data = read_file(path)
+def _actions(path: AnyPath, data: bytes) -> list[dict[str, Any]]:
     if not data.endswith(b"\n"):
         raise _damaged(path, "it is empty or torn")
     try:
@@ -335,13 +335,13 @@ def _actions(path: Path) -> list[dict[str, Any]]:
     return actions
 
 
-def _damaged(path: Path, what: str) -> CorruptDataError:
+def _damaged(path: AnyPath, what: str) -> CorruptDataError:
     return CorruptDataError(
         f"commit {str(path)!r} is damaged: {what}", hint="restore the file from a copy", path=str(path)
     )
 
 
-def _commit(version: int, actions: Sequence[Mapping[str, Any]], path: Path) -> Commit:
+def _commit(version: int, actions: Sequence[Mapping[str, Any]], path: AnyPath) -> Commit:
     info = actions[0]["commitInfo"]
     try:
         return Commit(

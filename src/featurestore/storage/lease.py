@@ -115,13 +115,7 @@ class Lease:
         newest = max(there, key=_number_of)
         if _number_of(newest) in {0, self._number}:
             return _number_of(newest), 0.0
-        now = self.folder / f"now-{uuid.uuid4().hex}"
-        try:
-            now.put(b"")
-            found = now.info()
-            age_ns = 0 if found is None else found.modified_ns - there[newest].modified_ns
-        finally:
-            now.remove()
+        age_ns = self.folder.store.now_ns() - there[newest].modified_ns
         return _number_of(newest), age_ns / 1e9
 
     def _keep(self) -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -13,11 +14,13 @@ import pyarrow as pa
 
 from featurestore.core.canonical import canonical_json
 from featurestore.errors import CorruptDataError, NotFoundError
-from featurestore.storage.files import read_file
+from featurestore.storage.files import AnyPath, read_file
+from featurestore.storage.objects import ObjectPath
 
 FORMAT: Final = 1
 MANIFEST: Final = "MANIFEST.json"
 CURRENT: Final = "CURRENT"
+_VERSION: Final = re.compile(r"v(\d{8,})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,12 +197,16 @@ def version_folder(version: int) -> str:
     return f"v{version:08d}"
 
 
-def current_version(folder: str | Path) -> int | None:
+def current_version(folder: str | AnyPath) -> int | None:
     """Return the newest published version in an IPC folder, `None` before the first.
+
+    In a store of objects nothing points at it: a manifest appears whole, and the greatest number is newest.
 
     Raises:
         CorruptDataError: CURRENT does not name a version.
     """
+    if isinstance(folder, ObjectPath):
+        return max(published_versions(folder), default=None)
     try:
         text = read_file(Path(folder) / CURRENT).decode("ascii", "replace").strip()
     except NotFoundError:
@@ -220,8 +227,12 @@ def current_text(version: int) -> bytes:
     return f"{name} {_crc(name)}\n".encode()
 
 
-def published_versions(folder: str | Path) -> list[int]:
+def published_versions(folder: str | AnyPath) -> list[int]:
     """Return all published versions in an IPC folder, ascending."""
+    if isinstance(folder, ObjectPath):
+        # There are no empty folders: what is listed holds a manifest.
+        found = (_VERSION.fullmatch(path.name) for path in folder.iterdir())
+        return sorted(int(match[1]) for match in found if match is not None)
     base = Path(folder)
     if not base.is_dir():
         return []
@@ -231,14 +242,14 @@ def published_versions(folder: str | Path) -> list[int]:
     )
 
 
-def read_manifest(folder: str | Path) -> Manifest:
+def read_manifest(folder: str | AnyPath) -> Manifest:
     """Read the manifest of a version's folder.
 
     Raises:
         NotFoundError: there is none.
         CorruptDataError: it is damaged.
     """
-    path = Path(folder) / MANIFEST
+    path = (Path(folder) if isinstance(folder, str) else folder) / MANIFEST
     return manifest_from_json(read_file(path), path=str(path))
 
 

@@ -96,6 +96,16 @@ class ObjectStore:
         """The path that all names of this store begin with."""
         return ObjectPath(self, open_filesystem(self.url, self.options)[1].rstrip("/"))
 
+    def now_ns(self) -> int:
+        """Return the store's own time, by putting an object and asking when that was."""
+        path = self.root / f"{PROBE}{uuid.uuid4().hex}"
+        try:
+            path.put(b"")
+            found = path.info()
+        finally:
+            path.remove()
+        return 0 if found is None else found.modified_ns
+
     def check_put_if_absent(self) -> None:
         """Put one name twice, once for each process, before anything else is written.
 
@@ -391,7 +401,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> "tuple[AbstractFile
             hint=f"pip install 'featurestore[{_PIP.get(protocol, protocol)}]'",
         ) from error
     except (ValueError, TypeError) as error:
-        raise DefinitionError(f"cannot reach {url!r}: {error}", path=url) from error
+        raise DefinitionError(f"cannot read {url!r}: {error}", path=url) from error
     return filesystem, str(path)
 
 

@@ -1,18 +1,21 @@
 """Reading a published version: memory-mapped shards as NumPy views. Needs numpy and pyarrow only."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.time import Int64Array
-from featurestore.errors import CorruptDataError, DefinitionError, MissingDependencyError, NotFoundError
-from featurestore.storage.files import storage_errors
+from featurestore.errors import CorruptDataError, DefinitionError, NotFoundError
+from featurestore.storage.files import AnyPath, storage_errors
+from featurestore.storage.hashing import hash_local_file
 from featurestore.storage.manifest import (
     Manifest,
     Pack,
@@ -23,8 +26,11 @@ from featurestore.storage.manifest import (
     version_folder,
 )
 from featurestore.storage.packing import ENTITY_CODE, unpack
+from featurestore.storage.version_files import open_shard_file
 
 VERIFY: Final = ("lazy", "full", "off")
+_AHEAD: Final = 8
+Opened = TypeVar("Opened")
 Int32Array = npt.NDArray[np.int32]
 
 
@@ -95,7 +101,7 @@ class ShardSet:
         manifest: What the version says about itself.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, verify: str) -> None:
+    def __init__(self, folder: AnyPath, manifest: Manifest, verify: str) -> None:
         self.folder = folder
         self.manifest = manifest
         self._verify = verify
@@ -107,11 +113,28 @@ class ShardSet:
         return len(self.manifest.shards)
 
     def __iter__(self) -> Iterator[ShardView]:
-        return (self.shard(i) for i in range(len(self)))
+        if isinstance(self.folder, Path) or len(self) < 2:
+            return (self.shard(i) for i in range(len(self)))
+        return self._fetched_ahead()
+
+    def _fetched_ahead(self) -> Iterator[ShardView]:
+        """Open remote shards in order, a few of them on their way."""
+        with ThreadPoolExecutor(_AHEAD, "shards") as pool:
+            coming = deque(pool.submit(self.shard, i) for i in range(min(_AHEAD, len(self))))
+            for following in range(_AHEAD, len(self) + _AHEAD):
+                view = coming.popleft().result()
+                if following < len(self):
+                    coming.append(pool.submit(self.shard, following))
+                yield view
+                if not coming:
+                    return
 
     def path(self, index: int) -> Path:
-        """Return the path of a shard's rows, for readers that map or DMA it themselves."""
-        return self.folder / self.manifest.shards[index].file
+        """Return the path of a shard's rows, for readers that map or DMA it themselves.
+
+        Of a remote version it is that of a copy, which may be evicted: open it soon, or ask again.
+        """
+        return _local_rows(self.folder, self.manifest.shards[index], _itself)
 
     def check(self, index: int) -> None:
         """Hash a shard's files and compare with the manifest, once per opened version.
@@ -124,8 +147,9 @@ class ShardSet:
             if index in self._checked:
                 return
         shard = self.manifest.shards[index]
-        _check_file(self.folder / shard.file, shard.xxh3)
-        _check_file(self.folder / shard.offsets, shard.offsets_xxh3)
+        # Copies in the cache are verified when fetched and on first touch; `full` reads the store itself.
+        _local_rows(self.folder, shard, _checker(shard.xxh3), fresh=self._verify == "full")
+        _local_offsets(self.folder, shard, _checker(shard.offsets_xxh3), fresh=self._verify == "full")
         with self._lock:
             self._checked.add(index)
 
@@ -139,14 +163,14 @@ class ShardSet:
         found = self._views.get(index)
         if found is not None:
             return found
-        if self._verify != "off":
+        if self._verify == "full" or (self._verify == "lazy" and isinstance(self.folder, Path)):
             self.check(index)
         shard = self.manifest.shards[index]
         view = ShardView(
             shard,
-            _mapped_table(self.folder / shard.file),
+            _local_rows(self.folder, shard, _mapped_table),
             self.manifest.packs,
-            _mapped_table(self.folder / shard.offsets),
+            _local_offsets(self.folder, shard, _mapped_table),
         )
         if view.table.num_rows != shard.rows:
             raise CorruptDataError(
@@ -157,7 +181,7 @@ class ShardSet:
             return self._views.setdefault(index, view)
 
 
-def open_dataset_folder(path: str | Path, version: int | None = None, *, verify: str = "lazy") -> ShardSet:
+def open_dataset_folder(path: str | AnyPath, version: int | None = None, *, verify: str = "lazy") -> ShardSet:
     """Open a published version for reading.
 
     Args:
@@ -172,7 +196,7 @@ def open_dataset_folder(path: str | Path, version: int | None = None, *, verify:
     """
     if verify not in VERIFY:
         raise DefinitionError(f"verify is {verify!r}", hint=f"one of {', '.join(VERIFY)}")
-    folder = Path(path)
+    folder = Path(path) if isinstance(path, str) else path
     if not (folder / "MANIFEST.json").is_file():
         folder = folder / version_folder(_version(folder, version))
     opened = ShardSet(folder, read_manifest(folder), verify)
@@ -182,7 +206,7 @@ def open_dataset_folder(path: str | Path, version: int | None = None, *, verify:
     return opened
 
 
-def _version(folder: Path, version: int | None) -> int:
+def _version(folder: AnyPath, version: int | None) -> int:
     if version is None:
         version = current_version(folder)
     if version is None or not (folder / version_folder(version)).is_dir():
@@ -200,7 +224,7 @@ def _version(folder: Path, version: int | None) -> int:
     return version
 
 
-def _dataset_name(folder: Path) -> str:
+def _dataset_name(folder: AnyPath) -> str:
     """Name the dataset of an IPC folder: `…/datasets/NAME/ipc` or `…/ipc/VIEW_vN`."""
     return folder.parent.name if folder.name == "ipc" else folder.name
 
@@ -213,23 +237,32 @@ def _mapped_table(path: Path) -> pa.Table:
             raise CorruptDataError(f"{str(path)!r} is not an Arrow file: {error}", path=str(path)) from error
 
 
-def _check_file(path: Path, expected: str) -> None:
-    try:
-        import xxhash  # noqa: PLC0415 -- reading without verification needs only numpy and pyarrow
-    except ImportError as error:
-        raise MissingDependencyError(
-            "verifying checksums needs xxhash", hint="pip install xxhash, or open with verify='off'"
-        ) from error
-    hasher = xxhash.xxh3_128()
-    with storage_errors("read", path), path.open("rb") as file:
-        while block := file.read(8 << 20):
-            hasher.update(block)
-    if hasher.hexdigest() != expected:
-        raise CorruptDataError(
-            f"{str(path)!r} is damaged: its checksum is not the one in the manifest",
-            hint="rebuild the version from Delta: materialize again, or recreate",
-            path=str(path),
-        )
+def _local_rows(
+    folder: AnyPath, shard: Shard, opener: Callable[[Path], Opened], *, fresh: bool = False
+) -> Opened:
+    return open_shard_file(folder, shard.file, shard.xxh3, shard.bytes, opener, fresh=fresh)
+
+
+def _local_offsets(
+    folder: AnyPath, shard: Shard, opener: Callable[[Path], Opened], *, fresh: bool = False
+) -> Opened:
+    return open_shard_file(folder, shard.offsets, shard.offsets_xxh3, None, opener, fresh=fresh)
+
+
+def _itself(path: Path) -> Path:
+    return path
+
+
+def _checker(xxh3: str) -> Callable[[Path], None]:
+    def check(path: Path) -> None:
+        if path.name != xxh3 and hash_local_file(path) != xxh3:  # copies are named by what was verified
+            raise CorruptDataError(
+                f"{str(path)!r} is damaged: its checksum is not the one in the manifest",
+                hint="rebuild the version from Delta: materialize again, or recreate",
+                path=str(path),
+            )
+
+    return check
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -282,7 +283,7 @@ def _digest(place: Place, file: SourceFile) -> str:
     cache = place.cache
     if place.remote is None or cache is None or not fits(file.size, cache):
         return hash_file(place, file.path)
-    return file_cache(cache).add(file.size, lambda: read_blocks(place.remote, file.path, file.size))
+    return file_cache(cache).add(file.size, partial(read_blocks, place.remote, file.path))
 
 
 def fits(size: int, cache: CachePlace) -> bool:
@@ -300,7 +301,7 @@ def nearest(place: Place, file: SourceFile, xxh3: str) -> Iterator[Place]:
     descriptor = file_cache(cache).use(
         xxh3,
         file.size,
-        lambda: read_blocks(place.remote, file.path, file.size),
+        partial(read_blocks, place.remote, file.path),
         lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC),
     )
     try:

@@ -17,7 +17,9 @@ import pyarrow as pa
 
 from featurestore.core.canonical import canonical_json, digest_bytes
 from featurestore.errors import CorruptDataError, NotFoundError
-from featurestore.storage.files import announce, link_or_copy, read_file, storage_errors, write_file
+from featurestore.storage.files import AnyPath, announce, read_file, storage_errors, write_file
+from featurestore.storage.objects import object_errors
+from featurestore.storage.version_files import object_of, share_files
 
 STATES: Final = "STATES.json"
 
@@ -144,18 +146,15 @@ class StateWriter:
         self._end += len(data)
 
 
-def read_state(folder: str | Path, state: State) -> pa.Table:
-    """Read one state, memory-mapped; nothing else of its file is touched.
+def read_state(folder: AnyPath, state: State) -> pa.Table:
+    """Read one state, memory-mapped, or by one request; nothing else of its file is touched.
 
     Raises:
         CorruptDataError: the bytes are not those that were written.
         NotFoundError: the file is gone.
     """
-    path = Path(folder) / state.file
-    with storage_errors("read", path):
-        mapped = pa.memory_map(str(path))
-        mapped.seek(min(state.offset, mapped.size()))
-        data = mapped.read_buffer(state.bytes)
+    data = _state_bytes(folder, state.file, state.offset, state.bytes)
+    path = folder / state.file
     if len(data) != state.bytes or digest_bytes(memoryview(data)) != state.xxh3:
         _refuse(path, f"the state of {state.source!r} at the end of {state.date}")
     table = pa.ipc.open_stream(data).read_all()
@@ -164,12 +163,23 @@ def read_state(folder: str | Path, state: State) -> pa.Table:
     return table
 
 
+def _state_bytes(folder: AnyPath, name: str, start: int, size: int) -> pa.Buffer:
+    if isinstance(folder, Path):
+        with storage_errors("read", folder / name):
+            mapped = pa.memory_map(str(folder / name))
+            mapped.seek(min(start, mapped.size()))
+            return mapped.read_buffer(size)
+    remote = object_of(folder.parent, name)
+    with object_errors("read", remote):
+        return pa.py_buffer(remote.store.filesystem.cat_file(remote.key, start=start, end=start + size))
+
+
 def index_digest(data: bytes) -> str:
     """Hash STATES.json as the manifest records it."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def read_index(folder: str | Path, digest: str) -> StateIndex:
+def read_index(folder: AnyPath, digest: str) -> StateIndex:
     """Read the states of a version; `digest` is the one in its manifest, empty where there are none.
 
     States only save work: whoever has a reason to may remove STATES.json, then the state files.
@@ -179,7 +189,7 @@ def read_index(folder: str | Path, digest: str) -> StateIndex:
     """
     if not digest:
         return StateIndex()
-    path = Path(folder) / STATES
+    path = folder / STATES
     try:
         data = read_file(path)
     except NotFoundError:
@@ -190,7 +200,7 @@ def read_index(folder: str | Path, digest: str) -> StateIndex:
     return StateIndex(tuple(State(**s) for s in spec["states"]), tuple(StateFile(**f) for f in spec["files"]))
 
 
-def write_index(folder: str | Path, index: StateIndex) -> str:
+def write_index(folder: AnyPath, index: StateIndex) -> str:
     """Write STATES.json; returns its digest for the manifest, empty where there are no states.
 
     Raises:
@@ -199,20 +209,18 @@ def write_index(folder: str | Path, index: StateIndex) -> str:
     if not index.states:
         return ""
     data = index.to_json()
-    write_file(Path(folder) / STATES, data)
+    write_file(folder / STATES, data)
     return index_digest(data)
 
 
-def link_states(folder: str | Path | None, target: str | Path, index: StateIndex) -> None:
-    """Give the files of an index's states a second name in another version's folder.
+def link_states(folder: AnyPath | None, target: AnyPath, index: StateIndex) -> None:
+    """Let another version's folder have the files of an index's states.
 
     Raises:
         NotFoundError: one is gone.
     """
-    if folder is None:
-        return
-    for whole in merged([index]).files:
-        link_or_copy(Path(folder) / whole.file, Path(target) / whole.file)
+    if folder is not None:
+        share_files(folder, target, [whole.file for whole in merged([index]).files])
 
 
 def merged(indexes: Iterable[StateIndex]) -> StateIndex:
@@ -227,7 +235,7 @@ def merged(indexes: Iterable[StateIndex]) -> StateIndex:
     return StateIndex(tuple(ordered), tuple(files[name] for name in sorted(used)))
 
 
-def check_states(folder: str | Path, index: StateIndex) -> int:
+def check_states(folder: AnyPath, index: StateIndex) -> int:
     """Hash every state file and every state again; returns the bytes of the files.
 
     Raises:
@@ -235,18 +243,15 @@ def check_states(folder: str | Path, index: StateIndex) -> int:
         NotFoundError: a file is gone.
     """
     for whole in index.files:
-        path = Path(folder) / whole.file
-        with storage_errors("read", path):
-            mapped = pa.memory_map(str(path))
-            data = mapped.read_buffer(mapped.size())
+        data = _state_bytes(folder, whole.file, 0, whole.bytes + 1)
         if len(data) != whole.bytes or digest_bytes(memoryview(data)) != whole.xxh3:
-            _refuse(path, "its checksum")
+            _refuse(folder / whole.file, "its checksum")
     for state in index.states:
         read_state(folder, state)
     return sum(f.bytes for f in index.files)
 
 
-def _refuse(path: Path, what: str) -> NoReturn:
+def _refuse(path: AnyPath, what: str) -> NoReturn:
     raise CorruptDataError(
         f"state file {str(path)!r} is damaged: {what} is not what was recorded",
         hint="materialize again without a start: it reads the sources and writes new states",

@@ -1,15 +1,11 @@
 """Sending a run's finished files to a store of objects, under names that never change their meaning."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from featurestore.storage.delta_log import DataFile
-from featurestore.storage.manifest import Shard
+from featurestore.storage.effects import storage_errors
 from featurestore.storage.objects import ObjectPath
-
-FILES: Final = "files"
+from featurestore.storage.version_files import object_of, shard_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,44 +17,38 @@ class Upload:
 
     Attributes:
         delta: The Delta table.
-        files: The folder of files of all versions.
+        versions: The folder of all versions.
     """
 
     delta: ObjectPath
-    files: ObjectPath
+    versions: ObjectPath
 
-    def send(self, delta: Path, ipc: Path, data: DataFile, shard: Shard) -> None:
-        """Upload the three files of a partition and remove the local ones.
-
-        Args:
-            delta: The local folder of data files; `ipc` that of shards.
+    def send_data(self, local: Path, path: str) -> None:
+        """Upload a data file to its path in the table, and remove the local one.
 
         Raises:
             StorageError: the store refused.
         """
-        pairs = [
-            (delta / data.path, self.delta / data.path),
-            (ipc / shard.file, self.files / file_name(shard.xxh3)),
-            (ipc / shard.offsets, self.files / file_name(shard.offsets_xxh3)),
-        ]
-        with ThreadPoolExecutor(len(pairs), "upload") as pool:
-            list(pool.map(_send, pairs))
+        _send(local, self.delta / path)
 
-    def send_file(self, path: Path) -> None:
-        """Upload a file whose name is its own among all runs, and remove the local one.
+    def send_shard(self, local: Path, xxh3: str) -> None:
+        """Upload a shard's file, and remove the local one.
 
         Raises:
             StorageError: the store refused.
         """
-        _send((path, self.files / path.name))
+        _send(local, object_of(self.versions, shard_name(xxh3)))
+
+    def send_file(self, local: Path) -> None:
+        """Upload another file of a version, whose name is its own among all runs; remove the local one.
+
+        Raises:
+            StorageError: the store refused.
+        """
+        _send(local, object_of(self.versions, local.name))
 
 
-def file_name(xxh3: str) -> str:
-    """Name a file by its content."""
-    return f"{xxh3}.arrow"
-
-
-def _send(pair: tuple[Path, ObjectPath]) -> None:
-    local, target = pair
+def _send(local: Path, target: ObjectPath) -> None:
     target.upload(local)
-    local.unlink()
+    with storage_errors("remove", local):
+        local.unlink()

@@ -1,0 +1,49 @@
+"""Rows of a table by position or mask, also of columns of views, which Arrow itself cannot take."""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from featurestore.core.time import BoolArray, Int64Array
+
+
+def take_rows(table: pa.Table, positions: Int64Array) -> pa.Table:
+    """Return the rows at `positions`, copied; the schema stays what it is."""
+    places = pa.array(positions)
+    return _picked(table, lambda plain: plain.take(places))
+
+
+def filter_rows(table: pa.Table, wanted: BoolArray) -> pa.Table:
+    """Return the rows that are wanted, copied; the schema stays what it is."""
+    mask = pa.array(wanted)
+    return _picked(table, lambda plain: plain.filter(mask))
+
+
+def _picked(table: pa.Table, pick: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    # Polars hands out views of strings, and Arrow has no kernel that takes from them.
+    fields = [field.with_type(plain_type(field.type)) for field in table.schema]
+    plain = pa.schema(fields, table.schema.metadata)
+    if plain.equals(table.schema):
+        return pick(table)
+    return pick(table.cast(plain)).cast(table.schema)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Replace views, also inside nested types, by large strings and binaries, which hold the same values."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(_plain_field(kind.value_field))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_plain_field(kind.value_field))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain_field(kind.value_field), kind.list_size)
+    if pa.types.is_struct(kind):
+        return pa.struct([_plain_field(field) for field in kind])
+    return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type)) if pa.types.is_map(kind) else kind
+
+
+def _plain_field(field: pa.Field) -> pa.Field:
+    return field.with_type(plain_type(field.type))
