@@ -5,14 +5,15 @@ import hashlib
 import hmac
 import http.client
 import json
-import shutil
-import subprocess
+import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.serve.certificates import certificates
 from tests.serve.conftest import NOW, OPENER
 from tests.serve.house import quotes
 
@@ -164,64 +165,6 @@ def test_a_token_without_a_known_role_is_a_mistake() -> None:
             check_config(ServerConfig(root="", tokens=(token("x", *roles),)))
 
 
-def certificates(folder: Path) -> dict[str, str]:
-    """An authority, a server and a client certificate, made by openssl."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-
-    def run(*words: str) -> None:
-        subprocess.run([openssl, *words], check=True, capture_output=True, cwd=folder)
-
-    run(
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.pem",
-        "-subj",
-        "/CN=ca",
-        "-days",
-        "2",
-    )
-    (folder / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    for name in ("server", "client"):
-        run(
-            "req",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-keyout",
-            f"{name}.key",
-            "-out",
-            f"{name}.csr",
-            "-subj",
-            f"/CN={name}",
-        )
-        run(
-            "x509",
-            "-req",
-            "-in",
-            f"{name}.csr",
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-out",
-            f"{name}.pem",
-            "-days",
-            "2",
-            "-extfile",
-            "ext",
-        )
-    return {p.name: str(p) for p in folder.iterdir()}
-
-
 def test_tls_and_mutual_tls_and_a_renewed_certificate(tmp_path: Path) -> None:
     folder = tmp_path / "pem"
     folder.mkdir()
@@ -250,3 +193,49 @@ def test_tls_and_mutual_tls_and_a_renewed_certificate(tmp_path: Path) -> None:
             certificate=Path(renewed["client.pem"]).read_bytes(),
         ) as client:
             assert client.get_online_features(["quote:bid"], {"symbol": ["A"]}).to_dict()["bid"] == [1.0]
+
+
+def fingerprint(address: str, files: dict[str, str]) -> bytes:
+    """Connect over TLS and return the certificate that the HTTP front shows."""
+    context = ssl.create_default_context(cafile=files["ca.pem"])
+    context.load_cert_chain(files["client.pem"], files["client.key"])
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        shown = secure.getpeercert(binary_form=True)
+    assert shown is not None
+    return shown
+
+
+def test_the_http_front_takes_over_a_renewed_certificate_and_keeps_its_connections(tmp_path: Path) -> None:
+    folder = tmp_path / "pem"
+    folder.mkdir()
+    files = certificates(folder)
+    tls = Tls(certificate=files["server.pem"], key=files["server.key"], client_ca=files["ca.pem"])
+    options: dict[str, Any] = {"now": NOW, "opener": OPENER, "tls": tls, "reload_s": 0.05}
+    with serve(str(tmp_path / "online"), http_address="127.0.0.1:0", **options) as server:
+        assert server.http_address is not None
+        first = fingerprint(server.http_address, files)
+        context = ssl.create_default_context(cafile=files["ca.pem"])
+        context.load_cert_chain(files["client.pem"], files["client.key"])
+        context.check_hostname = False
+        open_before = http.client.HTTPSConnection(server.http_address, timeout=10, context=context)
+        open_before.request("GET", "/health")
+        assert open_before.getresponse().read()
+        Path(files["server.pem"]).write_text("no certificate")  # half a renewal: the old one stays
+        time.sleep(0.2)
+        assert fingerprint(server.http_address, files) == first
+        certificates(folder)  # a new authority too: the old client's certificate is no longer accepted
+        until = time.monotonic() + 10
+        while True:
+            try:
+                assert fingerprint(server.http_address, files) != first
+                break
+            except ssl.SSLError:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        open_before.request("GET", "/health")
+        assert open_before.getresponse().status == 200
+        open_before.close()

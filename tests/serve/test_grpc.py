@@ -222,6 +222,22 @@ def test_a_killed_worker_is_replaced_and_acknowledged_pushes_stay(tmp_path: Path
         assert found == [7.0]
 
 
+def test_a_spare_worker_takes_the_place_of_one_that_is_killed(tmp_path: Path) -> None:
+    with serve(str(tmp_path), now=NOW, opener=OPENER) as server:
+        until = time.monotonic() + 20
+        while server.spare_pid is None:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        killed, spare = server.pids[0], server.spare_pid
+        os.kill(killed, signal.SIGKILL)
+        while server.pids[0] == killed:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert server.pids == [spare]
+        with OnlineClient(server.address) as client:
+            assert client.get_online_features(["quote"], {"symbol": ["A"]}).num_rows == 1
+
+
 def test_a_stop_finishes_the_calls_under_way(tmp_path: Path) -> None:
     failures: list[Exception] = []
     done = threading.Event()

@@ -42,7 +42,7 @@ def key_set(*keys: Mapping[str, Any]) -> str:
 SET = key_set(*(public(name, key) for name, key in KEYS.items()))
 
 
-def signed(algorithm: str, key: Any = None, *, kid: str | None = None, **claims: object) -> str:
+def signed(algorithm: str, key: Any = None, *, kid: str | None = None, **claims: Any) -> str:
     headers = {"kid": algorithm if kid is None else kid} if kid != "" else {}
     return jwt.encode({**CLAIMS, **claims}, key or KEYS[algorithm], algorithm=algorithm, headers=headers)
 
@@ -70,9 +70,17 @@ def test_a_token_signed_with_a_private_key_says_who_calls(algorithm: str, tmp_pa
 
 @pytest.mark.parametrize(
     "claims",
-    [{"iss": "them"}, {"aud": "other"}, {"exp": 999}, {"exp": True}, {"nbf": 1500}, {"exp": None}, {"aud": None}],
+    [
+        {"iss": "them"},
+        {"aud": "other"},
+        {"exp": 999},
+        {"exp": True},
+        {"nbf": 1500},
+        {"exp": None},
+        {"aud": None},
+    ],
 )
-def test_claims_are_checked_whatever_the_signature(claims: dict[str, object], tmp_path: Path) -> None:
+def test_claims_are_checked_whatever_the_signature(claims: dict[str, Any], tmp_path: Path) -> None:
     refused(access(tmp_path), signed("RS256", **claims))
 
 
@@ -119,7 +127,7 @@ def test_a_key_without_a_name_is_found_only_where_there_is_no_choice(tmp_path: P
         public("RS256", KEYS["RS256"], use="enc"),
         public("RS256", KEYS["RS256"], alg="RS512"),
         public("RS256", KEYS["RS256"], key_ops=["encrypt"]),
-        public("RS256", rsa.generate_private_key(65537, 1024)),
+        public("RS256", rsa.generate_private_key(65537, 1024)),  # noqa: S505 -- that it is weak is the point
         {"kty": "oct", "k": "c2VjcmV0", "kid": "RS256", "alg": "RS256"},
         {"kty": "RSA", "kid": "RS256"},
         {"kty": "RSA", "kid": "RS256", "n": "A" * 400, "e": "!"},

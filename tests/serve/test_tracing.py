@@ -1,8 +1,9 @@
-"""Traces: one span per call with its parts below it, joined to the caller's own, and without what callers sent."""
+"""Traces: one span per call with its parts below it, joined to the caller's own, without keys and values."""
 
 import asyncio
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -35,7 +36,7 @@ from featurestore.serve.write_threads import WriteThreads
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{SPAN}-01"
-SECRET = "SECRET-KEY"
+SECRET = "SECRET-KEY"  # noqa: S105 -- an entity key
 READ = "featurestore.v1.OnlineService/GetOnlineFeatures"
 
 
@@ -171,7 +172,10 @@ def test_http_is_traced_by_its_header(fresh: Traced) -> None:
     found = fresh.spans()
     assert names(found) == ["POST /get-online-features", "decode", "read", "evaluate", "encode", "HTTP"]
     assert {f"{span.context.trace_id:032x}" for span in found if span.context} == {TRACE}
-    assert [span.status.status_code.name for span in found if span.kind.name == "SERVER"] == ["UNSET", "ERROR"]
+    assert [span.status.status_code.name for span in found if span.kind.name == "SERVER"] == [
+        "UNSET",
+        "ERROR",
+    ]
 
 
 def test_a_failure_is_marked_by_its_type_and_quotes_nothing(fresh: Traced) -> None:
@@ -221,9 +225,11 @@ def test_a_worker_exports_as_the_environment_says(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={**_environment(), **environment},
+        env={**os.environ, **environment},
     )
-    assert ran.stdout == ""  # what a worker prints goes to standard error; its standard output is its parent's
+    assert (
+        ran.stdout == ""
+    )  # what a worker prints goes to standard error; its standard output is its parent's
     assert f'"name": "{READ}"' in ran.stderr
     assert '"service.name": "prices"' in ran.stderr
 
@@ -233,9 +239,3 @@ def test_an_exporter_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv("OTEL_TRACES_EXPORTER", name)
         with pytest.raises(ServerError, match=f"OTEL_TRACES_EXPORTER is '{name}'.*{hint}"):
             serve(str(tmp_path), now=NOW, opener=OPENER, traces=True)
-
-
-def _environment() -> dict[str, str]:
-    import os  # noqa: PLC0415 -- only here
-
-    return dict(os.environ)

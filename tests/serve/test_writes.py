@@ -1,5 +1,6 @@
 """The write rule: convergence, late rows, copies, erasure."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.house import backend_at, quotes, snapshot_of
 
+from featurestore.catalog.refs import Ref
 from featurestore.core.clock import ManualClock
 from featurestore.errors import DefinitionError, NotFoundError, SchemaError
 from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.memory_store import MemoryStore
+from featurestore.serve.views import OnlineView
+from featurestore.serve.writes import merge_rows, prepare_rows
 from featurestore.temporal.visible import fresh_rows, is_fresh, is_visible, newest_and_later, visible_rows
 
 SNAPSHOT = snapshot_of()
@@ -72,6 +76,31 @@ def test_stores_converge_under_any_order_and_repetition(
         found.push("quotes", last)
         stores.append(contents(found))
     assert stores[0] == stores[1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(row, max_size=6), st.lists(row, min_size=1, max_size=2), st.integers(0, 45))
+def test_rows_that_replace_are_written_as_the_whole_merge_would(
+    before: list[dict[str, object]], rows: list[dict[str, object]], at_ns: int
+) -> None:
+    view = backend().online_view(Ref("quote"))
+    first = prepare_rows(view, quotes([{**r, "seq": at % 3} for at, r in enumerate(before)]))
+    held = dict(zip(first.keys, merge_rows(view, first, [None] * len(first.keys), at_ns=0), strict=True))
+    new = prepare_rows(view, quotes(list({r["symbol"]: {**r, "seq": 1} for r in rows}.values())))
+    assert new.lone is not None  # one row a key
+    old = [held.get(key) for key in new.keys]
+    quick = merge_rows(view, new, old, at_ns=at_ns)
+    whole = merge_rows(view, replace(new, lone=None), old, at_ns=at_ns)
+    assert [timeless(view, v) for v in quick] == [timeless(view, v) for v in whole]
+
+
+def timeless(view: OnlineView, value: bytes | None) -> object:
+    """What a value holds, but for the numbers of arrival."""
+    stored = view.codec.decode([value])
+    records = stored.block.records.copy()
+    records["arrival"] = 0
+    heap = None if stored.block.heap is None else stored.block.heap.to_pylist()
+    return records.tobytes(), heap, stored.counts.tolist(), stored.erased_ns.tolist()
 
 
 def test_a_late_row_never_replaces_a_newer_one() -> None:

@@ -113,7 +113,6 @@ class Metrics:
     def close(self) -> None:
         """Let go of the file; what it counted stays in the sums."""
         if self._file is not None:
-            self._counts[self._under_way] = 0
             self._file.close()
 
     def _samples(self) -> Samples:
@@ -164,6 +163,8 @@ class _CountFile:
         self._names.flush()
 
     def close(self) -> None:
+        # The map holds the file open, and with it the lock.
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
         self._names.close()
         self._handle.close()
 

@@ -82,6 +82,13 @@ class ServerHandle:
         with self._lock:
             return [worker.pid for worker in self._workers]
 
+    @property
+    def spare_pid(self) -> int | None:
+        """The process id of the worker that waits to take another's place, once it is ready to."""
+        with self._lock:
+            spare = self._spare
+            return spare.pid if spare is not None and spare.warm else None
+
     def wait(self) -> None:
         """Return when the server is stopped, from another thread or by a signal's exception."""
         while not self._stopping.wait(1.0):
