@@ -26,7 +26,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from featurestore.loaders import Window, open_loader
-from featurestore.testing.loader_conformance import write_dataset
+from featurestore.testing.packed_dataset import write_dataset
 
 Matrix = npt.NDArray[np.float32]
 DAY_NS = 86_400_000_000_000

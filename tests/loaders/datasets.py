@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.loaders.batch import Batch
-from featurestore.testing.loader_conformance import write_dataset
+from featurestore.testing.packed_dataset import write_dataset
 
 SECOND = 1_000_000_000
 HOUR = 3600 * SECOND

@@ -175,7 +175,7 @@ def test_every_entity_is_in_one_subset_and_salt_draws_again(tmp_path: Path) -> N
             "x": np.arange(rows, dtype=np.float64),
         }
     )
-    from featurestore.testing.loader_conformance import write_dataset  # noqa: PLC0415
+    from featurestore.testing.packed_dataset import write_dataset  # noqa: PLC0415
 
     folder = write_dataset(
         tmp_path / "v1", table, entity_keys=["user"], timestamp="ts", features=["x"], buckets=3

@@ -29,7 +29,7 @@ from featurestore.storage.packing import numpy_type, pack_table, plan_packs, unp
 from featurestore.storage.parquet import check_parquet, read_parquet, write_parquet
 from featurestore.storage.physical import from_stored, stored_schema, to_stored
 from featurestore.storage.shards import open_dataset_folder
-from featurestore.testing.loader_conformance import write_dataset
+from featurestore.testing.packed_dataset import write_dataset
 
 ROWS = 301
 

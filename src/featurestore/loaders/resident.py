@@ -93,7 +93,9 @@ class ResidentTier:
         buffer = device.empty(max(1, self.needed_bytes))
         # The consumer's stream may still be using that memory for what it held before.
         device.side_wait(device.consumer_event())
-        slots = [device.pinned(_SLOT_BYTES) for _ in range(_SLOTS)]
+        longest = max((total * region.row_bytes for region in shipment.regions), default=1)
+        slot_bytes = max(1, min(_SLOT_BYTES, longest))
+        slots = [device.pinned(slot_bytes) for _ in range(_SLOTS)]
         copied: list[Event | None] = [None] * _SLOTS
         offsets = shipment.offsets(total)
         turn = 0
@@ -102,7 +104,7 @@ class ResidentTier:
                 self.direct, region, buffer, offsets[region.name]
             ):
                 continue
-            rows_per_slot = max(1, _SLOT_BYTES // max(1, region.row_bytes))
+            rows_per_slot = max(1, slot_bytes // max(1, region.row_bytes))
             for start in range(0, total, rows_per_slot):
                 rows = self.rows[start : start + rows_per_slot]
                 slot, event = slots[turn % _SLOTS], copied[turn % _SLOTS]
