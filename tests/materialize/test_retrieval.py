@@ -1,5 +1,6 @@
 """Retrieval answers like one join over the sources, from stored views where they hold the same rows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,18 @@ import pyarrow as pa
 import pytest
 from tests.materialize.house import HOUR_NS, START_NS, UTC, House, events, seed_store, spine_rows, write
 
+import featurestore as fs
+from featurestore.catalog.catalog import open_catalog
 from featurestore.core.config import StoreConfig
 from featurestore.errors import NotFoundError, SchemaError
+from featurestore.materialize.context import source_spec
 from featurestore.materialize.newest import newest_rows
 from featurestore.materialize.retrieval import RetrievalJob, historical_features
 from featurestore.materialize.training_set import materialize
 from featurestore.resolve.events import spine_events
 from featurestore.resolve.program import compile_view
 from featurestore.resolve.views import resolve_view
+from featurestore.storage.sources import open_source
 
 CONFIG = StoreConfig(buckets=3, threads=1)
 FEATURES = ["near", "recent", "ever"]
@@ -136,3 +141,53 @@ def view_ref(name: str) -> Any:
     from featurestore.catalog.refs import parse_ref  # noqa: PLC0415 -- one test helper
 
     return parse_ref(name)
+
+
+@pytest.fixture
+def plain(house: House) -> House:
+    """The store with two views of single rows over one source, one of them with a short ttl."""
+    root = str(house.root)
+    key = fs.Entity("key")
+    source = fs.Source(
+        "events", path="events", timestamp_field="ts", created_timestamp_column="created", entities=[key]
+    )
+    soon = fs.FeatureView(
+        "soon", source=source, entities=[key], features={"half": "value / 2", "size": "size"}, ttl="2h"
+    )
+    catalog = open_catalog(root, read_schema=lambda s: open_source(source_spec(s), root).schema)
+    catalog.apply([soon])
+    return House(house.root, replace(house.context, snapshot=catalog.at(catalog.head)))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"timestamps": True}, {"as_of_ns": START_NS + 20 * HOUR_NS}], ids=str
+)
+@pytest.mark.parametrize("rows", [0, 1, 400])
+def test_rows_that_readers_take_are_found_by_entity_as_a_join_finds_them(
+    plain: House, rows: int, options: dict[str, Any]
+) -> None:
+    spine = spine_rows(80, 400, first_hour=0, hours=100, keys=8)
+    spine = spine.take(pa.array(np.random.default_rng(3).permutation(400)[:rows]))
+    expected = _job(plain, spine, ["ever", "soon"], **options).to_arrow()
+    for view in ("ever", "soon"):
+        materialize(plain.context, view)
+    job = _job(plain, spine, ["ever", "soon"], **options)
+    assert "stored view ever@1 version 1, soon@1 version 1" in job.explain()
+    assert job.to_arrow().equals(expected)
+    assert pa.Table.from_batches(job.to_arrow_batches(), job.schema).equals(expected)
+    coded = spine.set_column(0, "key", spine.column("key").dictionary_encode())
+    assert _job(plain, coded, ["soon"], **options).to_arrow().column("half").equals(expected.column("half"))
+
+
+def test_readers_take_no_more_rows_than_they_are(plain: House) -> None:
+    materialize(plain.context, "ever")
+    spine = spine_rows(81, 40, first_hour=60, hours=10)
+    text = _job(plain, spine, ["ever"]).explain()
+    assert 0 < int(text.split(" rows of")[0].rsplit(" ", 1)[-1]) <= 40
+
+
+def test_shards_beyond_the_ttl_are_not_opened(plain: House) -> None:
+    materialize(plain.context, "soon")
+    spine = spine_rows(82, 40, first_hour=50, hours=20)
+    text = _job(plain, spine, ["soon"]).explain()
+    assert " rows of 3 of 9 shards" in text

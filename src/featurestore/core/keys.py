@@ -19,6 +19,7 @@ _P4: Final = _U(9650029242287828579)
 _P5: Final = _U(2870177450012600261)
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
+_BLOCK_ROWS: Final = 1 << 14
 _KEY_KINDS: Final = (
     pa.types.is_integer,
     pa.types.is_string,
@@ -70,7 +71,10 @@ def buckets_of(columns: Sequence[Column], buckets: int) -> Int32Array:
             _check_key_type(column.type)
         return np.zeros(rows, np.int32)
     if len(columns) == 1 and pa.types.is_integer(columns[0].type):
-        out = (_integer_hashes(columns[0], 0) % _U(buckets)).astype(np.int32)
+        hashed = _integer_hashes(columns[0], 0)
+        # A mask costs a tenth of a division.
+        whole = buckets & (buckets - 1) == 0
+        out = (hashed & _U(buckets - 1) if whole else hashed % _U(buckets)).astype(np.int32)
         if columns[0].null_count:
             out[np.asarray(columns[0].is_null())] = 0
         return out
@@ -133,21 +137,27 @@ def distinct_keys(columns: Sequence[Column]) -> tuple[Int32Array, list[pa.Array]
 
 
 def _integer_hashes(column: Column, seed: int) -> npt.NDArray[np.uint64]:
-    """Hash all rows at once: xxh64 of 8 bytes, written out for arrays."""
+    """Hash all rows: xxh64 of 8 bytes, written out for arrays; block by block, as a block stays cached."""
     plain = column.cast(pa.uint64() if pa.types.is_unsigned_integer(column.type) else pa.int64())
     if plain.null_count:
         plain = plain.fill_null(0)
     values = np.ascontiguousarray(plain.to_numpy()).view(np.uint64)
-    hashed = values * _P2
-    hashed = ((hashed << _U(31)) | (hashed >> _U(33))) * _P1
+    out = np.empty(len(values), np.uint64)
+    for start in range(0, len(values), _BLOCK_ROWS):
+        _hash_block(values[start : start + _BLOCK_ROWS], seed, out[start : start + _BLOCK_ROWS])
+    return out
+
+
+def _hash_block(values: npt.NDArray[np.uint64], seed: int, hashed: npt.NDArray[np.uint64]) -> None:
+    np.multiply(values, _P2, out=hashed)
+    hashed[:] = ((hashed << _U(31)) | (hashed >> _U(33))) * _P1
     hashed ^= _U((seed + int(_P5) + 8) & 0xFFFF_FFFF_FFFF_FFFF)
-    hashed = ((hashed << _U(27)) | (hashed >> _U(37))) * _P1 + _P4
+    hashed[:] = ((hashed << _U(27)) | (hashed >> _U(37))) * _P1 + _P4
     hashed ^= hashed >> _U(33)
     hashed *= _P2
     hashed ^= hashed >> _U(29)
     hashed *= _P3
     hashed ^= hashed >> _U(32)
-    return hashed
 
 
 def _encode(column: Column) -> tuple[Int32Array, pa.Array]:

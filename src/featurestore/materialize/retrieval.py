@@ -13,12 +13,15 @@ from featurestore.core.names import near
 from featurestore.core.time import INT64_MAX, INT64_MIN, format_instant
 from featurestore.errors import NotFoundError, SchemaError
 from featurestore.materialize.context import Context
-from featurestore.materialize.stored_rows import Reach, StoredRows, stored_rows
+from featurestore.materialize.parted_read import NewestRows, read_newest
+from featurestore.materialize.stored_rows import Reach, StoredRows, Touched, stored_rows
+from featurestore.resolve.events import EventTimes, spine_events
 from featurestore.resolve.joins import JoinPlan, Need, compile_join, expand_refs
 from featurestore.resolve.program import compile_view
 from featurestore.resolve.training import Joined, resolve_features
 from featurestore.storage.snapshots import Snapshot
 from featurestore.storage.sources import SourceTable
+from featurestore.temporal.rows import Int32Array
 from featurestore.temporal.times import times_ns
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ class Origin:
         table: The source, where it can be reached.
         snapshot: What the source held when the job was made; every batch reads just that.
         spine_keys: The spine's key columns, for a stored view.
+        newest: Where each reader uses one stored row, its newest: the time columns, and what is read of it;
+            `None`: it needs more.
     """
 
     need: Need
@@ -44,6 +49,7 @@ class Origin:
     table: SourceTable | None
     snapshot: Snapshot | None
     spine_keys: tuple[str, ...]
+    newest: tuple[EventTimes, tuple[str, ...]] | None
 
 
 class RetrievalJob:
@@ -125,7 +131,7 @@ class RetrievalJob:
             if origin.stored is not None:
                 where = f"stored view {origin.stored.names()}"
                 if reach is not None:
-                    touched = origin.stored.read(self._reach(origin, reach))[1]
+                    touched = self._touched(reach[2], origin, origin.stored, self._reach(origin, reach))
                     where += f": {touched.rows:,} rows of {touched.shards} of {touched.of} shards"
             lines.append(f"  {where}, looking back {behind}; columns {', '.join(origin.need.columns)}")
         if reach is not None and reach[1] >= reach[0]:
@@ -144,15 +150,49 @@ class RetrievalJob:
 
     def _joined(self, spine: pa.Table) -> Joined:
         low, high, keyed = self._reach_of(spine)
-        rows = {name: self._rows(origin, (low, high, keyed)) for name, origin in self._origins.items()}
-        return resolve_features(self._join, spine, rows, as_of_ns=self._as_of_ns, threads=self._threads)
+        rows: dict[str, pa.Table] = {}
+        newest: dict[str, Int32Array] = {}
+        for name, origin in self._origins.items():
+            reach = self._reach(origin, (low, high, keyed))
+            if origin.stored is not None and origin.newest is not None:
+                found = self._newest(spine, origin.stored, *origin.newest, origin.need, reach)
+                rows[name], newest[name] = found.table, found.newest
+            else:
+                rows[name] = self._rows(origin, reach)
+        return resolve_features(
+            self._join, spine, rows, newest=newest, as_of_ns=self._as_of_ns, threads=self._threads
+        )
 
-    def _rows(self, origin: Origin, reach: tuple[int, int, pa.Table]) -> pa.Table:
+    def _newest(
+        self,
+        spine: pa.Table,
+        stored: StoredRows,
+        times: EventTimes,
+        columns: tuple[str, ...],
+        need: Need,
+        reach: Reach,
+    ) -> NewestRows:
+        return read_newest(
+            stored,
+            spine_events(spine, self._join.timestamp, as_of_ns=self._as_of_ns),
+            reach.keys,
+            times,
+            columns,
+            low_ns=reach.low_ns,
+            look_back_ns=need.look_back_ns,
+            threads=self._threads,
+        )
+
+    def _touched(self, spine: pa.Table, origin: Origin, stored: StoredRows, reach: Reach) -> Touched:
+        if origin.newest is None:
+            return stored.read(reach)[1]
+        return self._newest(spine, stored, *origin.newest, origin.need, reach).touched
+
+    def _rows(self, origin: Origin, found: Reach) -> pa.Table:
         if origin.stored is not None:
-            return origin.stored.read(self._reach(origin, reach))[0]
+            return origin.stored.read(found)[0]
         if origin.table is None:
             raise NotFoundError("a source went away while its features were read")
-        found = self._reach(origin, reach)
         high = min(found.high_ns, INT64_MAX - 1) + 1
         span = None if found.low_ns == INT64_MIN and high == INT64_MAX else (found.low_ns, high)
         return origin.table.read(list(origin.need.columns), snapshot=origin.snapshot, time_range_ns=span)
@@ -228,7 +268,12 @@ def _origin(context: Context, join: JoinPlan, name: str, need: Need) -> Origin:
         stored = stored_rows(context, [program for program, _ in readers], need.columns, snapshot)
     if stored is None and table is None:
         table = context.open(context.snapshot.source(name))
-    return Origin(need, stored, table, snapshot, readers[0][1])
+    newest = None
+    if all(program.is_row_by_row for program, _ in readers):
+        times = readers[0][0].times
+        inputs = (name for program, _ in readers for name in program.inputs())
+        newest = times, tuple(dict.fromkeys([*times.columns(), *inputs]))
+    return Origin(need, stored, table, snapshot, readers[0][1], newest)
 
 
 def _spine(spine: Any) -> tuple[pa.Table | Iterable[pa.RecordBatch], pa.Schema]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.catalog.expressions import evaluate
@@ -13,6 +14,7 @@ from featurestore.resolve.labels import resolve_label
 from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.views import Resolved, Sides, resolve_sides, view_rows
 from featurestore.temporal.keys import code_keys
+from featurestore.temporal.rows import Int32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ def resolve_features(
     spine: pa.Table,
     rows: Mapping[str, pa.Table],
     *,
+    newest: Mapping[str, Int32Array] | None = None,
     as_of_ns: int | None = None,
     threads: int | None = None,
 ) -> Joined:
@@ -42,6 +45,8 @@ def resolve_features(
         spine: `n` rows, in any order; its columns pass through untouched.
         rows: Rows of each source in `plan.needs()`, in source order, with at least the needed columns; rows
             further from the spine than a source's look-back and look-ahead may be left out.
+        newest: Of sources whose views read one row each, all matched on the same spine columns: each spine
+            row's newest visible row of `rows`, of any age, where it was found already.
         as_of_ns: Rows known only after this instant stay invisible to features.
 
     Raises:
@@ -52,7 +57,7 @@ def resolve_features(
         One pass over spine and rows per view; entity keys are coded once per distinct key columns.
     """
     readers = spine_events(spine, plan.timestamp, as_of_ns=as_of_ns)
-    sides = _Coder(readers, rows, threads)
+    sides = _Coder(readers, rows, newest or {}, threads)
     sides.code(plan)
     cells: dict[Cell, pa.Array] = {}
     resolved: dict[str, Resolved] = {}
@@ -107,9 +112,16 @@ def resolve_on_demand(
 class _Coder:
     """Entity codes shared by every view that is matched on the same spine columns."""
 
-    def __init__(self, spine: Events, rows: Mapping[str, pa.Table], threads: int | None) -> None:
+    def __init__(
+        self,
+        spine: Events,
+        rows: Mapping[str, pa.Table],
+        newest: Mapping[str, Int32Array],
+        threads: int | None,
+    ) -> None:
         self.spine = spine
         self.rows = rows
+        self.newest = newest
         self.threads = threads
         self.events: dict[object, Events] = {}
         self.sides: dict[object, Sides] = {}
@@ -119,12 +131,21 @@ class _Coder:
         joins = [(j.program, j.spine_keys) for j in plan.views]
         joins += [(x.program.rows, x.spine_keys) for x in plan.labels]
         for program, spine_keys in joins:
-            groups.setdefault(spine_keys, {})[_rows_key(program)] = program
+            if program.source in self.newest:
+                self._take_found(spine_keys, program)
+            else:
+                groups.setdefault(spine_keys, {})[_rows_key(program)] = program
         for spine_keys, programs in groups.items():
             self._code_group(spine_keys, programs)
 
     def of(self, program: ViewProgram, spine_keys: tuple[str, ...]) -> Sides:
         return self.sides[spine_keys, _rows_key(program)]
+
+    def _take_found(self, spine_keys: tuple[str, ...], program: ViewProgram) -> None:
+        events = view_rows(program, self.rows[program.source], threads=self.threads)
+        newest = self.newest[program.source]
+        spine, rows = (e.rows(np.zeros(e.event_ns.size, np.int32)) for e in (self.spine, events))
+        self.sides[spine_keys, _rows_key(program)] = Sides(spine, rows, events, 1, newest)
 
     def _code_group(self, spine_keys: tuple[str, ...], programs: Mapping[object, ViewProgram]) -> None:
         tables = [columns_of(self.spine.table, spine_keys)]

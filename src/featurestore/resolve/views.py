@@ -16,7 +16,8 @@ from featurestore.resolve.program import ViewProgram
 from featurestore.temporal.asof import asof_indices, last_known_indices
 from featurestore.temporal.gather import gather
 from featurestore.temporal.keys import code_keys
-from featurestore.temporal.rows import Int32Array, Rows
+from featurestore.temporal.parted import within_tolerance
+from featurestore.temporal.rows import Int32Array, Rows, scratch
 from featurestore.temporal.times import one_array
 from featurestore.temporal.windows import Window, window_aggregate
 
@@ -60,12 +61,15 @@ class Sides:
         spine: The readers.
         rows: The rows; positions refer to `events.table`.
         entities: How many entities the codes number.
+        newest: `(n,)` each reader's newest visible row of any age where it is known already, -1 for none;
+            codes do not count then.
     """
 
     spine: Rows
     rows: Rows
     events: Events
     entities: int
+    newest: Int32Array | None = None
 
 
 def resolve_view(
@@ -153,6 +157,8 @@ def view_events(program: ViewProgram, rows: pa.Table, *, threads: int | None) ->
 
 
 def _newest(sides: Sides, ttl_ns: int | None, threads: int | None) -> Int32Array:
+    if sides.newest is not None:
+        return within_tolerance(sides.spine, sides.rows, sides.newest, ttl_ns)
     return asof_indices(
         sides.spine,
         sides.rows,
@@ -222,9 +228,11 @@ def _row_status(program: ViewProgram, sides: Sides, newest: Int32Array, threads:
 
 
 def _event_of(sides: Sides, newest: Int32Array) -> Int64Array:
-    if sides.events.event_ns.size == 0:
-        return np.full(newest.size, INT64_MIN, np.int64)
-    return np.where(newest < 0, np.int64(INT64_MIN), sides.events.event_ns[newest])
+    out = scratch(newest.size, np.dtype(np.int64))
+    if sides.events.event_ns.size:
+        np.take(sides.events.event_ns, newest, mode="wrap", out=out)
+    out[newest < 0] = INT64_MIN
+    return out
 
 
 def _window(aggregation: Aggregation) -> Window:

@@ -1,6 +1,9 @@
 """Compiled loops over rows that lie entity by entity, in time order: as stored data does."""
 
-from featurestore.core.time import Int64Array
+import numpy as np
+
+from featurestore.core.time import INT64_MAX, Int64Array
+from featurestore.temporal.asof_kernels import count_before, known_before
 from featurestore.temporal.jit import kernel
 from featurestore.temporal.rows import Int32Array
 
@@ -35,3 +38,112 @@ def place_entities(
             place += 1
     offsets[len(chosen)] = place
     return stays
+
+
+@kernel
+def group_pending(
+    pending: Int32Array,
+    codes: Int32Array,
+    slots: Int32Array,
+    ends: Int64Array,
+    grouped: Int32Array,
+    absent: Int32Array,
+) -> int:
+    """Put readers in the order of a part's entities, so that its rows are read from front to back.
+
+    Args:
+        slots: the part's entity of each code, -1 where the part has no row of it.
+        ends: `(entities,)` zeros; gets where each entity's readers end in `grouped`.
+        absent: gets the readers whose entity is not there; their number is returned.
+    """
+    count = 0
+    for k in range(len(pending)):
+        slot = slots[codes[pending[k]]]
+        if slot >= 0:
+            ends[slot] += 1
+        else:
+            absent[count] = pending[k]
+            count += 1
+    total = 0
+    for e in range(len(ends)):
+        size = ends[e]
+        ends[e] = total
+        total += size
+    for k in range(len(pending)):
+        slot = slots[codes[pending[k]]]
+        if slot >= 0:
+            grouped[ends[slot]] = pending[k]
+            ends[slot] += 1
+    return count
+
+
+@kernel
+def find_newest(
+    grouped: Int32Array,
+    ends: Int64Array,
+    time: Int64Array,
+    cutoff: Int64Array,
+    event: Int64Array,
+    known: Int64Array,
+    tree: Int64Array,
+    levels: Int64Array,
+    offsets: Int64Array,
+    who: Int32Array,
+    place: Int64Array,
+    left: Int32Array,
+) -> tuple[int, int]:
+    """Find the row that each reader takes of one part.
+
+    Args:
+        grouped: readers, entity by entity (`ends`); neighbours in time are answered fastest.
+        cutoff: what each reader may know; empty where there is no knowledge condition.
+        who: gets the readers that found a row, and `place` that row.
+        left: gets those that found none.
+
+    Returns:
+        How many found one, and how many did not.
+    """
+    found, missed = 0, 0
+    start = 0
+    for e in range(len(ends)):
+        lo, hi = offsets[e], offsets[e + 1]
+        edge = lo
+        for k in range(start, ends[e]):
+            i = grouped[k]
+            edge = count_before(event, lo, hi, int(edge), time[i], True)
+            row = edge - 1 if edge > lo else -1
+            if row >= 0 and len(cutoff) > 0:
+                row = known_before(known, tree, levels, lo, row, min(cutoff[i], INT64_MAX - 1))
+            if row >= 0:
+                who[found] = i
+                place[found] = row
+                found += 1
+            else:
+                left[missed] = i
+                missed += 1
+        start = ends[e]
+    return found, missed
+
+
+@kernel
+def keep_reaching(readers: Int32Array, time: Int64Array, newest: int, reach: int, kept: Int32Array) -> int:
+    """Keep the readers from whose time `reach` goes back to `newest`; returns their number."""
+    limit = np.uint64(reach)
+    count = 0
+    for k in range(len(readers)):
+        now = time[readers[k]]
+        if now <= newest or np.uint64(now - newest) <= limit:
+            kept[count] = readers[k]
+            count += 1
+    return count
+
+
+@kernel
+def within_tolerance(
+    time: Int64Array, event: Int64Array, tolerance: int, newest: Int32Array, out: Int32Array
+) -> None:
+    """Copy `newest` without the rows that lie further back than the tolerance."""
+    limit = np.uint64(tolerance)
+    for i in range(len(newest)):
+        row = newest[i]
+        out[i] = -1 if row >= 0 and np.uint64(time[i] - event[row]) > limit else row
