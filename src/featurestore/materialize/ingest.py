@@ -1,8 +1,10 @@
 """Appending rows to a source: one new file, whole or not at all, with the columns that are there."""
 
 import re
+import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -12,18 +14,20 @@ from featurestore.catalog.refs import Ref
 from featurestore.catalog.source import Source
 from featurestore.core.fingerprint import logical_type
 from featurestore.core.names import near
-from featurestore.errors import DefinitionError, NotFoundError, SchemaError
+from featurestore.errors import AlreadyExistsError, DefinitionError, NotFoundError, SchemaError
 from featurestore.materialize.context import Context, source_spec
 from featurestore.storage.delta_append import append_to_delta
 from featurestore.storage.files import (
     TEMPORARY,
+    AnyPath,
     announce,
     fsync_file,
     fsync_folder,
     make_folders,
     storage_errors,
 )
-from featurestore.storage.source_files import is_delta, place_of
+from featurestore.storage.objects import ObjectPath
+from featurestore.storage.source_files import Place, is_delta, place_of
 from featurestore.storage.sources import open_source
 from featurestore.storage.suppression import read_ledger
 from featurestore.temporal.times import times_ns
@@ -60,21 +64,30 @@ def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
     source = context.snapshot.source(ref)
     rows = _table(data)
     place = place_of(source.path, context.path)
-    if place.remote is not None:
-        raise DefinitionError(f"source {source.name!r} is remote: rows are appended to local sources only")
     if source.format == "delta" or is_delta(place):
         rows, suppressed = _conform(context, source, rows)
-        version = append_to_delta(place.path, rows)
+        version = append_to_delta(place, rows)
         return IngestResult(source.name, rows.num_rows, place.path, version, suppressed)
-    folder = Path(place.path)
-    if folder.suffix or any(c in place.path for c in "*?[") or source.format not in {None, "parquet"}:
+    patterned = any(c in place.path for c in "*?[")
+    if PurePosixPath(place.path).suffix or patterned or source.format not in {None, "parquet"}:
         raise DefinitionError(
             f"source {source.name!r} at {source.path!r} cannot be appended to",
             hint="rows are appended to a folder of Parquet files or to a Delta table",
         )
     rows, suppressed = _conform(context, source, rows)
-    path = _append_file(folder, rows, context.clock.now_ns())
+    path = _append(_folder(place, source, context.path), rows, context.clock.now_ns())
     return IngestResult(source.name, rows.num_rows, str(path), suppressed=suppressed)
+
+
+def _folder(place: Place, source: Source, root: AnyPath) -> AnyPath:
+    if place.remote is None:
+        return Path(place.path)
+    if isinstance(root, ObjectPath) and source.path.partition("://")[0] in {source.path, root.store.protocol}:
+        return ObjectPath(root.store, place.path)
+    raise DefinitionError(
+        f"source {source.name!r} at {source.path!r} is not in the root's store",
+        hint="rows are appended to local sources, and under a remote root to sources in the same store",
+    )
 
 
 def _table(data: Any) -> pa.Table:
@@ -150,16 +163,47 @@ def _laid_out(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         ) from error
 
 
-def _append_file(folder: Path, rows: pa.Table, now_ns: int) -> Path:
-    make_folders(folder)
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    last = next((n for n in reversed(names) if not n.startswith((".", "_"))), "")
-    # Position decides ties, so a new file sorts behind all others, even where the clock stands still.
+def _append(folder: AnyPath, rows: pa.Table, now_ns: int) -> AnyPath:
+    if isinstance(folder, ObjectPath):
+        return _append_object(folder, rows, now_ns)
+    return _append_file(folder, rows, now_ns)
+
+
+def _next_name(names: Iterable[str], now_ns: int) -> str:
+    """Name a file so that it sorts behind all others, even where the clock stands still.
+
+    Position decides ties (PIT-2).
+    """
+    last = max((n for n in names if not n.startswith((".", "_"))), default="")
     number = re.fullmatch(r"(z*)zz-(\d{20})\.parquet", last)
     order = max(now_ns, int(number[2]) + 1) if number else now_ns
     name = f"{number[1] if number else ''}zz-{order:020d}.parquet"
     while name <= last:
         name = f"z{name}"
+    return name
+
+
+def _append_object(folder: ObjectPath, rows: pa.Table, now_ns: int) -> ObjectPath:
+    """Put the rows as one object; a name that another writer took first is left to it."""
+    # Equal rows appended twice are two appends: each object tells who put it.
+    rows = rows.replace_schema_metadata(
+        {**(rows.schema.metadata or {}), "featurestore.append": uuid.uuid4().hex}
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", compression_level=1, write_page_checksum=True)
+    data = sink.getvalue().to_pybytes()
+    while True:
+        path = folder / _next_name((p.relative_to(folder).as_posix() for p in folder.objects()), now_ns)
+        try:
+            path.put_if_absent(data)
+        except AlreadyExistsError:
+            continue
+        return path
+
+
+def _append_file(folder: Path, rows: pa.Table, now_ns: int) -> Path:
+    make_folders(folder)
+    name = _next_name((p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), now_ns)
     staged = folder / f"{TEMPORARY}{name}"
     announce("write", staged)
     try:

@@ -5,10 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from featurestore.errors import CommitConflictError, SchemaError, StorageError
+from featurestore.storage.delta_files import delta_options, delta_uri
 from featurestore.storage.files import announce, fsync_file, fsync_folder
+from featurestore.storage.source_files import Place
 
 
-def append_to_delta(path: str, rows: pa.Table) -> int:
+def append_to_delta(place: Place, rows: pa.Table) -> int:
     """Append rows as one commit; returns the new version.
 
     Raises:
@@ -26,7 +28,8 @@ def append_to_delta(path: str, rows: pa.Table) -> int:
                 hint="store nanoseconds as int64, or use a folder of Parquet files",
                 column=field.name,
             )
-    table = DeltaTable(path)
+    path, options = delta_uri(place), delta_options(place)
+    table = DeltaTable(path, storage_options=options)
     before = table.version()
     announce("commit", path)
     try:
@@ -35,7 +38,9 @@ def append_to_delta(path: str, rows: pa.Table) -> int:
         raise CommitConflictError(f"another writer of {path!r} committed first: {error}") from error
     except (DeltaError, OSError, ValueError) as error:
         raise StorageError(f"cannot append to {path!r}: {error}", path=path) from error
-    found = DeltaTable(path)
+    found = DeltaTable(path, storage_options=options)
+    if place.remote is not None:
+        return int(found.version())
     for version in range(before + 1, found.version() + 1):
         fsync_file(Path(path) / "_delta_log" / f"{version:020d}.json")
     for file in found.file_uris():

@@ -52,8 +52,7 @@ def delta_files(place: Place, version: int | None) -> DeltaFiles:
     from deltalake.exceptions import DeltaError, TableNotFoundError  # noqa: PLC0415
 
     try:
-        options = delta_options(place)
-        table = DeltaTable(_uri(place), version=version, storage_options=options or None)
+        table = DeltaTable(delta_uri(place), version=version, storage_options=delta_options(place))
         _check_protocol(table, place)
         schema = pa.schema(pa.schema(table.schema().to_arrow()))
         actions = pa.table(table.get_add_actions(flatten=True))
@@ -76,7 +75,8 @@ def delta_files(place: Place, version: int | None) -> DeltaFiles:
     return DeltaFiles(found, table_id, plain, tuple(sorted(files, key=lambda f: f.name)))
 
 
-def _uri(place: Place) -> str:
+def delta_uri(place: Place) -> str:
+    """Return a place as deltalake names it."""
     if place.remote is None:
         return place.path
     protocol = place.remote.protocol
@@ -84,8 +84,10 @@ def _uri(place: Place) -> str:
     return f"{name}://{place.path}"
 
 
-def delta_options(place: Place) -> dict[str, str]:
+def delta_options(place: Place) -> dict[str, str] | None:
     """Return the options of a file system in deltalake's words; what it has no word for is passed on."""
+    if not place.options:
+        return None
     options = dict(place.options)
     inner = options.pop("client_kwargs", {})
     given = {**options, **(inner if isinstance(inner, Mapping) else {})}

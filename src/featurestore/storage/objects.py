@@ -82,6 +82,11 @@ class ObjectStore:
         return hash(self._identity)
 
     @property
+    def protocol(self) -> str:
+        """The URL's protocol, such as `s3`."""
+        return self.url.partition("://")[0]
+
+    @property
     def filesystem(self) -> "AbstractFileSystem":
         """The store's file system; fsspec keeps one for each process.
 
@@ -159,7 +164,7 @@ class ObjectPath:
     key: str
 
     def __str__(self) -> str:
-        return f"{self.store.url.partition('://')[0]}://{self.key}"
+        return f"{self.store.protocol}://{self.key}"
 
     def __lt__(self, other: "ObjectPath") -> bool:
         return self.key < other.key

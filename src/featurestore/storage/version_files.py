@@ -66,7 +66,7 @@ def _size_of(remote: ObjectPath) -> int:
 
 @contextmanager
 def fetched(path: AnyPath, size: int) -> Iterator[Path]:
-    """Give a file of the root on this machine while the block runs: itself, or a fresh copy outside the cache.
+    """Give a file of the root on this machine while the block runs: itself, or a fresh copy, not cached.
 
     Raises:
         NotFoundError: it is gone.

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.refs import parse_ref
 from featurestore.core.time import Instant
+from featurestore.settings import online_folder
 from featurestore.store.opened import Features
 from featurestore.store.versions import VersionedStore
 
@@ -44,7 +44,7 @@ class ServedStore(VersionedStore):
     def online_location(self) -> str:
         """Where newest values live: a folder, or a Redis URL."""
         online = self.config.online
-        return online.url if online.store == "redis" else str(Path(self.root) / online.path)
+        return online.url if online.store == "redis" else online_folder(self.root, online.path)
 
     def get_online_features(
         self,
