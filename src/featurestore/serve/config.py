@@ -95,7 +95,8 @@ class ServerConfig:
 
     Attributes:
         root: The feature store's folder.
-        online: The online store: a folder, or `redis://…`; by default `root/online`.
+        storage_options: How a root in a store of objects is reached.
+        online: The online store: a folder, or `redis://…`; by default the folder `online` in a local root.
         host: Where to listen; anything but loopback needs TLS or `allow_insecure`.
         port: 0 takes a free one.
         http_port: For the HTTP JSON front; `None`: no such front.
@@ -115,6 +116,7 @@ class ServerConfig:
     """
 
     root: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     online: str | None = None
     host: str = "127.0.0.1"
     port: int = 0

@@ -18,7 +18,7 @@ from typing import Final
 from featurestore.catalog.catalog import open_catalog
 from featurestore.catalog.snapshot import CatalogSnapshot
 from featurestore.core.clock import Clock, ManualClock, SystemClock
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import DefinitionError, FeatureStoreError
 from featurestore.serve.access import Access
 from featurestore.serve.answer_log import AnswerLog
 from featurestore.serve.backend import OnlineBackend, open_backend
@@ -30,7 +30,7 @@ from featurestore.serve.service import OnlineService
 from featurestore.serve.tracing import NO_TRACING, Tracing
 from featurestore.serve.worker_process import FAILED, GO, READY, WARM
 from featurestore.serve.write_threads import WriteThreads
-from featurestore.storage.files import root_path
+from featurestore.storage.files import is_remote, root_path
 from featurestore.storage.objects import CachePlace, default_cache_folder
 
 EXIT_FAILED: Final = 3
@@ -43,14 +43,20 @@ def open_root(config: ServerConfig) -> OnlineBackend:
 
     Raises:
         OnlineStoreError: the online store cannot be opened.
+        DefinitionError: a root in a store of objects, and nothing said of where the online store is.
     """
-    catalog = open_catalog(config.root)
+    catalog = open_catalog(config.root, config.storage_options)
 
     def newest() -> CatalogSnapshot:
         return catalog.snapshot()
 
+    if config.online is None and is_remote(config.root):
+        raise DefinitionError(
+            f"the online store of {config.root} has no folder",
+            hint="give online=…: a local folder or a Redis URL",
+        )
     online = config.online or f"{config.root.rstrip('/')}/online"
-    root = root_path(config.root, {}, CachePlace(default_cache_folder(), _CACHE_BYTES))
+    root = root_path(config.root, config.storage_options, CachePlace(default_cache_folder(), _CACHE_BYTES))
     return open_backend(newest, online, clock=clock_of(config), history_ns=config.history_ns, root=root)
 
 

@@ -84,8 +84,13 @@ class ServedStore(VersionedStore):
         """Start a server over this store, in processes of its own; see `featurestore.serve.server.serve`."""
         from featurestore.serve.server import serve
 
-        history_ns = self.config.online.history_ns
-        return serve(self.root, online=self.online_location, history_ns=history_ns, **options)
+        return serve(
+            self.root,
+            storage_options=self.config.storage_options,
+            online=self.online_location,
+            history_ns=self.config.online.history_ns,
+            **options,
+        )
 
     def serve_flight(self, **options: Any) -> "FlightFront":
         """Serve bulk reads over Arrow Flight from threads of this process.
