@@ -3,9 +3,13 @@
 import json
 import multiprocessing
 import os
+import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
@@ -17,7 +21,9 @@ from featurestore.errors import (
     FeatureStoreError,
     NotFoundError,
 )
+from featurestore.storage.delta_checkpoint import check_checkpoint, write_checkpoint
 from featurestore.storage.delta_log import DataFile, DeltaLog, commit, create_table, read_log
+from featurestore.storage.files import read_files
 
 SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 SCHEMA = pa.schema([("key", pa.string()), pa.field("ts", pa.int64())])
@@ -179,3 +185,88 @@ def test_no_commit_of_many_processes_is_lost(table: Path, processes: int, commit
     log = opened(table)
     assert log.head == 3 + processes * commits
     assert len(log.files_at(log.head)) == 2 + processes * commits
+
+
+def test_a_log_read_again_reads_only_what_is_new(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(table)
+    read: list[Path] = []
+
+    def spy(paths: Sequence[Path]) -> list[bytes]:
+        read.extend(paths)
+        return read_files(paths)
+
+    monkeypatch.setattr("featurestore.storage.delta_log.read_files", spy)
+    log = opened(table)
+    assert read == []
+    commit(log, added=[data_file(4)], removed=[], operation="WRITE", app_id="a", now_ns=5)
+    assert opened(table).head == 4
+    assert [p.name for p in read] == [f"{4:020d}.json"]
+    # What was touched since is read and checked again, and so is what stands on it.
+    os.utime(table / "_delta_log" / f"{2:020d}.json", ns=(1, 1))
+    assert opened(table).head == 4
+    assert [p.name for p in read[1:]] == [f"{v:020d}.json" for v in (2, 3, 4)]
+
+
+def test_another_table_at_the_same_place_is_not_taken_for_the_old_one(table: Path) -> None:
+    before = opened(table)
+    shutil.rmtree(table / "_delta_log")
+    assert read_log(table) is None
+    create_table(table, SCHEMA, table_id="another", time_ns=10**18, properties={})
+    after = opened(table)
+    assert (before.table_id, after.table_id, after.head) == (TABLE_ID, "another", 0)
+
+
+def test_versions_are_the_same_in_whatever_order_they_are_asked_for(table: Path) -> None:
+    log = opened(table)
+    forward = [log.files_at(v) for v in range(4)]
+    assert [log.files_at(v) for v in (3, 1, 2, 0, 3)] == [forward[v] for v in (3, 1, 2, 0, 3)]
+    log.files_at(3).clear()
+    assert log.files_at(3) == forward[3]
+
+
+def test_others_open_the_table_by_its_checkpoint(table: Path) -> None:
+    write_checkpoint(opened(table))
+    check_checkpoint(opened(table))
+    before = DeltaTable(str(table), version=2)
+    commit(opened(table), added=[data_file(9)], removed=[], operation="WRITE", app_id="b", now_ns=5)
+    # Without the commits that it stands for, the checkpoint is all that a reader has of them.
+    for version in (1, 2, 3):
+        (table / "_delta_log" / f"{version:020d}.json").unlink()
+    other = DeltaTable(str(table))
+    assert other.version() == 4
+    assert (other.transaction_version("a"), other.transaction_version("b")) == (3, 4)
+    assert sorted(Path(u).name for u in other.file_uris()) == [f"part-{n}.parquet" for n in (1, 3, 9)]
+    assert other.metadata().configuration["featurestore.name"] == "x"
+    assert [Path(u).name for u in other.file_uris(file_pruning_predicate="ts > 4")] == ["part-9.parquet"]
+    assert pl.scan_delta(str(table)).collect_schema().names() == ["key", "ts", "event_date", "bucket"]
+    assert before.schema() == other.schema()
+
+
+def test_no_flipped_bit_of_a_checkpoint_passes(table: Path) -> None:
+    write_checkpoint(opened(table))
+    rng = np.random.default_rng(3)
+    names = ["_last_checkpoint", f"{3:020d}.checkpoint.parquet"]
+    for _ in range(2000 if SOAK else 200):
+        path = table / "_delta_log" / names[int(rng.integers(2))]
+        data = path.read_bytes()
+        spoiled = bytearray(data)
+        spoiled[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(spoiled)
+        with pytest.raises(CorruptDataError):
+            check_checkpoint(opened(table))
+        path.write_bytes(data)
+    (table / "_delta_log" / names[1]).unlink()
+    with pytest.raises(CorruptDataError, match="gone"):
+        check_checkpoint(opened(table))
+
+
+def test_a_thousand_commits_are_followed_in_little_time(table: Path) -> None:
+    """The time of a commit does not grow with the log: what is known is not read again."""
+    seconds = []
+    for number in range(4, 304 if not SOAK else 2004):
+        begin = time.process_time()
+        commit(opened(table), added=[data_file(number)], removed=[], operation="WRITE", app_id="a", now_ns=5)
+        seconds.append(time.process_time() - begin)
+    tenth = len(seconds) // 10
+    # Listing the folder and copying the active files grow; parsing would grow a hundred times faster.
+    assert np.median(seconds[-tenth:]) < 8 * np.median(seconds[:tenth]) + 0.002

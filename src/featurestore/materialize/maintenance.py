@@ -23,6 +23,7 @@ from featurestore.materialize.progress import Silence
 from featurestore.materialize.publish import heal, local_folder
 from featurestore.materialize.run import Computed, compute_version, fingerprint_of, shape_of
 from featurestore.materialize.tags import resolve_version, tags_of
+from featurestore.storage.delta_checkpoint import check_checkpoint
 from featurestore.storage.delta_log import DataFile, DeltaLog, read_log
 from featurestore.storage.files import TEMPORARY, make_folders, remove_folder
 from featurestore.storage.manifest import Manifest, Shard, current_version, published_versions
@@ -86,6 +87,7 @@ def verify(context: Context, name: str, version: int | str | None = None) -> Ver
     log = read_log(home.delta)
     if log is None:
         raise CorruptDataError(f"{home.title!r} has no Delta log", path=str(home.delta))
+    check_checkpoint(log)
     active = _matching_files(log, manifest)
     states = read_index(opened.folder, manifest.states)
     state_bytes = check_states(opened.folder, states)

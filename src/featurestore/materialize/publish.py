@@ -12,6 +12,7 @@ from featurestore.materialize.context import Context, Home
 from featurestore.materialize.garbage import orphans
 from featurestore.materialize.job import Job
 from featurestore.materialize.lock import check_writing
+from featurestore.storage.delta_checkpoint import checkpoint_if_due
 from featurestore.storage.delta_log import DataFile, DeltaLog, commit, create_table, read_log
 from featurestore.storage.files import (
     TEMPORARY,
@@ -168,7 +169,9 @@ def publish(
     )
     if version != manifest.version:
         raise CorruptDataError(f"committed version {version}, the manifest says {manifest.version}")
-    return _make_visible(home, staged, version, newest=INTERIM not in (about or {}))
+    folder = _make_visible(home, staged, version, newest=INTERIM not in (about or {}))
+    checkpoint_if_due(home.delta, version)
+    return folder
 
 
 def put_back(

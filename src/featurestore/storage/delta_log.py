@@ -7,10 +7,13 @@ name exists. Protocol reader 1 / writer 2: any Delta reader opens the tables.
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
@@ -22,6 +25,7 @@ from featurestore.errors import (
     NotFoundError,
 )
 from featurestore.storage.files import AnyPath, make_folders, put_if_absent, read_files
+from featurestore.storage.objects import ObjectPath
 from featurestore.storage.physical import delta_schema
 
 LOG: Final = "_delta_log"
@@ -34,6 +38,13 @@ CONFIGURATION: Final = {
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
 _COMMIT: Final = re.compile(r"\d{20}\.json")
+
+Item = TypeVar("Item")
+# Name of a commit file, then what changes when the file is touched.
+Stamp = tuple[str, tuple[int, ...]]
+_KNOWN_MAX: Final = 64
+_KNOWN: "dict[AnyPath, tuple[tuple[Stamp, ...], DeltaLog]]" = {}
+_LOCK: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,26 +72,64 @@ class DataFile:
         return {"event_date": self.date, "bucket": str(self.bucket)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Commit:
-    """One commit: what it added and removed, and what it says about itself (`fs`)."""
+    """One commit, checked: what it says about itself (`fs`), and on demand what it added and removed.
+
+    Attributes:
+        lines: Its other actions as written, one JSON object each.
+        path: The commit file, for messages.
+    """
 
     version: int
     time_ns: int
     operation: str
-    added: tuple[DataFile, ...]
-    removed: tuple[str, ...]
-    transactions: Mapping[str, int]
     fs: Mapping[str, Any]
+    lines: tuple[bytes, ...] = field(repr=False)
+    path: str
+
+    @cached_property
+    def added(self) -> tuple[DataFile, ...]:
+        """The files that it made active."""
+        return tuple(self._each("add", _data_file))
+
+    @cached_property
+    def removed(self) -> tuple[str, ...]:
+        """The paths of the files that it took away."""
+        return tuple(self._each("remove", lambda action: str(action["path"])))
+
+    @cached_property
+    def transactions(self) -> Mapping[str, int]:
+        """The newest version that each application recorded with it."""
+        return dict(self._each("txn", lambda action: (str(action["appId"]), int(action["version"]))))
+
+    def actions(self, kind: str) -> list[dict[str, Any]]:
+        """Return the bodies of its actions of one kind."""
+        return list(self._each(kind, dict))
+
+    def _each(self, kind: str, read: Callable[[Mapping[str, Any]], Item]) -> Iterator[Item]:
+        # A canonical line begins with the action's only key.
+        start = f'{{"{kind}":'.encode()
+        try:
+            for line in self.lines:
+                if line.startswith(start):
+                    yield read(json.loads(line)[kind])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.path, f"it lacks {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaLog:
-    """A table's whole log, checked."""
+    """A table's whole log, checked.
+
+    Attributes:
+        snapshot: The version whose files were asked for last, and these files; other versions start there.
+    """
 
     folder: AnyPath
     table_id: str
     commits: tuple[Commit, ...]
+    snapshot: dict[int, dict[str, DataFile]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def head(self) -> int:
@@ -98,8 +147,9 @@ class DeltaLog:
             raise NotFoundError(
                 f"{str(self.folder)!r} has no version {version}", hint=f"there are 0 to {self.head}"
             )
-        active: dict[str, DataFile] = {}
-        for commit in self.commits[: version + 1]:
+        known, active = max(((v, f) for v, f in self.snapshot.items() if v <= version), default=(-1, {}))
+        active = dict(active)
+        for commit in self.commits[known + 1 : version + 1]:
             for path in commit.removed:
                 active.pop(path, None)
             active.update((f.path, f) for f in commit.added)
@@ -111,7 +161,9 @@ class DeltaLog:
                 f"{fs['table_files']} files, its log gives {rows} in {len(active)}",
                 hint="a commit file was damaged; restore it",
             )
-        return active
+        self.snapshot.clear()
+        self.snapshot[version] = active
+        return dict(active)
 
     def transaction(self, app_id: str) -> int | None:
         """Return the newest version that an application recorded, `None` if it never did."""
@@ -139,29 +191,75 @@ class DeltaLog:
 def read_log(folder: AnyPath) -> DeltaLog | None:
     """Read and check a table's log; `None` where there is no table.
 
+    Commits that this process has read before and that have not been touched since are not read again.
+
     Raises:
         CorruptDataError: a commit is missing, empty, torn or altered, or another program wrote it.
+
+    Cost:
+        One look at the folder; then only what is new. The first time a few bytes of each commit are parsed,
+        its actions when they are asked for.
     """
-    log = folder / LOG
-    there: Iterable[AnyPath] = log.iterdir() if log.is_dir() else ()
-    names = sorted(p.name for p in there if _COMMIT.fullmatch(p.name))
-    if not names:
+    stamps = _stamps(folder / LOG)
+    if not stamps:
         return None
-    commits = []
-    table_id = ""
-    contents = read_files([log / name for name in names])
-    for version, (name, data) in enumerate(zip(names, contents, strict=True)):
-        if int(name[:20]) != version:
+    for version, stamp in enumerate(stamps):
+        if int(stamp[0][:20]) != version:
             raise CorruptDataError(
                 f"{str(folder)!r}: commit {version} is missing from the log",
                 hint="restore the file",
-                path=name,
+                path=stamp[0],
             )
-        actions = _actions(log / name, data)
-        commits.append(_commit(version, actions, log / name))
-        if version == 0:
-            table_id = next(a["metaData"]["id"] for a in actions if "metaData" in a)
-    return DeltaLog(folder, table_id, tuple(commits))
+    known, log = _KNOWN.get(folder, ((), None))
+    same = next((i for i, (a, b) in enumerate(zip(known, stamps, strict=False)) if a != b), len(known))
+    same = min(same, len(stamps))
+    if log is not None and same == len(known) == len(stamps):
+        return log
+    paths = [folder / LOG / name for name, _ in stamps[same:]]
+    new = [
+        _commit(same + i, path, data)
+        for i, (path, data) in enumerate(zip(paths, read_files(paths), strict=True))
+    ]
+    old = log.commits[:same] if log is not None else ()
+    snapshot = {v: f for v, f in log.snapshot.items() if v < same} if log is not None else {}
+    commits = (*old, *new)
+    found = DeltaLog(folder, _table_id(commits[0]), commits, snapshot)
+    _remember(folder, stamps, found)
+    return found
+
+
+def _stamps(folder: AnyPath) -> tuple[Stamp, ...]:
+    """List the commits by name, each with what changes when it is touched."""
+    found: list[Stamp]
+    if isinstance(folder, ObjectPath):
+        objects = folder.objects().items()
+        found = [(p.name, (i.size, i.modified_ns)) for p, i in objects if p.parent == folder]
+    elif folder.is_dir():
+        with os.scandir(folder) as entries:
+            found = [(e.name, _identity(e)) for e in entries if e.name.endswith(".json")]
+    else:
+        return ()
+    return tuple(sorted(f for f in found if _COMMIT.fullmatch(f[0])))
+
+
+def _identity(entry: os.DirEntry[str]) -> tuple[int, ...]:
+    status = entry.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _remember(folder: AnyPath, stamps: tuple[Stamp, ...], log: DeltaLog) -> None:
+    with _LOCK:
+        _KNOWN.pop(folder, None)
+        _KNOWN[folder] = (stamps, log)
+        while len(_KNOWN) > _KNOWN_MAX:
+            _KNOWN.pop(next(iter(_KNOWN)))
+
+
+def _table_id(first: Commit) -> str:
+    found = first.actions("metaData")
+    if not found:
+        raise _damaged(first.path, "it does not say whose it is")
+    return str(found[0]["id"])
 
 
 def create_table(
@@ -245,7 +343,8 @@ def _encoded(
     actions: Sequence[Mapping[str, Any]], fs: Mapping[str, Any], operation: str, time_ns: int
 ) -> bytes:
     fs = {**fs, "operation": operation}
-    digest = _digest(actions, fs)
+    lines = [canonical_json(a).encode() for a in actions]
+    digest = _digest(lines, fs)
     info = {
         "commitInfo": {
             "timestamp": time_ns // 10**6,
@@ -255,11 +354,13 @@ def _encoded(
             "fs": {**fs, "digest": digest},
         }
     }
-    return "".join(canonical_json(a) + "\n" for a in [info, *actions]).encode()
+    return b"".join(line + b"\n" for line in [canonical_json(info).encode(), *lines])
 
 
-def _digest(actions: Sequence[Mapping[str, Any]], fs: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(canonical_json([list(actions), dict(fs)]).encode(), digest_size=16).hexdigest()
+def _digest(lines: Sequence[bytes], fs: Mapping[str, Any]) -> str:
+    """Hash the canonical JSON of `[actions, fs]`, of which the lines are parts as they are."""
+    whole = b"".join([b"[[", b",".join(lines), b"],", canonical_json(fs).encode(), b"]"])
+    return hashlib.blake2b(whole, digest_size=16).hexdigest()
 
 
 def _metadata(
@@ -306,55 +407,44 @@ def _remove(file: DataFile, time_ns: int) -> dict[str, Any]:
     }
 
 
-def _actions(path: AnyPath, data: bytes) -> list[dict[str, Any]]:
+def _commit(version: int, path: AnyPath, data: bytes) -> Commit:
     if not data.endswith(b"\n"):
         raise _damaged(path, "it is empty or torn")
+    first, *lines = data[:-1].split(b"\n")
     try:
-        actions = [json.loads(line) for line in data.decode().splitlines()]
-        info = actions[0]["commitInfo"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        info = json.loads(first)["commitInfo"]
+    except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"it cannot be read ({error})") from error
-    fs = info.get("fs")
+    fs = info.get("fs") if isinstance(info, dict) else None
     if not isinstance(fs, dict):
         raise CorruptDataError(
-            f"{str(path)!r} was written by another program ({info.get('engineInfo', 'unknown')})",
+            f"{str(path)!r} was written by another program",
             hint="only featurestore writes to its own tables; roll the other program's commit back",
             path=str(path),
         )
     own = {k: v for k, v in fs.items() if k != "digest"}
-    expected = json.loads(canonical_json([actions[1:], own]))
-    outside = {k: v for k, v in info.items() if k != "fs"}
     known = {
         "operation": own.get("operation"),
         "timestamp": own.get("commit_time_ns", 0) // 10**6,
         "operationParameters": {},
         "engineInfo": "featurestore",
     }
-    if _digest(expected[0], expected[1]) != fs.get("digest") or outside != known:
+    outside = {k: v for k, v in info.items() if k != "fs"}
+    if _digest(lines, own) != fs.get("digest") or outside != known:
         raise _damaged(path, "its digest does not match")
-    return actions
-
-
-def _damaged(path: AnyPath, what: str) -> CorruptDataError:
-    return CorruptDataError(
-        f"commit {str(path)!r} is damaged: {what}", hint="restore the file from a copy", path=str(path)
+    try:
+        time_ns, operation = int(own["commit_time_ns"]), str(own["operation"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"it lacks {error}") from error
+    return Commit(
+        version=version, time_ns=time_ns, operation=operation, fs=fs, lines=tuple(lines), path=str(path)
     )
 
 
-def _commit(version: int, actions: Sequence[Mapping[str, Any]], path: AnyPath) -> Commit:
-    info = actions[0]["commitInfo"]
-    try:
-        return Commit(
-            version=version,
-            time_ns=info["fs"]["commit_time_ns"],
-            operation=info["operation"],
-            added=tuple(_data_file(a["add"]) for a in actions if "add" in a),
-            removed=tuple(a["remove"]["path"] for a in actions if "remove" in a),
-            transactions={a["txn"]["appId"]: a["txn"]["version"] for a in actions if "txn" in a},
-            fs=info["fs"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"it lacks {error}") from error
+def _damaged(path: str | AnyPath, what: str) -> CorruptDataError:
+    return CorruptDataError(
+        f"commit {str(path)!r} is damaged: {what}", hint="restore the file from a copy", path=str(path)
+    )
 
 
 def _data_file(add: Mapping[str, Any]) -> DataFile:
