@@ -1,6 +1,7 @@
 """Fitting preprocessing on the training split, and on nothing else."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -37,7 +38,7 @@ def fit_preprocessing(
             f"preprocessing would be fitted on the {subset} split", hint='fit on a loader with subset="train"'
         )
     fields, source = prepared.fields, prepared.source
-    numbers = {feature for matrix in fields.matrices for feature in matrix.features}
+    numbers = {feature: matrix.dtype for matrix in fields.matrices for feature in matrix.features}
     wanted = dict.fromkeys((*numbers, *fields.codes), kinds) if isinstance(kinds, str) else dict(kinds)
     rows = prepared.selection.rows_of(np.arange(prepared.selection.count))
     rows = np.sort(rows)
@@ -48,9 +49,10 @@ def fit_preprocessing(
                 column=column, kind="codes", vocabulary=_words(prepared, column, rows), count=int(rows.size)
             )
         elif column in numbers:
-            transforms[column] = _fit_number(
-                _values(prepared, column, rows), column, check_kind(wanted[column])
-            )
+            fitted = _fit_number(_values(prepared, column, rows), column, check_kind(wanted[column]))
+            # Whole numbers are exact in float64, and so are their nulls as NaN.
+            delivered = numbers[column] if np.dtype(numbers[column]).kind == "f" else "float64"
+            transforms[column] = replace(fitted, dtype=delivered)
         else:
             raise SchemaError(
                 f"column {column!r} is no number and no string of this loader",

@@ -14,6 +14,7 @@ from featurestore.loaders.host import host_gather
 from featurestore.loaders.leakage import leakage_report
 from featurestore.loaders.prefetch import OrderedPrefetch, forks
 from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
+from featurestore.loaders.progress import Progress, open_progress
 from featurestore.loaders.state import position_in, state_of
 from featurestore.loaders.stats import Stats
 from featurestore.resolve.preprocessing import Preprocessing
@@ -277,10 +278,17 @@ class LoaderIterator(Iterator[Batch]):
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
-        self._feed = loader.tier.feed(loader._epoch, loader._step, loader._stats)
         self._process = forks()
-        self._open = True
         self._sizes: dict[int, int] = {}  # bytes of a batch by its rows
+        self._begin()
+
+    def _begin(self) -> None:
+        loader = self._loader
+        self._feed = loader.tier.feed(loader._epoch, loader._step, loader._stats)
+        self._open = True
+        self._progress: Progress | None = None
+        if loader.prepared.options.progress and loader.prepared.plan.rank == 0:
+            self._progress = open_progress(loader._epoch, loader._step, len(loader))
         loader._stats.paused()
 
     def __next__(self) -> Batch:
@@ -312,6 +320,8 @@ class LoaderIterator(Iterator[Batch]):
             self._sizes[rows] = batch_bytes(batch)
         loader._stats.delivered(asked, rows=rows, size=self._sizes[rows], depth=self._feed.depth)
         loader._delivered()
+        if self._progress is not None:
+            self._progress.advance(loader._step, loader._stats)
         return batch
 
     def get_state(self) -> dict[str, Any]:
@@ -331,9 +341,7 @@ class LoaderIterator(Iterator[Batch]):
             )
         loader.load_state_dict(state)
         loader._current = self
-        self._feed = loader.tier.feed(loader._epoch, loader._step, loader._stats)
-        self._open = True
-        loader._stats.paused()
+        self._begin()
 
     def close(self, *, wait: bool = True) -> None:
         """End the pass."""
@@ -341,6 +349,8 @@ class LoaderIterator(Iterator[Batch]):
             self._open = False
             if forks() == self._process:
                 self._feed.close(wait=wait)
+                if self._progress is not None:
+                    self._progress.end(self._loader._stats)
 
     def __del__(self) -> None:
         # The collector may run on a thread of the feed, which cannot wait for itself.

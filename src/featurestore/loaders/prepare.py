@@ -49,6 +49,8 @@ class LoaderOptions:
         rank: `"auto"`: from the framework's process group, or from RANK and WORLD_SIZE.
         streams, block_rows, blocks: Of the order; part of a loader's identity.
         memory_bytes: Bound of the pinned ring of the streamed tier.
+        progress: Rank 0 shows how far a pass is on standard error: a bar on a terminal, else a line now
+            and then.
     """
 
     batch_size: int | None = None
@@ -84,6 +86,7 @@ class LoaderOptions:
     blocks: int = DEFAULT_BLOCKS
     verify: Verify = "auto"
     memory_bytes: int = 1 << 30
+    progress: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,8 +119,7 @@ def select(
         periods = by_time.periods() if fractions is None else fraction_periods(source, fractions)
         plan = plan_time_split(by_time, name, periods=periods, horizons_ns=horizons_ns, windows_ns=windows_ns)
     chosen = entities().chosen(by_entity, name) if by_entity is not None and name is not None else None
-    narrow = source.rows < 2**31
-    found: list[RowNumbers] = []
+    masks: list[npt.NDArray[np.bool_] | None] = []
     totals = np.zeros(6, np.int64)  # in period, purged, embargoed, other entities, null labels, kept
     for part, shard in enumerate(source.manifest.shards):
         keep, counts = _part_rows(source, part, plan)
@@ -134,9 +133,7 @@ def select(
         kept = shard.rows if keep is None else int(keep.sum())
         counts[5] = kept
         totals += counts
-        start = int(source.index.starts[part])
-        rows = np.arange(start, start + shard.rows) if keep is None else start + np.flatnonzero(keep)
-        found.append(rows.astype(np.int32) if narrow else rows)
+        masks.append(keep)
     numbers = dict(
         zip(
             ("in_period", "purged", "embargoed", "other_entities", "null_labels", "kept"),
@@ -147,8 +144,18 @@ def select(
     counted = Counts(rows=source.rows, **numbers)
     if counted.kept == source.rows:
         return Selection(None, source.rows, plan, counted)
-    samples: npt.NDArray[Any] = np.concatenate(found) if found else np.zeros(0, np.int64)
+    samples = _rows_kept(source, masks)
     return Selection(samples, int(samples.size), plan, counted)
+
+
+def _rows_kept(source: DatasetRows, masks: Sequence[npt.NDArray[np.bool_] | None]) -> RowNumbers:
+    """Number the rows that masks keep; a mask of None keeps its whole part."""
+    found: list[RowNumbers] = []
+    for part, (shard, keep) in enumerate(zip(source.manifest.shards, masks, strict=True)):
+        start = int(source.index.starts[part])
+        rows = np.arange(start, start + shard.rows) if keep is None else start + np.flatnonzero(keep)
+        found.append(rows.astype(np.int32) if source.rows < 2**31 else rows)
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def in_time_order(source: DatasetRows, selection: Selection) -> Selection:
