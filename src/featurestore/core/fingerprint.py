@@ -84,12 +84,12 @@ class _Stream:
 
     def text(self) -> list[object]:
         validity, values, lengths = self.hasher(), self.hasher(), self.hasher()
-        nulls = 0
+        nulls = sum(chunk.null_count for chunk in self.chunks)
         children: list[list[pa.Array]] = []
         for chunk in self.chunks:
-            nulls += chunk.null_count
-            valid = chunk.is_valid()
-            validity.update(np.ascontiguousarray(valid.to_numpy(zero_copy_only=False)).view(np.uint8))
+            if nulls:
+                valid = chunk.is_valid()
+                validity.update(np.ascontiguousarray(valid.to_numpy(zero_copy_only=False)).view(np.uint8))
             children.append(_feed(chunk, values, lengths))
         out: list[object] = [validity.hexdigest() if nulls else "", values.hexdigest(), lengths.hexdigest()]
         nested = (pa.chunked_array(list(parts)) for parts in zip(*children, strict=True))

@@ -11,6 +11,7 @@ from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN
 from featurestore.materialize.context import Context
 from featurestore.materialize.job import Job, Rows
 from featurestore.materialize.plan import FileStat, SourceStat, StateDays, first_day_read
+from featurestore.materialize.read_ahead import read_ahead
 from featurestore.materialize.staging import EVERY_BUCKET, Budget, FileSpan, Staged, Stager, Wanted
 from featurestore.storage.snapshots import Snapshot
 from featurestore.storage.sources import SourceTable, open_source
@@ -96,7 +97,7 @@ def stage_source(
         files=chosen.files,
         partly=partly,
     )
-    for name, found in batches:
+    for name, found in read_ahead(batches):
         batch = pinned.table.erased.remaining(found, rows.renamed)
         stager.add(batch)
         heard(batch.num_rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -30,19 +31,32 @@ STATUS_NAMES: Final = ("PRESENT", "NULL", "NOT_FOUND", "EXPIRED")
 StatusArray = npt.NDArray[np.int8]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resolved:
     """A view's answer for `n` readers.
 
     Attributes:
         columns: Each feature's values, `n` long, in the view's order.
-        event_ns: `(n,)` event timestamp of the newest row used, `INT64_MIN` where there is none.
-        row_status: `(n,)` PRESENT, NOT_FOUND or EXPIRED by row; a null cell of a PRESENT row is NULL.
+        sides: What was joined.
+        newest: `(n,)` the newest row within the ttl, -1 where there is none.
     """
 
     columns: dict[str, pa.Array]
-    event_ns: Int64Array
-    row_status: StatusArray
+    program: ViewProgram
+    sides: "Sides"
+    newest: Int32Array
+    threads: int | None
+
+    # Training reads values alone: the rest is computed when somebody asks.
+    @cached_property
+    def event_ns(self) -> Int64Array:
+        """`(n,)` event timestamp of the newest row used, `INT64_MIN` where there is none."""
+        return _event_of(self.sides, self.newest)
+
+    @cached_property
+    def row_status(self) -> StatusArray:
+        """`(n,)` PRESENT, NOT_FOUND or EXPIRED by row; a null cell of a PRESENT row is NULL."""
+        return _row_status(self.program, self.sides, self.newest, self.threads)
 
     def cell_status(self, name: str) -> StatusArray:
         """Return the status of each cell of one feature."""
@@ -124,7 +138,7 @@ def resolve_sides(program: ViewProgram, sides: Sides, *, threads: int | None) ->
             threads=threads,
         )
     typed = {f.name: _as_type(columns[f.name], f.type) for f in program.schema}
-    return Resolved(typed, _event_of(sides, newest), _row_status(program, sides, newest, threads))
+    return Resolved(typed, program, sides, newest, threads)
 
 
 def view_rows(program: ViewProgram, rows: pa.Table, *, threads: int | None) -> Events:
