@@ -94,6 +94,19 @@ def test_rows_that_replace_are_written_as_the_whole_merge_would(
     assert [timeless(view, v) for v in quick] == [timeless(view, v) for v in whole]
 
 
+def test_a_key_whose_rows_are_all_dropped_gives_its_place_to_no_other() -> None:
+    found = backend()
+    rows: list[dict[str, object]] = [
+        {"symbol": "A", "ts": 1, "bid": 1.0},
+        {"symbol": "A", "ts": 2, "bid": 2.0},
+        {"symbol": "B", "ts": 3, "bid": 3.0},
+        {"symbol": "C", "ts": None},
+    ]
+    found.push("quotes", quotes([{**r, "seq": at} for at, r in enumerate(rows)]))
+    answer = found.get_online_features(["quote:bid"], {"symbol": ["A", "B", "C"]}, now=50)
+    assert answer.to_dict()["bid"] == [2.0, 3.0, None]
+
+
 def timeless(view: OnlineView, value: bytes | None) -> object:
     """What a value holds, but for the numbers of arrival."""
     stored = view.codec.decode([value])

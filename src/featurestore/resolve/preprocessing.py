@@ -34,10 +34,15 @@ class Transform:
     - `quantile`: the share of training values not above x, linear between the stored quantiles, NaN becomes
       0.5.
     - `codes`: strings to int32, 1 + place in the vocabulary, 0 for null and unknown.
+
+    Attributes:
+        dtype: The type in which the loader that was fitted delivers the column. Values are brought to it
+            first, so that stored ones and delivered ones give the same bits.
     """
 
     column: str
     kind: Kind
+    dtype: str = "float64"
     mean: float = 0.0
     std: float = 1.0
     count: int = 0
@@ -48,7 +53,10 @@ class Transform:
         """Transform `(n,)` values; float32 for numbers, int32 for codes."""
         if self.kind == "codes":
             return self._codes(values)
-        numbers = np.asarray(values, np.float64)
+        numbers = np.asarray(values)
+        if numbers.dtype.kind not in "fiub":  # a list with None in it
+            numbers = np.asarray(values, np.float64)
+        numbers = numbers.astype(self.dtype).astype(np.float64)
         missing = np.isnan(numbers)
         if self.kind == "standardize":
             scale = 1.0 / self.std if self.std > 0 else 0.0

@@ -5,7 +5,7 @@ asked to wait; a push is retried only when it is numbered, because then the serv
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -148,7 +148,7 @@ class OnlineClient:
         key_map: KeyMap | None = None,
         preprocessing: str | None = None,
         pack: int = 64,
-    ) -> Iterator[ClientResponse]:
+    ) -> Generator[ClientResponse, None, None]:
         """Ask again and again over one open stream; answers come in the order of `entity_rows`.
 
         Requests that wait when a message is sent travel in it together, so that a stream of many small ones

@@ -83,8 +83,9 @@ def prepare_rows(view: OnlineView, table: pa.Table) -> Prepared:
         kept = np.flatnonzero(live)
         block, codes = block.take(kept), codes[kept]
     encoded = [key for key in stored_keys(uniques) if key is not None]
-    # As many rows as keys, each numbered by its first appearance: one row per key, in order.
-    lone = view.codec.lone_values(block) if view.is_plain and len(codes) == len(encoded) else None
+    # A key may have lost all of its rows: that there are as many rows as keys is not enough.
+    one_each = view.is_plain and np.array_equal(codes, np.arange(len(encoded)))
+    lone = view.codec.lone_values(block) if one_each else None
     return Prepared(encoded, codes.astype(np.int32), block, dropped, lone)
 
 
