@@ -15,6 +15,7 @@ from featurestore.core.time import INT64_MIN, Int64Array, scale_to_ns
 from featurestore.errors import CorruptDataError, DefinitionError, FeatureStoreError, StorageError
 from featurestore.loaders.fields import dtype_name
 from featurestore.loaders.gather import PartIndex, StoredColumn
+from featurestore.storage.files import AnyPath
 from featurestore.storage.shards import ShardSet, ShardView, open_dataset_folder
 
 Verify = Literal["auto", "first_use", "open", "off"]
@@ -52,6 +53,7 @@ class DatasetRows:
         self._derived: dict[str, Derive] = {}
         self._ready = np.zeros(len(self.index), np.bool_)
         self.all_ready = False
+        self._file_offsets: dict[tuple[int, str], int] = {}
         self._locks = [threading.Lock() for _ in range(len(self.index))]
         self._lock = threading.Lock()
         self._check_sizes()
@@ -60,7 +62,7 @@ class DatasetRows:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Mappings and locks stay in their process; another one opens its own.
-        return _reopened, (str(self.shards.folder), self.verify)
+        return _reopened, (self.shards.folder, self.verify)
 
     @property
     def rows(self) -> int:
@@ -144,16 +146,23 @@ class DatasetRows:
         values: Int64Array = column.block(part).reshape(-1)
         return values
 
-    def file_offset(self, part: int, name: str) -> int | None:
-        """Say where a pack's values begin in a shard's file; None for columns that are no pack."""
-        if name not in self._packs:
-            return None
+    def is_pack(self, name: str) -> bool:
+        """Say whether a stored column is a pack."""
+        return name in self._packs
+
+    def file_offset(self, part: int, name: str) -> int:
+        """Say where a pack's values begin in a shard's file; looked up once."""
+        known = self._file_offsets.get((part, name))
+        if known is not None:
+            return known
         mapped = pa.memory_map(str(self.shards.path(part)))
         base = mapped.read_buffer(mapped.size()).address
         mapped.seek(0)
         table = pa.ipc.open_file(mapped).read_all()
         stored = table.column(name).chunk(0)
-        return int(stored.values.buffers()[1].address - base)
+        found = int(stored.values.buffers()[1].address - base)
+        self._file_offsets[part, name] = found
+        return found
 
     def _located(self, error: FeatureStoreError, part: int) -> FeatureStoreError:
         shard, manifest = self.manifest.shards[part], self.manifest
@@ -241,7 +250,7 @@ def plain_values(stored: pa.Array, name: str) -> tuple[AnyArray, np.ndarray[Any,
 
 
 def open_rows(
-    dataset: str | Path | ShardSet, version: int | None = None, *, verify: Verify = "auto"
+    dataset: str | AnyPath | ShardSet, version: int | None = None, *, verify: Verify = "auto"
 ) -> DatasetRows:
     """Open a published version's rows.
 
@@ -255,7 +264,7 @@ def open_rows(
     return DatasetRows(shards, verify=verify)
 
 
-def _reopened(folder: str, verify: Verify) -> DatasetRows:
+def _reopened(folder: AnyPath, verify: Verify) -> DatasetRows:
     return open_rows(folder, verify=verify)
 
 

@@ -12,6 +12,7 @@ from featurestore.core.keys import buckets_of
 from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array
 from featurestore.materialize.context import Context, home_of
 from featurestore.resolve.program import ViewProgram
+from featurestore.storage.files import AnyPath
 from featurestore.storage.manifest import current_version, version_folder
 from featurestore.storage.shards import ShardSet, ShardView, open_dataset_folder
 from featurestore.storage.snapshots import Snapshot, snapshot_from_spec
@@ -145,7 +146,7 @@ def _mirror(context: Context, program: ViewProgram, current: Snapshot | None) ->
     version = current_version(home.ipc)
     if version is None:
         return None
-    shards = _opened(str(home.ipc / version_folder(version)))
+    shards = _opened(home.ipc / version_folder(version))
     manifest = shards.manifest
     if manifest.range_ns != (None, None) or manifest.definitions.get(program.ref) is None:
         return None
@@ -184,7 +185,7 @@ def _is_raw(mirror: ShardSet, name: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _opened(folder: str) -> ShardSet:
+def _opened(folder: AnyPath) -> ShardSet:
     """Versions never change: one opening serves the process, so each shard is verified once."""
     return open_dataset_folder(folder)
 
