@@ -59,7 +59,9 @@ def replacing_rows(rows: Sequence[Int64Array], others: Sequence[Int64Array], at_
     event, known, number = rows
     other_event, other_known, other_number = others
     later = (known > other_known) | ((known == other_known) & (number > other_number))
-    return visible_rows(event, known, at_ns) & ((event > other_event) | ((event == other_event) & later))
+    wins = (event > other_event) | ((event == other_event) & later)
+    replacing: BoolArray = visible_rows(event, known, at_ns) & wins
+    return replacing
 
 
 def steady_until(

@@ -3,45 +3,29 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.names import near
-from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
+from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import DefinitionError, ExpressionError, SchemaError
-from featurestore.temporal.jit import lazy_module
-from featurestore.temporal.order import NO_INT64
-from featurestore.temporal.rows import Int32Array, Rows, frozen
+from featurestore.temporal.gather import gather
+from featurestore.temporal.rows import Rows
 from featurestore.temporal.threads import run_parallel, thread_count
-from featurestore.temporal.windows_columns import (
-    FLOAT,
-    INT,
-    NO_BOOL,
-    Column,
-    Values,
-    array_of,
-    array_of_bits,
-    column_of,
-    lists_of,
-    take_rows,
+from featurestore.temporal.windows_answers import Answer, Seen
+from featurestore.temporal.windows_batch import (
+    SLOTS,
+    Batch,
+    count_and_sum,
+    count_distinct,
+    pick_rows,
+    plan_batch,
 )
-from featurestore.temporal.windows_order import Grouped, columns_of, group_rows
+from featurestore.temporal.windows_columns import Column, column_of
+from featurestore.temporal.windows_order import Grouped, batches, group_rows
 
-_ranges: Any = lazy_module("featurestore.temporal.windows_range_kernels")
-_sums: Any = lazy_module("featurestore.temporal.windows_sum_kernels")
-_extremes: Any = lazy_module("featurestore.temporal.windows_extreme_kernels")
-_picks: Any = lazy_module("featurestore.temporal.windows_pick_kernels")
-
-SUMS: Final = ("count", "sum", "mean", "var", "std")
-_SLOTS: Final = (*SUMS, "min", "max")
-# Rows and readers of one call into the kernels: their answers should stay in the cache.
-_GROUP_ROWS: Final = 1 << 15
-FUNCTIONS: Final = (*_SLOTS, "first", "last", "n_distinct", "last_n")
+FUNCTIONS: Final = (*SLOTS, "first", "last", "n_distinct", "last_n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +47,6 @@ class Window:
     tile_ns: int = 0
     n: int | None = None
     name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Rows and readers in entity order, ranges and tasks: everything the columns share."""
-
-    spine_rows: int
-    places: Int32Array
-    rows: Grouped
-    cutoffs: Int64Array
-    late: BoolArray
-    low: npt.NDArray[np.int32]
-    high: npt.NDArray[np.int32]
-    ordered: Int64Array
-    disordered: Int64Array
-    parts: int
-
-    @property
-    def shared(self) -> tuple[Any, ...]:
-        return self.low, self.high, self.rows.known, self.cutoffs
-
-    @property
-    def every_task(self) -> list[Int64Array]:
-        """All tasks, one share per thread."""
-        tasks = np.concatenate([self.ordered, self.disordered])
-        weights = tasks[:, 1] - tasks[:, 0] + tasks[:, 3] - tasks[:, 2]
-        return [tasks[a:b] for a, b in _edges(weights, self.parts) if b > a]
 
 
 def window_aggregate(
@@ -125,19 +82,21 @@ def window_aggregate(
         SchemaError: a column is missing, has another length, or a type the function cannot take.
         ExpressionError: a sum of integers does not fit int64.
 
-    Cost: sorting both sides, then O(n * windows + m) per column. Memory: 4 bytes per spine row and different
-    window, 12 to 20 per row, and up to 76 per row of the longest window.
+    Cost: sorting both sides, then O(n * windows + m) per column. Memory beyond inputs and answers: 4 bytes
+    per reader and per row for their order, 32 per entity, a byte per reader and different window and column,
+    4 per picked value; the rest is held for one batch of readers per thread.
     """
     check_windows(windows, columns)
+    arrays = {
+        name: pa.nulls(0) if name == "*" else column_of(name, columns[name], len(rows))
+        for name in dict.fromkeys(w.column for w in windows)
+    }
+    for name, array in arrays.items():
+        Column(name, array.slice(0, 0), 0).check(w.function for w in windows if w.column == name)
     spans = sorted({(w.window_ns, w.tile_ns) for w in windows})
-    plan = _plan(spine, rows, spans, entities, threads)
-    out: dict[str, pa.Array] = {}
-    for name in dict.fromkeys(w.column for w in windows):
-        wanted = [w for w in windows if w.column == name]
-        data = pa.nulls(len(rows)) if name == "*" else columns[name]
-        column = column_of(name, data, len(rows), plan.rows)
-        out |= _aggregate_column(column, wanted, spans, plan)
-    return {w.name: out[w.name] for w in windows}
+    work = _Work(spine, rows, arrays, windows, spans, entities, threads)
+    work.run()
+    return {w.name: work.answers[w.name].finished(arrays[w.column]) for w in windows}
 
 
 def check_windows(windows: Sequence[Window], columns: Mapping[str, object]) -> None:
@@ -171,259 +130,112 @@ def check_windows(windows: Sequence[Window], columns: Mapping[str, object]) -> N
             )
 
 
-def _plan(spine: Rows, rows: Rows, spans: list[tuple[int, int]], entities: int, threads: int | None) -> _Plan:
-    of_rows = group_rows(rows, entities=entities, threads=threads)
-    readers = group_rows(
-        Rows(spine.codes, spine.event_ns, spine.known_ns), entities=entities, threads=threads
-    )
-    late = np.zeros(entities, np.bool_)
-    if len(of_rows.known):
-        _ranges.find_late(of_rows.known, of_rows.starts, of_rows.ends, late)
-    has_cutoffs = len(readers.known) > 0 or len(of_rows.known) > 0
-    # INT64_MAX is "never" for a row and "everything that is ever known" for a reader.
-    cutoffs = readers.known if len(readers.known) else readers.event
-    cutoffs = frozen(np.minimum(cutoffs, INT64_MAX - 1)) if len(of_rows.known) else cutoffs
-    low = np.zeros((len(spans), len(readers.event)), np.int32)
-    high = np.zeros(len(readers.event), np.int32)
-    window, tile = np.array(spans, np.int64).reshape(-1, 2).T.copy()
-    spine_bounds = (readers.starts, readers.ends)
-    weights = readers.ends - readers.starts + of_rows.ends - of_rows.starts
-    parts = thread_count(threads, len(spine) + len(rows))
-    run_parallel(
-        [
-            partial(
-                _ranges.fill_ranges, edges, of_rows.event, of_rows.known, (of_rows.starts, of_rows.ends),
-                late, readers.event, cutoffs if has_cutoffs else NO_INT64, spine_bounds, window, tile,
-                low, high,
+class _Work:
+    """One call of `window_aggregate`: both sides in entity order, and the answers that batches fill."""
+
+    def __init__(
+        self,
+        spine: Rows,
+        rows: Rows,
+        arrays: Mapping[str, pa.Array],
+        windows: Sequence[Window],
+        spans: Sequence[tuple[int, int]],
+        entities: int,
+        threads: int | None,
+    ) -> None:
+        self.rows = group_rows(rows, entities=entities, threads=threads)
+        readers = Rows(spine.codes, spine.event_ns, spine.known_ns)
+        self.spine = group_rows(readers, entities=entities, threads=threads)
+        self.arrays, self.windows, self.spans = arrays, windows, spans
+        self.parts = thread_count(threads, len(spine) + len(rows))
+        self.seen = {
+            (w.column, self.span_of(w)): Seen(len(spine)) for w in windows if w.function in SLOTS[1:]
+        }
+        self.answers = {
+            w.name: Answer.of(
+                w.function,
+                arrays[w.column].type,
+                len(spine),
+                w.n or 1,
+                self.seen.get((w.column, self.span_of(w))),
             )
-            for edges in _edges(weights, parts)
-        ]
-    )  # fmt: skip
-    tasks = _tasks(spine_bounds, low, high)
-    is_late = late[tasks[:, 4]]
-    return _Plan(
-        spine_rows=len(spine),
-        places=readers.places,
-        rows=of_rows,
-        cutoffs=cutoffs,
-        late=late,
-        low=low,
-        high=high,
-        ordered=tasks[~is_late],
-        disordered=tasks[is_late],
-        parts=parts,
-    )
+            for w in windows
+        }
 
+    def span_of(self, window: Window) -> int:
+        return self.spans.index((window.window_ns, window.tile_ns))
 
-def _tasks(
-    bounds: tuple[Int64Array, Int64Array], low: npt.NDArray[np.int32], high: npt.NDArray[np.int32]
-) -> Int64Array:
-    out = np.empty((len(bounds[0]) + 1024, 5), np.int64)
-    count = _ranges.cut_tasks(bounds, low, high, out)
-    if count > len(out):
-        out = np.empty((count, 5), np.int64)
-        count = _ranges.cut_tasks(bounds, low, high, out)
-    return out[:count]
+    def run(self) -> None:
+        """Answer batch after batch, each thread taking the next.
 
+        Raises:
+            ExpressionError: a sum of integers does not fit int64.
+        """
+        reach = max((window + tile for window, tile in self.spans), default=1)
+        queue = deque(batches(self.spine, self.rows, reach, self.parts))
 
-def _edges(weights: Int64Array, parts: int) -> list[tuple[int, int]]:
-    """Cut `range(len(weights))` into ranges of nearly equal weight."""
-    total = np.cumsum(weights)
-    full = int(total[-1]) if len(total) else 0
-    cuts = [int(np.searchsorted(total, full * part // parts)) for part in range(1, parts)]
-    edges = [0, *cuts, len(weights)]
-    return list(pairwise(edges))
+        def lane() -> None:
+            while queue:
+                try:
+                    cut = queue.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                self.answer(cut)
 
+        run_parallel([lane] * self.parts)
 
-def _groups(tasks: Int64Array) -> list[Int64Array]:
-    """Cut tasks into neighbours of about `_GROUP_ROWS` rows and readers together."""
-    weights = tasks[:, 1] - tasks[:, 0] + tasks[:, 3] - tasks[:, 2]
-    parts = int(weights.sum()) // _GROUP_ROWS + 1
-    return [tasks[a:b] for a, b in _edges(weights, parts) if b > a]
+    def answer(self, cut: Int64Array) -> None:
+        """Answer every window for the readers of one batch.
 
+        Raises:
+            ExpressionError: a sum of integers does not fit int64.
+        """
+        batch = plan_batch(cut, self.spine, self.rows, self.spans)
+        if len(batch.ordered) + len(batch.disordered) == 0:
+            return
+        for name, array in self.arrays.items():
+            wanted = [w for w in self.windows if w.column == name]
+            column = Column(name, _taken(array, self.rows, batch, cut), len(batch.positions))
+            self.numbers(batch, column, [w for w in wanted if w.function in SLOTS])
+            for w in wanted:
+                span, answer = self.span_of(w), self.answers[w.name]
+                if w.function == "n_distinct":
+                    answer.put(batch.places, count_distinct(batch, column, span))
+                elif w.function not in SLOTS:
+                    count = 0 if w.function == "first" else w.n or 1
+                    answer.put(batch.places, pick_rows(batch, column, span, count))
 
-def _aggregate_column(
-    column: Column, wanted: Sequence[Window], spans: list[tuple[int, int]], plan: _Plan
-) -> dict[str, pa.Array]:
-    numeric = [w for w in wanted if w.function in {*SUMS, "min", "max"}]
-    out = _numbers(column, numeric, spans, plan) if numeric else {}
-    for w in wanted:
-        span = spans.index((w.window_ns, w.tile_ns))
-        if w.function == "n_distinct":
-            out[w.name] = _distinct(column, span, plan)
-        elif w.function in {"first", "last", "last_n"}:
-            out[w.name] = _pick(column, w, span, plan)
-    return out
+    def numbers(self, batch: Batch, column: Column, wanted: Sequence[Window]) -> None:
+        """Answer the counts, sums and extremes of one column.
 
-
-def _numbers(
-    column: Column, wanted: Sequence[Window], spans: list[tuple[int, int]], plan: _Plan
-) -> dict[str, pa.Array]:
-    """Answer counts, sums and extremes: written reader by reader, then turned into columns."""
-    used = sorted({spans.index((w.window_ns, w.tile_ns)) for w in wanted})
-    row = {spans[span]: k for k, span in enumerate(used)}
-    slots = np.full((len(used), len(_SLOTS)), -1, np.int64)
-    slots[:, 0] = np.arange(len(used))
-    width = len(used)
-    for w in wanted:
-        at = (row[w.window_ns, w.tile_ns], _SLOTS.index(w.function))
-        if slots[at] < 0:
-            slots[at] = width
-            width += 1
-    spine_rows = plan.spine_rows
-    rows = np.zeros((spine_rows, width), np.int64)
-    windows = np.array(used, np.int64)
-    values, ranked = _values(column, wanted)
-    _answer_numbers(column.name, _Numbers(values, windows, slots, rows, plan))
-    columns = columns_of(rows, threads=plan.rows.threads)
-    answers: dict[str, pa.Array] = {}
-    for w in wanted:
-        k = row[w.window_ns, w.tile_ns]
-        bits, count = columns[slots[k, _SLOTS.index(w.function)]], columns[k]
-        answers[w.name] = _answer(w.function, bits, count, values[2], ranked, column.array.type)
-    return answers
-
-
-def _values(column: Column, wanted: Sequence[Window]) -> tuple[Values, "pa.Array | None"]:
-    """Return what the kernels read, and the values that ranks stand for where they read ranks."""
-    functions = {w.function for w in wanted}
-    if functions & {"sum", "mean", "var", "std"}:
-        return column.numbers(), None
-    if functions & {"min", "max"}:
-        return column.keys()
-    valid = NO_BOOL if column.name == "*" else column.valid()
-    return (frozen(np.zeros(len(column.order.event), np.int64)), valid, INT), None
-
-
-def _answer(
-    function: str, bits: Int64Array, count: Int64Array, kind: int, ranked: "pa.Array | None", to: pa.DataType
-) -> pa.Array:
-    if function == "count":
-        return pa.array(bits)
-    if function in {"min", "max"}:
-        if ranked is None:
-            return array_of_bits(bits, count == 0, to)
-        return take_rows(ranked, np.where(count == 0, -1, bits).astype(np.int32)).cast(to)
-    if function == "sum" and kind != FLOAT:
-        return array_of(bits, count == 0)
-    return array_of(bits.view(np.float64), count < (2 if function in {"var", "std"} else 1))
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """What one column's counts, sums and extremes are computed from and written to."""
-
-    values: Values
-    windows: Int64Array
-    slots: Int64Array
-    rows: Int64Array
-    plan: _Plan
-
-    def answer(self, tasks: Int64Array, *, late: bool) -> int:
-        """Answer a group of tasks; return the place + 1 of a reader whose integer sum overflows, else 0."""
-        plan = self.plan
-        sums = np.ascontiguousarray(self.slots[:, : len(SUMS)])
-        answers = (self.windows, sums, plan.places, self.rows, self.rows.view(np.float64))
-        wide, bad = np.full(len(tasks), late), 0
-        if not late:
-            bad = _sums.sum_by_prefix(tasks, self.values, plan.low, plan.high, *answers, wide)
-        if wide.any():
-            rest = (tasks[wide], self.values, *plan.shared, plan.late, *answers)
-            bad = max(bad, _sums.sum_by_moves(*rest))
-        for function in ("min", "max"):
-            slots = self.slots[:, _SLOTS.index(function)]
-            has = slots >= 0
-            if not has.any():
-                continue
-            to = (self.windows[has], slots[has], plan.places, self.rows)
-            greatest = function == "max"
-            if late:
-                _extremes.extremes_by_moves(tasks, self.values, greatest, *plan.shared, *to)
-            else:
-                _extremes.extremes_by_blocks(tasks, self.values, greatest, plan.low, plan.high, *to)
-        return int(bad)
-
-
-def _answer_numbers(name: str, numbers: _Numbers) -> None:
-    """Answer all tasks, in groups whose rows and answers stay in the cache; a free thread takes the next.
-
-    Raises:
-        ExpressionError: a sum of integers does not fit int64.
-    """
-    plan = numbers.plan
-    bad: list[int] = []
-    work = deque(
-        partial(numbers.answer, group, late=late)
-        for tasks, late in ((plan.ordered, False), (plan.disordered, True))
-        for group in _groups(tasks)
-    )
-
-    def run() -> None:
-        while work:
-            try:
-                task = work.popleft()
-            except IndexError:  # another thread took the last one
-                return
-            bad.append(task())
-
-    run_parallel([run] * plan.parts)
-    overflow = max(bad, default=0)
-    if overflow:
-        raise ExpressionError(
-            f"a sum of {name!r} does not fit int64 (spine row {overflow - 1})",
-            hint="cast the column to double in the view, or shorten the window",
-            column=name,
-            row=overflow - 1,
-        )
-
-
-def _distinct(column: Column, span: int, plan: _Plan) -> pa.Array:
-    codes, distinct = column.codes()
-    out = np.zeros((1, plan.spine_rows), np.int64)
-    used = np.array([span], np.int64)
-    run_parallel(
-        [
-            partial(
-                _picks.count_distinct,
-                tasks,
-                codes,
-                distinct,
-                *plan.shared,
-                plan.late,
-                used,
-                plan.places,
-                out,
+        Raises:
+            ExpressionError: a sum of integers does not fit int64.
+        """
+        if not wanted:
+            return
+        asked = list(dict.fromkeys((self.span_of(w), w.function) for w in wanted))
+        found = count_and_sum(batch, column, asked)
+        if found.overflow:
+            row = int(batch.places[found.overflow - 1])
+            raise ExpressionError(
+                f"a sum of {column.name!r} does not fit int64 (spine row {row})",
+                hint="cast the column to double in the view, or shorten the window",
+                column=column.name,
+                row=row,
             )
-            for tasks in plan.every_task
-        ]
-    )
-    return pa.array(out[0])
+        for span in {span for span, _ in asked}:
+            seen = self.seen.get((column.name, span))
+            if seen is not None:
+                seen.put(batch.places, found.rows, int(found.slots[span, 0]))
+        for w in wanted:
+            slot = int(found.slots[self.span_of(w), SLOTS.index(w.function)])
+            self.answers[w.name].put_numbers(batch, found, slot)
 
 
-def _pick(column: Column, window: Window, span: int, plan: _Plan) -> pa.Array:
-    count = 0 if window.function == "first" else window.n or 1
-    width = max(count, 1)
-    out = np.full((1, plan.spine_rows * width), -1, np.int32)
-    used, counts = np.array([span], np.int64), np.array([count], np.int64)
-    valid = column.valid()
-    run_parallel(
-        [
-            partial(
-                _picks.pick_rows,
-                tasks,
-                valid,
-                *plan.shared,
-                plan.late,
-                used,
-                counts,
-                plan.places,
-                plan.rows.places,
-                out,
-                width,
-            )
-            for tasks in plan.every_task
-        ]
-    )
-    if window.function == "last_n":
-        return lists_of(out[0], width, column.array)
-    return take_rows(column.array, out[0])
+def _taken(array: pa.Array, rows: Grouped, batch: Batch, cut: Int64Array) -> pa.Array:
+    """Return a column's values in the batch's order."""
+    if len(array) == 0:
+        return array
+    if rows.order is None:
+        return array.slice(int(cut[4]), int(cut[5] - cut[4]))
+    return gather(array, batch.positions, threads=1)

@@ -1,5 +1,6 @@
-"""Columns as the window kernels read them, and answers as Arrow arrays."""
+"""Columns of a batch as the window kernels read them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,9 +11,8 @@ import pyarrow.compute as pc
 
 from featurestore.core.time import BoolArray, Int64Array
 from featurestore.errors import SchemaError
-from featurestore.temporal.rows import frozen
+from featurestore.temporal.rows import Int32Array, frozen
 from featurestore.temporal.times import one_array
-from featurestore.temporal.windows_order import Grouped
 
 FLOAT: Final = 0
 INT: Final = 1
@@ -24,24 +24,35 @@ NO_BOOL: BoolArray = frozen(np.zeros(0, np.bool_))
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column in the sorted order of its rows.
+    """One column of a batch, in the batch's order.
 
     Attributes:
         name: Names it in errors.
-        array: The column itself, in the source's order.
-        order: The order.
+        array: Its values.
+        rows: How many there are; `"*"` has none.
     """
 
     name: str
     array: pa.Array
-    order: Grouped
+    rows: int
 
     def valid(self) -> BoolArray:
-        """Return the validity per sorted row; empty where nothing is null."""
-        if self.array.null_count == 0:
-            return NO_BOOL
-        mask: BoolArray = self.order.sorted(valid_mask(self.array))
-        return mask
+        """Return the validity per row; empty where nothing is null."""
+        return NO_BOOL if self.array.null_count == 0 else frozen(valid_mask(self.array))
+
+    def check(self, functions: Iterable[str]) -> None:
+        """Check that the column's type has these functions.
+
+        Raises:
+            SchemaError: it has not.
+        """
+        wanted = set(functions)
+        if wanted & {"sum", "mean", "std", "var"}:
+            self.numbers()
+        if wanted & {"min", "max"}:
+            self.keys()
+        if "n_distinct" in wanted:
+            self.codes()
 
     def numbers(self) -> Values:
         """Return bits, validity and kind of a column that can be summed: numbers and booleans.
@@ -60,15 +71,15 @@ class Column:
 
     def _values(self) -> Values:
         bits, kind = number_bits(self.array)
-        return self.order.sorted(bits), self.valid(), kind
+        return frozen(bits), self.valid(), kind
 
-    def keys(self) -> tuple[Values, "pa.Array | None"]:
-        """Return what min and max compare, and the values that ranks stand for (`None`: the bits do).
+    def keys(self) -> tuple[Values, Int32Array | None]:
+        """Return what min and max compare: the values' bits, or their ranks and a row that holds each.
 
         Raises:
             SchemaError: the type has no order.
         """
-        if _is_fixed(self.array.type):
+        if is_fixed(self.array.type):
             return self._values(), None
         codes, values = self._coded()
         try:
@@ -81,10 +92,14 @@ class Column:
             ) from error
         ranks = np.empty(len(values) + 1, np.int64)
         ranks[order.to_numpy()] = np.arange(len(values))
-        return (ranks[codes], self.valid(), INT), values.take(order)
+        ranks[-1] = len(values)  # of a null
+        ranked = frozen(ranks[codes])
+        holders = np.zeros(len(values) + 1, np.int32)
+        holders[ranked] = np.arange(len(ranked))
+        return (ranked, self.valid(), INT), holders
 
     def codes(self) -> tuple[Int64Array, int]:
-        """Return a dense code per sorted row (-1: null) and their number; NaN is one value, -0.0 is 0.0.
+        """Return a dense code per row (-1: null) and their number; NaN is one value, -0.0 is 0.0.
 
         Raises:
             SchemaError: the type's values cannot be compared for equality.
@@ -107,7 +122,7 @@ class Column:
                 column=self.name,
             ) from error
         codes = coded.indices.fill_null(-1).to_numpy().astype(np.int64)
-        return self.order.sorted(codes), coded.dictionary
+        return frozen(codes), coded.dictionary
 
 
 def valid_mask(array: pa.Array) -> BoolArray:
@@ -116,7 +131,7 @@ def valid_mask(array: pa.Array) -> BoolArray:
     return mask
 
 
-def _is_fixed(kind: pa.DataType) -> bool:
+def is_fixed(kind: pa.DataType) -> bool:
     """Whether a type's values are numbers of at most 64 bits whose order is theirs."""
     return bool(
         pa.types.is_integer(kind)
@@ -158,39 +173,7 @@ def _one_zero_one_nan(array: pa.Array) -> pa.Array:
     return pa.array(values, mask=None if array.null_count == 0 else ~valid_mask(array))
 
 
-def array_of_bits(bits: Int64Array, empty: BoolArray, to: pa.DataType) -> pa.Array:
-    """Return values of a fixed-width type from doubles' or integers' bits, null where `empty`."""
-    mask = empty if empty.any() else None
-    if pa.types.is_floating(to):
-        return pa.array(bits.view(np.float64).astype(f"f{to.bit_width // 8}", copy=False), mask=mask)
-    if pa.types.is_boolean(to):
-        return pa.array(bits.astype(np.bool_), mask=mask)
-    letter = "u" if pa.types.is_unsigned_integer(to) else "i"
-    physical = bits.view(np.uint64) if letter == "u" else bits
-    return pa.array(physical.astype(f"{letter}{to.bit_width // 8}", copy=False), mask=mask).view(to)
-
-
-def array_of(values: npt.NDArray[Any], empty: BoolArray | None) -> pa.Array:
-    """Return NumPy numbers as Arrow, null where `empty`; NaN stays NaN."""
-    if empty is None or not empty.any():
-        return pa.array(values)
-    return pa.array(values, mask=empty)
-
-
-def lists_of(rows: npt.NDArray[np.int32], width: int, column: pa.Array) -> pa.Array:
-    """Return fixed-size lists of `column` at `rows` `(n * width,)`, -1 null; a list of nulls only is null."""
-    empty = (rows.reshape(-1, width) < 0).all(axis=1)
-    child = take_rows(column, rows)
-    return pa.FixedSizeListArray.from_arrays(child, width, mask=pa.array(empty))
-
-
-def take_rows(column: pa.Array, rows: npt.NDArray[np.int32]) -> pa.Array:
-    """Return `column[rows]`, null where a row is -1."""
-    missing = rows < 0
-    return column.take(pa.array(rows, mask=missing if missing.any() else None))
-
-
-def column_of(name: str, data: "pa.ChunkedArray | pa.Array", rows: int, order: Grouped) -> Column:
+def column_of(name: str, data: "pa.ChunkedArray | pa.Array", rows: int) -> pa.Array:
     """Check a column's length and join its chunks.
 
     Raises:
@@ -203,4 +186,4 @@ def column_of(name: str, data: "pa.ChunkedArray | pa.Array", rows: int, order: G
             hint="pass one value per row, in the rows' order",
             column=name,
         )
-    return Column(name, array, order)
+    return array

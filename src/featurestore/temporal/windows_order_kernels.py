@@ -1,65 +1,121 @@
-"""Compiled loops that bring columns into entity order, and answers back into the readers' order."""
+"""Compiled loops that cut windows into batches, and bring answers back into the readers' order."""
 
 from typing import Any
 
 import numpy.typing as npt
 
-from featurestore.core.time import Int64Array
+from featurestore.core.time import INT64_MIN, Int64Array
 from featurestore.temporal.jit import kernel
 from featurestore.temporal.rows import Int32Array
 
-_BLOCK = 64
+# A part of an entity is not cut below so many readers: their windows share rows.
+FEW_READERS = 64
 
 
 @kernel
-def count_codes(codes: Int32Array, starts: Int64Array, ends: Int64Array) -> int:
-    """Fill the bounds of each entity's rows in grouped order; return how many rows have an entity."""
-    ends[:] = 0
-    for i in range(len(codes)):
-        if codes[i] >= 0:
-            ends[codes[i]] += 1
-    total = 0
-    for c in range(len(starts)):
-        starts[c] = total
-        total += ends[c]
-        ends[c] = total
-    return total
+def place_after(time: Int64Array, order: Int32Array, lo: int, hi: int, bound: int) -> int:
+    """Return the first place in `[lo, hi)` whose time is greater than `bound`, else `hi`."""
+    while lo < hi:
+        middle = (lo + hi) >> 1
+        if time[order[middle] if len(order) else middle] <= bound:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo
 
 
 @kernel
-def scatter(codes: Int32Array, starts: Int64Array, values: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-    """Copy values next to those of their entity: reads in order, writes to one stream per entity."""
-    place = starts.copy()
-    for i in range(len(codes)):
-        code = codes[i]
-        if code >= 0:
-            out[place[code]] = values[i]
-            place[code] += 1
+def cut_batches(
+    spine_starts: Int64Array,
+    spine_ends: Int64Array,
+    row_starts: Int64Array,
+    row_ends: Int64Array,
+    time: Int64Array,
+    spine_order: Int32Array,
+    event: Int64Array,
+    row_order: Int32Array,
+    reach: int,
+    most_readers: int,
+    most_rows: int,
+    out: Int64Array,
+) -> int:
+    """Cut entities into batches of few readers and rows; an entity with more of them in parts.
+
+    Args:
+        reach: a row so long before a reader's time is out of its reach; -1: every earlier row is in it.
+        out: `(k, 6)`; may be too small.
+
+    Returns:
+        How many batches there are, also where `out` has no room for them.
+    """
+    count, begin = 0, -1
+    first_reader, first_row, last_reader, last_row = 0, 0, 0, 0
+    for e in range(len(spine_starts)):
+        q, q_end = spine_starts[e], spine_ends[e]
+        r, r_end = row_starts[e], row_ends[e]
+        if q == q_end or r == r_end:
+            continue
+        is_large = q_end - q > most_readers or r_end - r > most_rows
+        is_full = q_end - first_reader > most_readers or r_end - first_row > most_rows
+        if begin >= 0 and (is_large or is_full):
+            count = write_batch(out, count, begin, e, first_reader, last_reader, first_row, last_row)
+            begin = -1
+        if is_large:
+            while q < q_end:
+                last = min(q + most_readers, q_end)
+                now = time[spine_order[q] if len(spine_order) else q]
+                a = r
+                if reach >= 0 and now >= INT64_MIN + reach:
+                    a = place_after(event, row_order, r, r_end, now - reach)
+                while True:
+                    then = time[spine_order[last - 1] if len(spine_order) else last - 1]
+                    b = place_after(event, row_order, a, r_end, then)
+                    if b - a <= most_rows or last - q <= FEW_READERS:
+                        break
+                    last = q + ((last - q) >> 1)
+                count = write_batch(out, count, e, e + 1, q, last, a, b)
+                q = last
+            continue
+        if begin < 0:
+            begin, first_reader, first_row = e, q, r
+        last_reader, last_row = q_end, r_end
+    if begin >= 0:
+        entities = len(spine_starts)
+        count = write_batch(out, count, begin, entities, first_reader, last_reader, first_row, last_row)
+    return count
 
 
 @kernel
-def scatter_places(codes: Int32Array, starts: Int64Array, out: Int32Array) -> None:
-    """Write the source position of each grouped row."""
-    place = starts.copy()
-    for i in range(len(codes)):
-        code = codes[i]
-        if code >= 0:
-            out[place[code]] = i
-            place[code] += 1
+def write_batch(
+    out: Int64Array,
+    count: int,
+    entity: int,
+    entity_end: int,
+    reader: int,
+    reader_end: int,
+    row: int,
+    row_end: int,
+) -> int:
+    """Write one batch where there is room; return how many there are now."""
+    if count < len(out):
+        out[count, 0] = entity
+        out[count, 1] = entity_end
+        out[count, 2] = reader
+        out[count, 3] = reader_end
+        out[count, 4] = row
+        out[count, 5] = row_end
+    return count + 1
 
 
 @kernel
-def take(values: npt.NDArray[Any], order: Int32Array, lo: int, hi: int, out: npt.NDArray[Any]) -> None:
-    """Copy `values[order[lo:hi]]` to `out[lo:hi]`."""
-    for k in range(lo, hi):
-        out[k] = values[order[k]]
+def scatter(rows: npt.NDArray[Any], slot: int, places: Int32Array, out: npt.NDArray[Any]) -> None:
+    """Write column `slot` of answers that lie reader by reader to the readers' own places."""
+    for i in range(len(places)):
+        out[places[i]] = rows[i, slot]
 
 
 @kernel
-def transpose(rows: Int64Array, lo: int, hi: int, out: Int64Array) -> None:
-    """Write columns `out[f, i] = rows[i, f]` for `lo <= i < hi`, a cache-sized block at a time."""
-    for begin in range(lo, hi, _BLOCK):
-        end = min(begin + _BLOCK, hi)
-        for f in range(rows.shape[1]):
-            for i in range(begin, end):
-                out[f, i] = rows[i, f]
+def scatter_seen(rows: Int64Array, slot: int, places: Int32Array, out: npt.NDArray[Any]) -> None:
+    """Write how many values each reader saw: none, one or more."""
+    for i in range(len(places)):
+        out[places[i]] = min(rows[i, slot], 2)
