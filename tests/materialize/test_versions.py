@@ -1,11 +1,14 @@
 """Versions for people: found by number, tag or time, compared, restored, recreated, cleaned up."""
 
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from tests.materialize.house import START_NS, House, as_bag, events, seed_store, spine_rows, write
 
 from featurestore.core.clock import ManualClock
@@ -13,6 +16,7 @@ from featurestore.core.config import StoreConfig
 from featurestore.core.time import format_instant
 from featurestore.errors import AlreadyExistsError, CorruptDataError, NotFoundError
 from featurestore.materialize.context import home_of
+from featurestore.materialize.publish import publish, staging_folder
 from featurestore.materialize.training_set import materialize
 from featurestore.materialize.versions import (
     compact,
@@ -26,8 +30,10 @@ from featurestore.materialize.versions import (
     vacuum,
     verify,
 )
+from featurestore.storage import delta_log
 from featurestore.storage.delta_log import read_log
 
+SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 CONFIG = StoreConfig(buckets=2, threads=1)
 
 
@@ -164,8 +170,77 @@ def test_verify_misses_nothing_that_is_gone(house: House, name: str) -> None:
     log = read_log(home.delta)
     assert log is not None
     victim = (
-        home.delta / next(iter(log.files_at(2))) if name == "delta" else next(folder.glob("part-*.arrow"))
+        home.delta / next(iter(log.files_at(2)))
+        if name == "delta"
+        else next(iter(folder.glob("part-*.arrow")))
     )
-    victim.unlink()
+    Path(str(victim)).unlink()
     with pytest.raises(NotFoundError):
         verify(house.context, "set")
+
+
+def test_opening_does_not_read_what_it_does_not_need(tmp_path: Path) -> None:
+    """By number, tag or time in 50 ms: with 1,000 versions and a newest one of 20,000 partitions in soak."""
+    versions, partitions = (1000, 20_000) if SOAK else (60, 2000)
+    house = seed_store(tmp_path, days=1, config=CONFIG)
+    materialize(house.context, "set")
+    home = home_of(house.context, "set")
+    first = open_version(house.context, "set").manifest
+    log = read_log(home.delta)
+    assert log is not None
+    file, shard = next(iter(log.files_at(1).values())), first.shards[0]
+    for number in range(2, versions + 1):
+        log = read_log(home.delta)
+        assert log is not None
+        many = range(partitions if number == versions else 2)
+        shards = [replace(shard, bucket=b, file=f"part-{b:08d}.arrow", xxh3=f"{b:032x}") for b in many]
+        added = [replace(file, path=f"part-{number}-{b}.parquet", bucket=b) for b in many]
+        manifest = replace(first.numbered(number, START_NS + number), shards=tuple(shards))
+        publish(
+            home,
+            log,
+            staging_folder(home),
+            manifest,
+            added=added,
+            removed=list(log.files_at(log.head).values()),
+            operation="WRITE",
+            previous=first,
+            now_ns=START_NS + number,
+        )
+    pin(house.context, "set", versions, "gold")
+    names: list[int | str] = [versions, "gold", "2100-01-01"]
+    for version in names:
+        seconds = []
+        opened = open_version(house.context, "set")
+        for _ in range(5):
+            delta_log.forget()
+            begin = time.process_time()
+            opened = open_version(house.context, "set", version)
+            seconds.append(time.process_time() - begin)
+        assert opened.version == versions
+        assert len(opened.manifest.shards) == partitions
+        assert min(seconds) <= 0.05, f"{min(seconds) * 1000:.1f} ms by {version!r}"
+    assert history(house.context, "set")[-1].files == partitions
+
+
+def test_a_checkpoint_of_the_log_outlives_vacuum_and_healing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featurestore.storage.delta_checkpoint.EVERY", 3)
+    write(house.root / "spine" / "d2.parquet", spine_rows(9, 30, first_hour=48, hours=24))
+    materialize(house.context, "set")
+    home = home_of(house.context, "set")
+    table = Path(str(home.delta))
+    assert [p.name for p in table.glob("_delta_log/*.parquet")] == [f"{3:020d}.checkpoint.parquet"]
+    # A run that died leaves its staging folder and a data file behind.
+    staging_folder(home)
+    stray = table / "event_date=2013-10-22" / "stray.parquet"
+    write(stray, spine_rows(9, 3, first_hour=48, hours=24))
+    write(house.root / "spine" / "d3.parquet", spine_rows(10, 30, first_hour=48, hours=24))
+    materialize(house.context, "set")
+    vacuum(house.context, "set", recent_hours=0, dry_run=False)
+    assert not stray.exists()
+    verify(house.context, "set")
+    for version in (1, 2, 3):
+        (table / "_delta_log" / f"{version:020d}.json").rename(table / f"{version}.json")
+    assert len(DeltaTable(str(table)).file_uris()) == len(open_version(house.context, "set").manifest.shards)

@@ -22,7 +22,7 @@ from featurestore.errors import (
     NotFoundError,
 )
 from featurestore.storage.delta_checkpoint import check_checkpoint, write_checkpoint
-from featurestore.storage.delta_log import DataFile, DeltaLog, commit, create_table, read_log
+from featurestore.storage.delta_log import DataFile, DeltaLog, commit, create_table, read_log, version_at
 from featurestore.storage.files import read_files
 
 SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
@@ -82,9 +82,10 @@ def test_versions_have_the_files_that_were_committed(table: Path) -> None:
 def test_the_clock_of_commits_grows_and_resolves_times(table: Path) -> None:
     log = opened(table)
     assert [c.time_ns - 10**18 for c in log.commits] == [0, 1, 2, 3]
-    assert [log.version_at(10**18 + t) for t in (0, 1, 2, 10)] == [0, 1, 2, 3]
-    with pytest.raises(NotFoundError):
-        log.version_at(10**18 - 1)
+    assert [version_at(table, 10**18 + t) for t in (0, 1, 2, 10)] == [0, 1, 2, 3]
+    for time_ns, first in ((10**18 - 1, 0), (10**18, 1)):
+        with pytest.raises(NotFoundError):
+            version_at(table, time_ns, first=first)
 
 
 def test_deltalake_reads_it(table: Path) -> None:

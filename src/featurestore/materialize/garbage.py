@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from featurestore.materialize.context import Home
-from featurestore.storage.delta_log import DeltaLog
+from featurestore.storage.delta_log import LOG, DeltaLog
 from featurestore.storage.files import TEMPORARY, AnyPath, remove_files, remove_folder
 from featurestore.storage.manifest import MANIFEST, published_versions, read_manifest, version_folder
 from featurestore.storage.objects import ObjectInfo, ObjectPath
@@ -19,7 +19,8 @@ def orphans(home: Home, log: DeltaLog) -> list[AnyPath]:
     """Return data files that no commit ever named: what interrupted runs left behind."""
     named = {home.delta / f.path for c in log.commits for f in c.added}
     there: Iterable[AnyPath] = home.delta.rglob("*.parquet")
-    return sorted((p for p in there if p not in named), key=str)
+    # The log's own checkpoints are Parquet files, too.
+    return sorted((p for p in there if p not in named and p.parent.name != LOG), key=str)
 
 
 def unneeded(home: Home, log: DeltaLog, kept: set[int], *, recent_hours: float) -> list[AnyPath]:
@@ -77,6 +78,7 @@ def _unneeded_objects(
         p
         for p, info in delta.objects().items()
         if p.name.endswith(".parquet")
+        and p.parent.name != LOG
         and _is_old(info, until_ns)
         and p.relative_to(delta).as_posix() not in needed
     ]

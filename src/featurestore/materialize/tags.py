@@ -8,7 +8,7 @@ from featurestore.core.names import near
 from featurestore.core.time import format_instant, instant_ns
 from featurestore.errors import CorruptDataError, DefinitionError, NotFoundError
 from featurestore.materialize.context import Home
-from featurestore.storage.delta_log import read_log
+from featurestore.storage.delta_log import version_at
 from featurestore.storage.files import AnyPath, read_files
 
 
@@ -44,15 +44,14 @@ def resolve_version(home: Home, version: int | str) -> int:
 
 
 def _version_at(home: Home, at_ns: int) -> int:
-    log = read_log(home.delta)
-    commits = () if log is None else log.commits[1:]
-    found = [c.version for c in commits if c.time_ns <= at_ns]
-    if not found:
-        first = f"its first version was committed at {format_instant(commits[0].time_ns)}" if commits else ""
+    try:
+        return version_at(home.delta, at_ns, first=1)
+    except NotFoundError as error:
+        first_ns = error.context.get("first_ns")
+        first = "" if first_ns is None else f"its first version was committed at {format_instant(first_ns)}"
         raise NotFoundError(
             f"{home.title!r} has no version as old as {format_instant(at_ns)}", hint=first, at_ns=at_ns
-        )
-    return found[-1]
+        ) from error
 
 
 def tags_of(home: Home) -> dict[str, int]:

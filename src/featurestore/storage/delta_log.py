@@ -10,6 +10,7 @@ import json
 import os
 import re
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +25,7 @@ from featurestore.errors import (
     CorruptDataError,
     NotFoundError,
 )
-from featurestore.storage.files import AnyPath, make_folders, put_if_absent, read_files
+from featurestore.storage.files import AnyPath, make_folders, put_if_absent, read_file, read_files
 from featurestore.storage.objects import ObjectPath
 from featurestore.storage.physical import delta_schema
 
@@ -172,20 +173,32 @@ class DeltaLog:
                 return commit.transactions[app_id]
         return None
 
-    def version_at(self, time_ns: int) -> int:
-        """Return the newest version committed at or before an instant, by our own commit clock.
 
-        Raises:
-            NotFoundError: the instant lies before the first commit.
-        """
-        found = [c.version for c in self.commits if c.time_ns <= time_ns]
-        if not found:
-            raise NotFoundError(
-                f"{str(self.folder)!r} has no version that old",
-                hint="the first was committed later",
-                first_ns=self.commits[0].time_ns,
-            )
-        return found[-1]
+def version_at(folder: AnyPath, time_ns: int, *, first: int = 0) -> int:
+    """Return the newest version committed at or before an instant, by our own commit clock.
+
+    Raises:
+        NotFoundError: the instant lies before the version `first`, or there is none.
+        CorruptDataError: a commit that was looked at is damaged.
+
+    Cost:
+        One look at the folder and, as the clock only grows, log2 of the commits.
+    """
+    names = [name for name, _ in _stamps(folder / LOG)]
+    versions = range(first, len(names))
+
+    def committed_ns(version: int) -> int:
+        path = folder / LOG / names[version]
+        return _commit(version, path, read_file(path)).time_ns
+
+    found = bisect_right(versions, time_ns, key=committed_ns)
+    if found == 0:
+        raise NotFoundError(
+            f"{str(folder)!r} has no version that old",
+            hint="the first was committed later" if versions else "nothing was committed yet",
+            first_ns=committed_ns(first) if versions else None,
+        )
+    return versions[found - 1]
 
 
 def read_log(folder: AnyPath) -> DeltaLog | None:
@@ -253,6 +266,12 @@ def _remember(folder: AnyPath, stamps: tuple[Stamp, ...], log: DeltaLog) -> None
         _KNOWN[folder] = (stamps, log)
         while len(_KNOWN) > _KNOWN_MAX:
             _KNOWN.pop(next(iter(_KNOWN)))
+
+
+def forget() -> None:
+    """Forget every log that was read, as a new process would."""
+    with _LOCK:
+        _KNOWN.clear()
 
 
 def _table_id(first: Commit) -> str:

@@ -5,10 +5,10 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import pyarrow as pa
 
@@ -20,6 +20,10 @@ from featurestore.storage.objects import ObjectPath
 FORMAT: Final = 1
 MANIFEST: Final = "MANIFEST.json"
 CURRENT: Final = "CURRENT"
+# Canonical JSON: keys in order, no spaces.
+_FIRST_SHARD: Final = b'[{"bucket":'
+_SHARDS: Final = b'"shards":' + _FIRST_SHARD
+_BEHIND_SHARDS: Final = b'}],"states":'
 _VERSION: Final = re.compile(r"v(\d{8,})")
 
 
@@ -118,7 +122,7 @@ class Manifest:
     labels: tuple[str, ...]
     horizons_ns: Mapping[str, int]
     windows_ns: Mapping[str, int | None]
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
     created_ns: int
     arrow_schema: str
     buckets: int = 1
@@ -153,19 +157,68 @@ class Manifest:
         return replace(self, version=version, created_ns=created_ns)
 
 
+class Shards(Sequence[Shard]):
+    """The shards of a manifest as it was read: their text becomes values when the first is asked for.
+
+    Opening a version of many thousand partitions so costs what its checksum costs.
+    """
+
+    __slots__ = ("_found", "_text")
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._found: tuple[Shard, ...] | None = None
+
+    def _all(self) -> tuple[Shard, ...]:
+        if self._found is None:
+            self._found = tuple(Shard(**s) for s in json.loads(self._text))
+        return self._found
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    @overload
+    def __getitem__(self, index: int) -> Shard: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Shard, ...]: ...
+    def __getitem__(self, index: int | slice) -> Shard | tuple[Shard, ...]:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Shard]:
+        return iter(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (Shards, tuple)) and self._all() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+    def __reduce__(self) -> tuple[type["Shards"], tuple[bytes]]:
+        return Shards, (self._text,)
+
+
 def manifest_from_json(data: bytes, *, path: str) -> Manifest:
     """Read back what `Manifest.to_json` wrote.
 
     Raises:
         CorruptDataError: not a manifest, of an unknown format, or not the bytes that were written.
+
+    Cost:
+        One hash of the bytes; the list of shards is parsed on first use.
     """
+    rest, listed = _without_shards(data)
     try:
-        spec = json.loads(data)
+        spec = json.loads(rest)
+        if spec["shards"] is not None:
+            spec = json.loads(data)
         digest = spec.pop("digest")
         found = spec["format"]
-    except (ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise CorruptDataError(f"{path!r} is not a manifest: {error}", path=path) from error
-    if digest != _digest(spec):
+    if not _is_sealed(data, digest):
         raise CorruptDataError(
             f"{path!r} is damaged: its digest does not match",
             hint="rebuild the version from Delta, or restore the file",
@@ -187,9 +240,37 @@ def manifest_from_json(data: bytes, *, path: str) -> Manifest:
             "columns": tuple(ManifestColumn(**c) for c in schema["columns"]),
             "arrow_schema": schema["arrow"],
             "packs": tuple(Pack(**{**p, "features": tuple(p["features"])}) for p in spec["packs"]),
-            "shards": tuple(Shard(**s) for s in spec["shards"]),
+            "shards": Shards(listed) if spec["shards"] is None else tuple(Shard(**s) for s in spec["shards"]),
         }
     )
+
+
+def _without_shards(data: bytes) -> tuple[bytes, bytes]:
+    """Cut the list of shards out of a manifest's text; within a JSON string neither mark can stand.
+
+    Returns:
+        The text with `null` in its place, and the list; the text as it is where the marks are not there.
+    """
+    start, end = data.find(_SHARDS), data.rfind(_BEHIND_SHARDS)
+    if not 0 <= start < end:
+        return data, b""
+    first, last = start + len(_SHARDS) - len(_FIRST_SHARD), end + 2
+    return data[:first] + b"null" + data[last:], data[first:last]
+
+
+def _is_sealed(data: bytes, digest: object) -> bool:
+    """Say whether a manifest's bytes without its digest have that digest."""
+    if not isinstance(digest, str) or not data.endswith(b"\n"):
+        return False
+    seal = canonical_json({"digest": digest}).encode()[1:-1] + b","
+    start = data.find(seal)
+    while start >= 0:
+        hasher = hashlib.blake2b(data[:start], digest_size=16)
+        hasher.update(data[start + len(seal) : -1])
+        if hasher.hexdigest() == digest:
+            return True
+        start = data.find(seal, start + 1)
+    return False
 
 
 def version_folder(version: int) -> str:
