@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import lmdb
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -33,6 +34,7 @@ from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.client_messages import Question, write_request
 from featurestore.serve.flight_client import BulkClient
 from featurestore.serve.flight_server import BulkReads, serve_flight
+from featurestore.serve.grpc_client import OnlineClient
 from featurestore.serve.lmdb_store import LmdbStore
 from featurestore.serve.proto import feast_compat_pb2 as feast_pb
 from featurestore.serve.proto import online_pb2 as pb
@@ -50,20 +52,21 @@ FEAST_PYTHON = Path.home() / ".cache/featurestore-tests/feast-0.67.0/bin/python"
 FEAST_SCRIPT = Path(__file__).with_name("feast_serving.py")
 
 
-def rows(first: int, count: int, at_ns: int) -> pa.Table:
-    """Return `count` keys from `first`, each with 50 features that tell it."""
-    keys = np.arange(first, first + count)
+def rows(first: int, count: int, at_ns: int, features: int = 50, keys: np.ndarray | None = None) -> pa.Table:
+    """Return `count` keys from `first`, or given ones, each with features that tell it."""
+    keys = np.arange(first, first + count) if keys is None else keys
     columns = [pa.array(keys), pa.array(np.full(count, at_ns)).cast(pa.timestamp("ns", "UTC"))]
-    columns += [pa.array(keys + at / 64) for at in range(50)]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    columns += [pa.array(keys + at / 64) for at in range(features)]
+    return pa.Table.from_arrays(columns, names=SCHEMA.names[: 2 + features])
 
 
-def prepared(root: Path) -> OnlineBackend:
+def prepared(root: Path, features: int = 50) -> OnlineBackend:
     """Return a backend over a catalog in `root` with one wide view."""
     user = Entity("user", join_keys=["user_id"])
     source = Source("users", path="users", timestamp_field="ts")
-    view = FeatureView("wide", source=source, entities=[user], features=NAMES, ttl="7d")
-    catalog = open_catalog(root, read_schema=lambda _: SCHEMA)
+    view = FeatureView("wide", source=source, entities=[user], features=NAMES[:features], ttl="7d")
+    schema = pa.schema([SCHEMA.field(at) for at in range(2 + features)])
+    catalog = open_catalog(root, read_schema=lambda _: schema)
     catalog.apply([user, source, view])
     store = LmdbStore(root / "online")
     return OnlineBackend(catalog.snapshot, store, clock=SystemClock(), history_ns=0)
@@ -116,31 +119,66 @@ def in_process(backend: OnlineBackend) -> dict[str, Any]:
 
 
 def writes(root: Path, at_ns: int) -> dict[str, Any]:
-    """Time durable upserts in batches of 1,000 rows, from one caller and from four at once."""
-    backend = prepared(root)
-    view = "wide"
-    backend.write_rows(view, rows(0, 1000, at_ns))
+    """Time durable upserts in batches of 1,000 rows over 100,000 keys, beside bare puts of as many bytes.
+
+    Keys come in their order, as materialization writes them, and drawn at random: then nearly every row is
+    on a page of its own, which is written whole.
+    """
     out: dict[str, Any] = {}
-    for callers in (1, 4):
-        tables = [rows(first * 1000, 1000, at_ns + callers) for first in range(100)]
-
-        def work(mine: list[pa.Table]) -> None:
-            for table in mine:
-                backend.write_rows(view, table)
-
-        threads = [threading.Thread(target=work, args=(tables[at::callers],)) for at in range(callers)]
-        wall, cpu = time.perf_counter(), time.process_time()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        count = 1000 * len(tables)
-        out[f"{callers} callers"] = {"rows_per_s": round(count / wall), "rows_per_cpu_s": round(count / cpu)}
-    found = backend.get_online_features(["wide:f0"], {"user_id": [99_999]}).to_dict()
-    assert found["f0"] == [99_999.0]
-    backend.close()
+    for features in (50, 5):
+        backend = prepared(root / str(features), features)
+        ordered = np.arange(100_000).reshape(100, 1000)
+        drawn = np.random.default_rng(3).permutation(100_000).reshape(100, 1000)
+        for number, (name, callers) in enumerate(
+            (("first", 1), ("1 caller", 1), ("4 callers", 4), ("1 caller, random keys", 1))
+        ):
+            keys = drawn if "random" in name else ordered
+            tables = [rows(0, 1000, at_ns + number, features, mine) for mine in keys]
+            found = timed_rows(lambda table, b=backend: b.write_rows("wide", table), tables, callers)
+            out[f"{features} features, {name}"] = found
+        answer = backend.get_online_features(["wide:f0"], {"user_id": [99_999]})
+        assert answer.to_dict()["f0"] == [99_999.0]
+        assert answer.event_timestamps()["f0"] == [at_ns + 3]
+        backend.close()
+        size = 16 + 8 * 4 + (features + 7) // 8 + 8 * features
+        for name, keys in (("bare puts", ordered), ("bare puts, random keys", drawn)):
+            out[f"{features} features, {name}"] = bare_puts(root / f"{name}{features}", size, keys)
     return out
+
+
+def timed_rows(write: Callable[[Any], object], batches: list[Any], callers: int) -> dict[str, int]:
+    """Write batches of 1,000 rows from some threads; returns rows per second, by the clock and by CPU."""
+
+    def work(mine: list[Any]) -> None:
+        for batch in mine:
+            write(batch)
+
+    threads = [threading.Thread(target=work, args=(batches[at::callers],)) for at in range(callers)]
+    wall, cpu = time.perf_counter(), time.process_time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    count = 1000 * len(batches)
+    return {"rows_per_s": round(count / wall), "rows_per_cpu_s": round(count / cpu)}
+
+
+def bare_puts(folder: Path, size: int, keys: np.ndarray) -> dict[str, int]:
+    """Put as many bytes under such keys with nothing but LMDB, one durable commit a batch."""
+    folder.mkdir(parents=True)
+    environment = lmdb.open(str(folder), map_size=1 << 34)
+
+    def put(batch: list[tuple[bytes, bytes]]) -> None:
+        with environment.begin(write=True) as txn, txn.cursor() as cursor:
+            cursor.putmulti(batch)
+
+    for turn in range(2):
+        value = bytes([turn]) * size
+        batches = [[(k.to_bytes(12, "big"), value) for k in sorted(some)] for some in keys.tolist()]
+        found = timed_rows(put, batches, 1)
+    environment.close()
+    return found
 
 
 def growth(root: Path, at_ns: int) -> dict[str, Any]:
@@ -181,10 +219,16 @@ async def main():
     sizes = {}
     async def echo(request, context):
         return answers.get(request[:1], request)
+    async def stream(requests, context):
+        while (request := await context.read()) is not grpc.aio.EOF:
+            await context.write(answers.get(request[:1], request))
     answers = {b"\\x01": bytes(int(sys.argv[1])), b"\\x02": bytes(int(sys.argv[2]))}
     server = grpc.aio.server()
-    method = grpc.unary_unary_rpc_method_handler(echo)
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("echo", {"Echo": method})])
+    methods = {
+        "Echo": grpc.unary_unary_rpc_method_handler(echo),
+        "Stream": grpc.stream_stream_rpc_method_handler(stream),
+    }
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("echo", methods)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)
@@ -194,13 +238,13 @@ uvloop.run(main())
 
 
 @contextmanager
-def echo_server(*sizes: int) -> Iterator[str]:
-    """Run a bare grpc.aio server that answers bytes of given sizes."""
+def echo_server(*sizes: int) -> Iterator[tuple[str, int]]:
+    """Run a bare grpc.aio server that answers bytes of given sizes; gives its address and process id."""
     command = [sys.executable, "-c", ECHO, *map(str, sizes)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
-        yield f"127.0.0.1:{int(server.stdout.readline())}"
+        yield f"127.0.0.1:{int(server.stdout.readline())}", server.pid
     finally:
         server.terminate()
         server.wait()
@@ -235,7 +279,7 @@ def over_grpc(address: str, feast_address: str | None) -> dict[str, Any]:
             "native 100x50": lambda: ours(many),
             "feast wire 100x50": lambda: theirs(feast_request(keys)),
         }
-        with echo_server(*sizes) as echo_address, grpc.insecure_channel(echo_address) as echo_channel:
+        with echo_server(*sizes) as (echo_address, _), grpc.insecure_channel(echo_address) as echo_channel:
             echo: Any = echo_channel.unary_unary("/echo/Echo")
             calls["echo 1x50"] = lambda: echo(b"\x01" + one[1:])
             calls["echo 100x50"] = lambda: echo(b"\x02" + many[1:])
@@ -248,43 +292,95 @@ def over_grpc(address: str, feast_address: str | None) -> dict[str, Any]:
     return found
 
 
-async def ask_unary(channel: Any, request: bytes, count: int) -> None:
+async def ask_unary(address: str, path: str, request: bytes, count: int) -> None:
     """Make `count` unary calls, 16 at a time."""
-    call = channel.unary_unary(PATH + "GetOnlineFeatures")
-
-    async def one() -> None:
-        for _ in range(count // 16):
-            await call(request)
-
-    await asyncio.gather(*(one() for _ in range(16)))
-
-
-async def ask_stream(channel: Any, request: bytes, count: int) -> None:
-    """Send `count` requests over one stream, 16 outstanding."""
-    call = channel.stream_stream(PATH + "StreamOnlineFeatures")()
-    for _ in range(16):
-        await call.write(request)
-    for at in range(count):
-        await call.read()
-        if at < count - 16:
-            await call.write(request)
-    await call.done_writing()
-
-
-async def streaming(address: str, pid: int) -> dict[str, Any]:
-    """Count requests per second of the server's own CPU: unary calls, and one stream."""
-    server = psutil.Process(pid)
-    out = {}
     async with grpc.aio.insecure_channel(address) as channel:
-        first = await channel.unary_unary(PATH + "GetOnlineFeatures")(native_request([5], 0))
-        request = native_request([5], pb.GetOnlineFeaturesResponse.FromString(first).schema_id)
-        for name, work in (("unary", ask_unary), ("stream", ask_stream)):
-            await work(channel, request, 800)
-            before, wall = sum(server.cpu_times()[:2]), time.perf_counter()
-            await work(channel, request, 8_000)
-            wall, cpu = time.perf_counter() - wall, sum(server.cpu_times()[:2]) - before
-            out[name] = {"requests_per_s": round(8_000 / wall), "per_server_cpu_s": round(8_000 / cpu)}
-    return out
+        call = channel.unary_unary(path)
+
+        async def one() -> None:
+            for _ in range(count // 16):
+                await call(request)
+
+        await asyncio.gather(*(one() for _ in range(16)))
+
+
+async def ask_stream(address: str, path: str, request: bytes, count: int) -> None:
+    """Send `count` messages over one stream, 16 outstanding."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = channel.stream_stream(path)()
+        for _ in range(16):
+            await call.write(request)
+        for at in range(count):
+            await call.read()
+            if at < count - 16:
+                await call.write(request)
+        await call.done_writing()
+
+
+def client_calls(client: OnlineClient, count: int) -> None:
+    """Make `count` calls from 16 threads, as an application without streams would."""
+
+    def one() -> None:
+        for at in range(count // 16):
+            client.get_online_features(FEATURES, {"user_id": [at % KEYS]}).to_numpy()
+
+    threads = [threading.Thread(target=one) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def client_stream(client: OnlineClient, count: int, pack: int) -> None:
+    """Ask `count` times over one stream, at most 16 without an answer."""
+    room = threading.Semaphore(16)
+
+    def asks() -> Iterator[Any]:
+        for at in range(count):
+            room.acquire()
+            yield {"user_id": [at % KEYS]}
+
+    for at, answer in enumerate(client.stream(FEATURES, asks(), pack=pack)):
+        assert answer.to_numpy()[0, 0] == at % KEYS
+        room.release()
+
+
+def streaming(address: str, pid: int) -> dict[str, Any]:
+    """Count requests per second of CPU, the server's and the callers': calls, streams, and an echo's."""
+    with OnlineClient(address) as client, echo_server(430, 1) as (echo, echo_pid):
+        client.get_online_features(FEATURES, {"user_id": [5]})
+        with grpc.insecure_channel(address) as channel:
+            answer = channel.unary_unary(PATH + "GetOnlineFeatures")(native_request([5], 0))
+        one = native_request([5], pb.GetOnlineFeaturesResponse.FromString(answer).schema_id)
+        other = b"\x01" + one
+        get, stream = PATH + "GetOnlineFeatures", PATH + "StreamOnlineFeatures"
+        works: dict[str, tuple[int, Callable[[int], object]]] = {
+            "calls": (pid, lambda n: asyncio.run(ask_unary(address, get, one, n))),
+            "stream, a message each": (pid, lambda n: asyncio.run(ask_stream(address, stream, one, n))),
+            "echo calls": (echo_pid, lambda n: asyncio.run(ask_unary(echo, "/echo/Echo", other, n))),
+            "echo stream": (echo_pid, lambda n: asyncio.run(ask_stream(echo, "/echo/Stream", other, n))),
+            "client's calls": (pid, lambda n: client_calls(client, n)),
+            "client's stream": (pid, lambda n: client_stream(client, n, 64)),
+            "client's stream, pack=1": (pid, lambda n: client_stream(client, n, 1)),
+        }
+        taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in works}
+        for turn in range(4):
+            for name, (server_pid, work) in works.items():
+                found = cpu_of(server_pid, work, 1_600)
+                if turn:
+                    taken[name].append(found)
+    medians = {name: np.median(np.array(found), axis=0) * 1e6 for name, found in taken.items()}
+    keys = ("server_us", "caller_us", "wall_us")
+    return {name: dict(zip(keys, x.round(1).tolist(), strict=True)) for name, x in medians.items()}
+
+
+def cpu_of(pid: int, work: Callable[[int], object], count: int) -> tuple[float, float, float]:
+    """Return seconds per request: the server's CPU, this process's CPU, and the clock's."""
+    server = psutil.Process(pid)
+    before, mine, wall = sum(server.cpu_times()[:2]), time.process_time(), time.perf_counter()
+    work(count)
+    spent = sum(server.cpu_times()[:2]) - before
+    return spent / count, (time.process_time() - mine) / count, (time.perf_counter() - wall) / count
 
 
 class BareFlight(fl.FlightServerBase):  # type: ignore[misc] # pyarrow has no stubs
@@ -365,7 +461,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         with feast_server() as feast, serve(str(root / "wide")) as server:
             out["feast in process"] = None if feast is None else feast["in process"]
             out["grpc"] = over_grpc(server.address, None if feast is None else feast["address"])
-            out["streaming"] = asyncio.run(streaming(server.address, server.pids[0]))
+            out["streaming"] = streaming(server.address, server.pids[0])
         out["flight MB/s"] = bulk()
     out["ratios"] = ratios(out)
     print(json.dumps(out, indent=1))
@@ -378,8 +474,12 @@ def ratios(out: dict[str, Any]) -> dict[str, float]:
     found = {
         "native 1x50 / echo (goal 1.25 at most)": wire["native 1x50"]["p50_us"] / wire["echo 1x50"]["p50_us"],
         "native 100x50 / echo (2 at most)": wire["native 100x50"]["p50_us"] / wire["echo 100x50"]["p50_us"],
-        "stream / unary per CPU (2 at least)": out["streaming"]["stream"]["per_server_cpu_s"]
-        / out["streaming"]["unary"]["per_server_cpu_s"],
+    }
+    cpu = {name: spent["server_us"] for name, spent in out["streaming"].items()}
+    found |= {
+        "our client: stream / calls per server CPU (2)": cpu["client's calls"] / cpu["client's stream"],
+        "the same, a message for each request": cpu["calls"] / cpu["stream, a message each"],
+        "the same, a bare echo": cpu["echo calls"] / cpu["echo stream"],
     }
     found["Flight / bare Flight (0.8 at least)"] = out["flight MB/s"]["ours"] / out["flight MB/s"]["bare"]
     feast, server = out["feast in process"], wire.get("Feast's gRPC server 100x50")

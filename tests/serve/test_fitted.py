@@ -207,6 +207,6 @@ def test_a_preprocessed_answer_has_no_nulls_and_keeps_its_statuses(store: fs.Fea
 def test_preprocessing_that_does_not_fit_is_refused(
     store: fs.FeatureStore, features: Any, preprocessing: str, error: type[FeatureStoreError], match: str
 ) -> None:
-    given = {"key_map": {"user_id": "sender_id"}} if features != "risk" else {}
+    given: dict[str, Any] = {"key_map": {"user_id": "sender_id"}} if features != "risk" else {}
     with pytest.raises(error, match=match):
         store.get_online_features(features, SENDERS, now=T, preprocessing=preprocessing, **given)

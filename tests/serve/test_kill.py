@@ -44,10 +44,20 @@ class Pusher(threading.Thread):
                 time.sleep(0.01)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
-def test_what_was_acknowledged_outlives_kills_of_writing_workers(tmp_path: Path, kills: int) -> None:
+LONG = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "kills"),
+    [
+        pytest.param(2, 3, id="one of two"),
+        pytest.param(2, 100, marks=LONG, id="one of two, often"),
+        pytest.param(1, 100, marks=LONG, id="the one that writes"),
+    ],
+)
+def test_what_was_acknowledged_outlives_kills_of_workers(tmp_path: Path, workers: int, kills: int) -> None:
     draw = random.Random(7)  # noqa: S311 -- a test's dice
-    with serve(str(tmp_path), now=NOW, opener=OPENER, workers=2) as server:
+    with serve(str(tmp_path), now=NOW, opener=OPENER, workers=workers) as server:
         pusher = Pusher(server.address)
         pusher.start()
         for _ in range(kills):

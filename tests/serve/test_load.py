@@ -1,6 +1,7 @@
 """Steady load at 70 % of capacity: neither memory nor latency grows."""
 
 import asyncio
+import contextlib
 import os
 import time
 from typing import Any
@@ -51,24 +52,42 @@ async def open_loop(call: Any, rate: float, seconds: float) -> list[float]:
     return taken
 
 
+async def never_read(channel: Any) -> Any:
+    """Send requests over a stream until the server's answers have nowhere to go, and read none."""
+    stream = channel.stream_stream("/featurestore.v1.OnlineService/StreamOnlineFeatures")()
+    wide = pb.GetOnlineFeaturesRequest(
+        features=["quote", "flow"], entities=[pb.EntityColumn(name="symbol", strings=["IBM"] * 5_000)]
+    ).SerializeToString()
+    with contextlib.suppress(TimeoutError):
+        for _ in range(1_000):
+            await asyncio.wait_for(stream.write(wide), 2.0)
+    return stream
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_steady_load_grows_neither_memory_nor_latency(server: ServerHandle) -> None:
+def test_steady_load_beside_a_slow_client_grows_neither_memory_nor_latency(server: ServerHandle) -> None:
     async def run() -> tuple[list[float], list[int]]:
         worker = psutil.Process(server.pids[0])
         opened: Any = grpc.aio.insecure_channel(server.address)
-        async with opened as channel:
+        apart: Any = grpc.aio.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
+        async with opened as channel, apart as slow:
             call: Any = channel.unary_unary("/featurestore.v1.OnlineService/GetOnlineFeatures")
             await capacity(call)
             rate = 0.7 * await capacity(call)
             medians, memory = [], []
-            for _ in range(10):
+            held = None
+            for part in range(10):
+                if part == 2:
+                    held = await never_read(slow)
                 taken = await open_loop(call, rate, SECONDS / 10)
                 medians.append(float(np.median(taken)))
                 memory.append(worker.memory_info().rss)
+            assert held is not None
+            held.cancel()
             return medians, memory
 
     medians, memory = asyncio.run(run())
     print(f"medians ms {[round(m * 1e3, 2) for m in medians]}, MB {[m >> 20 for m in memory]}")  # noqa: T201
-    assert memory[-1] - memory[1] < 32 << 20
+    assert memory[-1] - memory[2] < 32 << 20
     assert np.median(medians[5:]) < 3 * np.median(medians[:5])

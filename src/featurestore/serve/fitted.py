@@ -75,7 +75,7 @@ def transformed(transform: Transform, column: pa.Array) -> pa.Array:
     dtype = fixed_dtype(column.type)
     if dtype is None:
         raise SchemaError(f"{transform.column!r} is {column.type}, where numbers were fitted")
-    numbers = fixed_values(column, dtype).astype(np.float64)
+    numbers = fixed_values(column, dtype).astype(transform.dtype)
     if column.null_count:
         numbers[np.asarray(column.is_null())] = np.nan
     return pa.array(transform.apply(numbers))
