@@ -1,16 +1,20 @@
 """The three tiers make the same batches bit for bit, and the fake device would show it if they could not."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.loaders.datasets import assert_same
+from tests.loaders.datasets import assert_same, leaves
 
 from featurestore.errors import StorageError
 from featurestore.loaders import TimeSplit, Window
+from featurestore.loaders.batch import Batch
+from featurestore.loaders.direct import DirectRead
 from featurestore.loaders.gather import UInt8Array
 from featurestore.loaders.loader import HostTier, Loader
 from featurestore.loaders.prepare import Prepared, options_of, prepare
@@ -131,11 +135,11 @@ def test_an_error_while_a_slot_is_filled_surfaces_at_its_batch(
     tier = StreamedTier(parts, FakeDevice(), reason="test")
     fill, calls = tier.shipment.fill, []
 
-    def failing(rows: Any, out: UInt8Array) -> None:
+    def failing(rows: Any, out: UInt8Array, *, skip: int) -> None:
         calls.append(1)
         if len(calls) == 3:
             raise OSError(5, "the disk is gone")
-        fill(rows, out)
+        fill(rows, out, skip=skip)
 
     monkeypatch.setattr(tier.shipment, "fill", failing)
     loader = Loader(parts, tier)
@@ -158,23 +162,99 @@ def test_the_resident_tier_loads_once_and_only_the_samples(dataset: Path) -> Non
     assert tier.rows.size == parts.selection.count < 1600
 
 
-def test_a_direct_reader_fills_whole_packs_from_their_files(dataset: Path) -> None:
-    """What GPUDirect would do, done by pread: the same batches."""
+class PosixReader:
+    """What GPUDirect would do, done by pread at once, whatever the streams are at."""
 
-    class PosixReader:
-        def __init__(self) -> None:
-            self.bytes = 0
+    def __init__(self) -> None:
+        self.bytes = 0
 
-        def read(self, path: Path, file_offset: int, size: int, target: Any, offset: int) -> None:
-            with path.open("rb") as file:
-                file.seek(file_offset)
-                target[offset : offset + size] = np.frombuffer(file.read(size), np.uint8)
-            self.bytes += size
+    def read(self, reads: Sequence[DirectRead], target: Any) -> None:
+        for read in reads:
+            with read.path.open("rb") as file:
+                file.seek(read.file_offset)
+                found = np.frombuffer(file.read(read.size), np.uint8)
+            target[read.offset : read.offset + read.size] = found
+            self.bytes += read.size
 
+
+def test_a_direct_reader_loads_whole_packs_from_their_files(dataset: Path) -> None:
     parts = prepared(dataset, labels=[], columns=["a", "b", "i", "row"])
-    tier = ResidentTier(parts, FakeDevice(), reason="test")
-    tier.direct = reader = PosixReader()
+    reader = PosixReader()
+    tier = ResidentTier(parts, FakeDevice(), reason="test", direct=reader)
     for one, other in zip(Loader(parts, HostTier(parts)), Loader(parts, tier), strict=True):
         assert_same(one, other)
     # a and wt are one pack of float64, of which only a is delivered; b is a pack of its own.
     assert reader.bytes == 3000 * (4 + 2 * 8)
+
+
+@pytest.fixture
+def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reads of any length go the direct way: blocks are small here."""
+    monkeypatch.setattr("featurestore.loaders.direct.SHORTEST_BYTES", 1)
+
+
+@pytest.mark.usefixtures("short_reads")
+@given(
+    seed=st.integers(0, 10_000),
+    eager=st.floats(0, 0.95),
+    favour=st.sampled_from([None, "side", "consumer"]),
+    start=st.integers(0, 28),
+    shuffle=st.booleans(),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_packs_read_directly_into_a_ring_of_device_buffers_are_never_early_or_late(
+    dataset: Path, seed: int, eager: float, favour: str | None, start: int, shuffle: bool
+) -> None:
+    parts = prepared(dataset, columns=["i", "row", "b"], shuffle=shuffle, memory_bytes=SLOTS * 9000)
+    reader = PosixReader()
+    fake = FakeDevice(seed, eager=eager, favour=favour)
+    tier = StreamedTier(parts, fake, reason="test", direct=reader)
+    host, device = Loader(parts, HostTier(parts)), Loader(parts, tier)
+    for loader in (host, device):
+        loader.load_state_dict({**host.state_dict(), "step": start})
+    for one, other in zip(host, device, strict=True):
+        assert_same(one, other)
+    assert {region.column.name for region in tier.direct_regions} == {"x_int64", "x_float"}
+    assert "GPUDirect" in device.io_report()["path"]
+    assert reader.bytes > 0
+
+
+@pytest.mark.usefixtures("short_reads")
+def test_forgetting_to_wait_before_a_direct_read_gives_wrong_values_on_the_fake_device(dataset: Path) -> None:
+    parts = prepared(dataset, columns=["i", "row", "b"], labels=[], memory_bytes=SLOTS * 4000)
+    wrong = 0
+    for seed in range(4):
+        fake = FakeDevice(seed, eager=0.2, favour="side", forget=["host_wait"])
+        tier = StreamedTier(parts, fake, reason="test", direct=PosixReader())
+        held = list(zip(Loader(parts, HostTier(parts)), Loader(parts, tier), strict=True))
+        wrong += sum(
+            any(left.tobytes() != right.tobytes() for left, right in zip(*map(arrays, pair), strict=True))
+            for pair in held
+        )
+    assert wrong > 0
+
+
+def arrays(batch: Batch) -> list[npt.NDArray[Any]]:
+    return list(leaves(batch).values())
+
+
+@pytest.mark.usefixtures("short_reads")
+def test_a_direct_read_that_fails_surfaces_at_its_batch(dataset: Path) -> None:
+    class Failing(PosixReader):
+        def read(self, reads: Sequence[DirectRead], target: Any) -> None:
+            if self.bytes:
+                raise StorageError("the drive is gone")
+            super().read(reads, target)
+
+    parts = prepared(dataset, columns=["i", "row", "b"], labels=[])
+    tier = StreamedTier(parts, FakeDevice(), reason="test", direct=Failing())
+    loader = Loader(parts, tier)
+    with pytest.raises(StorageError, match="the drive is gone"):
+        list(loader)
+    assert loader.state_dict()["step"] == tier.unit_steps
+
+
+def test_short_runs_and_windows_take_the_ring_although_files_could_be_read_directly(dataset: Path) -> None:
+    for options in ({}, {"window": Window(3)}, {"shuffle": "full"}):
+        parts = prepared(dataset, columns=["row", "i"], **options)
+        assert StreamedTier(parts, FakeDevice(), reason="test", direct=PosixReader()).direct_regions == []

@@ -8,11 +8,9 @@ import cupy
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import DefinitionError
+from featurestore.loaders.device_tier import device_tier
 from featurestore.loaders.loader import Loader
 from featurestore.loaders.prepare import options_of, prepare, rank_of
-from featurestore.loaders.resident import FREE_SHARE, ResidentTier
-from featurestore.loaders.streamed import StreamedTier
 from featurestore.storage.shards import ShardSet
 
 
@@ -66,8 +64,8 @@ class CupyDevice:
         event.synchronize()
 
     def upload(self, values: npt.NDArray[Any]) -> Any:
-        """Copy a small host array."""
-        return cupy.asarray(values, blocking=True)
+        """Copy a small host array; CuPy stages it in pinned memory of its own and does not wait."""
+        return cupy.asarray(np.array(values))
 
     def view(self, buffer: Any, offset: int, dtype: str, shape: tuple[int, ...]) -> Any:
         """See device bytes as an array."""
@@ -100,17 +98,9 @@ def open_cupy_loader(dataset: str | Path | ShardSet, version: int | None = None,
     """Open a loader of CuPy arrays (any library takes them by DLPack); arguments as for `open_loader`.
 
     Raises:
-        DefinitionError: `io` is neither `auto`, `resident` nor `pinned`.
+        DefinitionError: an unknown `io`.
     """
     chosen = options_of(options)
-    if chosen.io not in {"auto", "resident", "pinned"}:
-        raise DefinitionError(f"io is {chosen.io!r}", hint="one of auto, resident, pinned")
     rank, world = rank_of(chosen)
     prepared = prepare(dataset, version, chosen, rank=rank, world=world)
-    device = CupyDevice()
-    resident = ResidentTier(prepared, device, reason="")
-    needed, free = resident.needed_bytes, device.free_bytes()
-    if chosen.io == "resident" or (chosen.io == "auto" and needed <= FREE_SHARE * free):
-        resident.reason = f"{needed} bytes, {free} free"
-        return Loader(prepared, resident)
-    return Loader(prepared, StreamedTier(prepared, device, reason=f"{needed} bytes, {free} free"))
+    return Loader(prepared, device_tier(prepared, CupyDevice()))

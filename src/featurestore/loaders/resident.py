@@ -1,15 +1,16 @@
 """The resident tier: columns are loaded once, and batches are gathers in device memory."""
 
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from featurestore.core.time import Int64Array
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.device import Array, Device, Event
+from featurestore.loaders.direct import DirectReader, direct_reads, is_direct
 from featurestore.loaders.host import host_gather
 from featurestore.loaders.prefetch import OrderedPrefetch
 from featurestore.loaders.prepare import Prepared
@@ -23,28 +24,22 @@ _SLOTS: Final = 3
 _SLOT_BYTES: Final = 64 << 20
 
 
-class DirectReader(Protocol):
-    """Reads files straight into device memory."""
-
-    def read(self, path: Path, file_offset: int, size: int, target: Any, offset: int) -> None:
-        """Fill `target[offset:offset + size]`; the bytes are there when this returns."""
-        ...
-
-
 class ResidentTier:
     """Holds the loader's columns in device memory and gathers every batch there.
 
     The order is computed on the host, as for every tier; 4 bytes per row travel for it.
     """
 
-    def __init__(self, prepared: Prepared, device: Device, *, reason: str) -> None:
+    def __init__(
+        self, prepared: Prepared, device: Device, *, reason: str, direct: DirectReader | None = None
+    ) -> None:
         self.prepared = prepared
         self.device = device
         self.reason = reason
+        self.direct = direct
         gather = host_gather(prepared, BufferPool(idle=8))
         self.shipment = Shipment(gather)
         self.rows = resident_rows(prepared)
-        self.direct: DirectReader | None = None
         self._views: dict[str, Array] | None = None
         self._buffer: Any = None
 
@@ -80,11 +75,11 @@ class ResidentTier:
         """Free the columns."""
         self._views, self._buffer = None, None
 
-    def places_of(self, rows: Int64Array) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Say where rows lie in the loaded columns."""
-        if self.rows.size == self.prepared.source.rows:
-            return rows
-        return np.searchsorted(self.rows, rows)
+    def places_of(self, rows: Int64Array) -> npt.NDArray[Any]:
+        """Say where rows lie in the loaded columns; 4 bytes each where that is enough."""
+        every = self.rows.size == self.prepared.source.rows
+        places = rows if every else np.searchsorted(self.rows, rows)
+        return places.astype(np.int32 if self.rows.size < 2**31 else np.int64)
 
     def _load(self) -> None:
         """Copy every region piece by piece through pinned slots, in stored order."""
@@ -100,9 +95,8 @@ class ResidentTier:
         offsets = shipment.offsets(total)
         turn = 0
         for region in shipment.regions:
-            if self.direct is not None and self._read_direct(
-                self.direct, region, buffer, offsets[region.name]
-            ):
+            if self.direct is not None and is_direct(region, self.prepared.source):
+                self._read_direct(self.direct, region, buffer, offsets[region.name])
                 continue
             rows_per_slot = max(1, slot_bytes // max(1, region.row_bytes))
             for start in range(0, total, rows_per_slot):
@@ -123,22 +117,13 @@ class ResidentTier:
         self._buffer = buffer
         self._views = shipment.views(device, buffer, total)
 
-    def _read_direct(self, reader: "DirectReader", region: Region, buffer: Any, offset: int) -> bool:
-        """Read a region's shards straight from their files, where it lies in them as it travels."""
-        column = region.column
-        stored = region.dtype == str(column.dtype) and region.columns == tuple(range(column.width))
-        if not stored or region.mask or column.name is None or self.rows.size != self.prepared.source.rows:
-            return False
+    def _read_direct(self, reader: DirectReader, region: Region, buffer: Any, offset: int) -> None:
+        """Read a region's rows straight from their files."""
         source = self.prepared.source
-        for part, shard in enumerate(source.manifest.shards):
-            source.open_part(part)
-            place = source.file_offset(part, column.name)
-            if place is None:
-                return False
-            size = shard.rows * region.row_bytes
-            reader.read(source.shards.path(part), place, size, buffer, offset)
-            offset += size
-        return True
+        source.touch(self.rows)
+        # A reader knows no streams: whatever was queued on this memory before must have happened.
+        self.device.host_wait(self.device.consumer_event())
+        reader.read(direct_reads(source, region, self.rows, offset), buffer)
 
 
 class ResidentFeed:
@@ -177,7 +162,7 @@ class ResidentFeed:
         """End the threads."""
         self._ahead.close(wait=wait)
 
-    def _places(self, walk: StepRows, epoch: int, step: int) -> tuple[Int64Array, int, Int64Array]:
+    def _places(self, walk: StepRows, epoch: int, step: int) -> tuple[Int64Array, int, npt.NDArray[Any]]:
         rows, real = walk.rows(epoch, step)
         windows = self._tier.prepared.windows
         wanted = rows if windows is None else windows.rows_of(rows).reshape(-1)

@@ -6,6 +6,7 @@ that is narrower; permutation, cast and null-filling happen on the device.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,11 +105,15 @@ class Shipment:
         out[""] = at
         return out
 
-    def fill(self, rows: Int64Array, out: UInt8Array) -> None:
-        """Gather rows into a host buffer, region by region."""
+    def put_first(self, chosen: Sequence[Region]) -> None:
+        """Let some regions come first in the packed buffer."""
+        self.regions = [*chosen, *(region for region in self.regions if region not in chosen)]
+
+    def fill(self, rows: Int64Array, out: UInt8Array, *, skip: int = 0) -> None:
+        """Gather rows into a host buffer, region by region, but for the first `skip` regions."""
         self.gather.source.touch(rows)
         offsets = self.offsets(rows.size)
-        for region in self.regions:
+        for region in self.regions[skip:]:
             start = offsets[region.name]
             region.fill(rows, out[start : start + rows.size * region.row_bytes])
 

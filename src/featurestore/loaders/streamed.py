@@ -10,7 +10,12 @@ Three rules keep the bytes right, and nothing else orders the two streams:
 - a device buffer is copied into only after the consumer's stream has done the last batch made from it;
 - the consumer's stream reads a device buffer only after its copy.
 
-Every device call but the wait for a slot is made from the consumer's thread.
+Where files can be read straight into device memory, whole packs take that way and the rest goes through the
+ring. A reader knows no streams, so a thread waits until the buffer's last batch has been done before it
+reads, and the consumer waits for the thread.
+
+Device calls are made from the consumer's thread, but for waits of a thread for an event. The consumer may
+change streams between batches: each batch waits for the copy, and leaves an event, on the stream it is on.
 """
 
 from collections import deque
@@ -24,11 +29,12 @@ import numpy as np
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.device import Array, Device, Event
+from featurestore.loaders.direct import DirectRead, DirectReader, direct_reads, has_long_runs, is_direct
 from featurestore.loaders.gather import UInt8Array
 from featurestore.loaders.host import host_gather
 from featurestore.loaders.prefetch import surfaced
 from featurestore.loaders.prepare import Prepared
-from featurestore.loaders.shipping import ALIGN, Shipment, Unit, unit_of
+from featurestore.loaders.shipping import ALIGN, Region, Shipment, Unit, unit_of
 from featurestore.loaders.stats import Stats
 
 SLOTS: Final = 3
@@ -53,6 +59,8 @@ class _Filled:
     slot: int
     size: int
     places_at: int
+    copied_from: int
+    reads: list[DirectRead]
 
 
 @dataclass(slots=True)
@@ -64,20 +72,37 @@ class _Resident:
     places: Array
     own: Array
     copied: Event
+    reading: Future[None] | None
+    used: list[Event]
 
 
 class StreamedTier:
     """Feeds batches to a device through a pinned ring.
 
     Memory: 3 pinned slots and 2 device buffers of `unit_bytes` each.
+
+    Args:
+        direct: Reads whole packs into the device buffers, where the order has long enough runs of rows.
     """
 
-    def __init__(self, prepared: Prepared, device: Device, *, reason: str) -> None:
+    def __init__(
+        self, prepared: Prepared, device: Device, *, reason: str, direct: DirectReader | None = None
+    ) -> None:
         self.prepared = prepared
         self.device = device
         self.reason = reason
+        self.direct = direct
         gather = host_gather(prepared, BufferPool(idle=8))
         self.shipment = Shipment(gather)
+        self.direct_regions: list[Region] = []
+        if direct is not None:
+            self.direct_regions = [
+                r
+                for r in self.shipment.regions
+                if is_direct(r, prepared.source) and has_long_runs(prepared, r)
+            ]
+            # They come first, so that the rest is still one copy.
+            self.shipment.put_first(self.direct_regions)
         self.unit_steps = self._unit_steps()
         self.slot_bytes = self._slot_bytes(self.unit_steps)
         self._ring: list[_Slot] = []
@@ -96,7 +121,8 @@ class StreamedTier:
             "tier": "streamed",
             "reason": self.reason,
             "device": self.device.name,
-            "path": f"{SLOTS} pinned slots of {self.slot_bytes} bytes, {self.unit_steps} batches in one copy",
+            "path": f"{SLOTS} pinned slots of {self.slot_bytes} bytes, {self.unit_steps} batches in one copy"
+            + "".join(f"; {r.name} by GPUDirect" for r in self.direct_regions),
             "pinned_bytes": SLOTS * self.slot_bytes,
             "device_bytes": DEVICE_BUFFERS * self.slot_bytes,
         }
@@ -138,11 +164,15 @@ class StreamedFeed:
         self._filling: deque[Future[_Filled]] = deque()
         self._there: deque[_Resident] = deque()
         self._asked = self._copied = self._done = 0
-        self._freed: dict[int, Event] = {}
+        self._reader = (
+            ThreadPoolExecutor(1, thread_name_prefix="featurestore-direct") if tier.direct_regions else None
+        )
         self._batch = 0
         self._closed = False
         # Whatever the consumer's stream still does with these buffers comes first.
-        tier.device.side_wait(tier.device.consumer_event())
+        begun = tier.device.consumer_event()
+        tier.device.side_wait(begun)
+        self._freed: dict[int, list[Event]] = {place: [begun] for place in range(DEVICE_BUFFERS)}
         self._fill_slots()
 
     @property
@@ -173,7 +203,9 @@ class StreamedFeed:
         self._closed = True
         for future in self._filling:
             future.cancel()
-        self._pool.shutdown(wait=wait, cancel_futures=True)
+        for pool in (self._pool, self._reader):
+            if pool is not None:
+                pool.shutdown(wait=wait, cancel_futures=True)
         self._filling.clear()
         self._there.clear()
         for slot in self._tier._ring if wait else ():
@@ -203,12 +235,21 @@ class StreamedFeed:
         if slot.copied is not None:
             tier.device.host_wait(slot.copied)
         rows = unit.fetch.size
-        tier.shipment.fill(unit.fetch, slot.memory)
-        at = tier.shipment.offsets(rows)[""]
+        direct = tier.direct_regions
+        tier.shipment.fill(unit.fetch, slot.memory, skip=len(direct))
+        offsets, source = tier.shipment.offsets(rows), tier.prepared.source
+        reads = [
+            read
+            for region in direct
+            for read in direct_reads(source, region, unit.fetch, offsets[region.name])
+        ]
+        rest = [region.name for region in tier.shipment.regions[len(direct) :]]
+        begin = offsets[rest[0] if rest else ""]
+        at = offsets[""]
         end = at + unit.places.nbytes + unit.own.nbytes
         slot.memory[at : at + unit.places.nbytes] = unit.places.view(np.uint8)
         slot.memory[at + unit.places.nbytes : end] = unit.own.view(np.uint8)
-        return _Filled(unit, number % SLOTS, end, at)
+        return _Filled(unit, number % SLOTS, end, at, begin, reads)
 
     def _advance(self, *, wait: bool) -> None:
         """Hand filled slots to the side stream, as far as device buffers are free."""
@@ -227,23 +268,36 @@ class StreamedFeed:
         tier, device = self._tier, self._tier.device
         place = self._copied % DEVICE_BUFFERS
         buffer, slot = tier._buffers[place], tier._ring[filled.slot]
-        if place in self._freed:
-            device.side_wait(self._freed[place])
-        device.copy(buffer, 0, slot.memory[: filled.size])
+        freed = self._freed[place]
+        for event in freed:
+            device.side_wait(event)
+        device.copy(buffer, filled.copied_from, slot.memory[filled.copied_from : filled.size])
         slot.copied = device.side_event()
+        reading = None
+        if self._reader is not None:
+            reading = self._reader.submit(self._read, filled.reads, buffer, freed)
         unit = filled.unit
         views = tier.shipment.views(device, buffer, unit.fetch.size)
         places = device.view(buffer, filled.places_at, "int32", (unit.places.size,))
         own = device.view(buffer, filled.places_at + unit.places.nbytes, "int32", (unit.own.size,))
-        self._there.append(_Resident(filled, views, places, own, slot.copied))
+        self._there.append(_Resident(filled, views, places, own, slot.copied, reading, []))
         self._copied += 1
+
+    def _read(self, reads: list[DirectRead], buffer: Any, freed: list[Event]) -> None:
+        """Read into a device buffer once the consumer's stream has done the last batch made from it."""
+        tier = self._tier
+        assert tier.direct is not None  # noqa: S101 - there are regions for it
+        for event in freed:
+            tier.device.host_wait(event)
+        tier.direct.read(reads, buffer)
 
     def _cut(self) -> Batch:
         """Make the next batch of the oldest unit on the device."""
         tier, device, resident = self._tier, self._tier.device, self._there[0]
         unit, number = resident.filled.unit, self._batch
-        if number == 0:
-            device.consumer_wait(resident.copied)
+        if resident.reading is not None:
+            resident.reading.result()
+        device.consumer_wait(resident.copied)
         start, stop = unit.bounds[number], unit.bounds[number + 1]
         length = unit.places.size // max(1, unit.own.size)
         padded = tier.prepared.plan.drop_last == "pad"
@@ -256,9 +310,10 @@ class StreamedFeed:
             unit.reals[number] if padded else None,
         )
         self._batch += 1
+        resident.used.append(device.consumer_event())
         if self._batch == unit.last - unit.first:
             self._there.popleft()
-            self._freed[self._done % DEVICE_BUFFERS] = device.consumer_event()
+            self._freed[self._done % DEVICE_BUFFERS] = resident.used
             self._done += 1
             self._batch = 0
         return batch

@@ -15,16 +15,15 @@ import torch.distributed
 
 from featurestore.errors import DefinitionError, LoaderStateError, MissingDependencyError, SchemaError
 from featurestore.loaders.batch import Batch
+from featurestore.loaders.device_tier import DEVICE_IO, device_tier
 from featurestore.loaders.loader import HostTier, Loader, Tier
 from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
-from featurestore.loaders.resident import FREE_SHARE, ResidentTier
 from featurestore.loaders.state import position_in, state_of
-from featurestore.loaders.streamed import StreamedTier
 from featurestore.storage.shards import ShardSet
 
 # torch has few operations on wide unsigned integers; the next signed type holds every value.
 _WIDER: Final = {"uint16": torch.int32, "uint32": torch.int64}
-_IO: Final = ("auto", "cpu", "mmap", "resident", "pinned", "gds")
+_IO: Final = ("cpu", "mmap", *DEVICE_IO)
 
 
 def to_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
@@ -111,9 +110,13 @@ class TorchDevice:
             event.synchronize()
 
     def upload(self, values: npt.NDArray[Any]) -> torch.Tensor:
-        """Copy a small host array."""
+        """Copy a small host array, without waiting for what the current stream still has to do."""
         wider = _WIDER.get(values.dtype.name)
-        return torch.tensor(values.astype(np.int64) if wider else values, dtype=wider, device=self.device)
+        host = torch.from_numpy(np.array(values.astype(np.int64) if wider else values)).to(wider)
+        if not self.cuda:
+            return host
+        # torch keeps the pinned copy until the stream has read it; from pageable memory the call would wait.
+        return host.pin_memory().to(self.device, non_blocking=True)
 
     def view(self, buffer: torch.Tensor, offset: int, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
         """See device bytes as a tensor."""
@@ -299,30 +302,7 @@ def choose_tier(prepared: Prepared) -> Tier:
     if device.type == "cpu" and options.io == "auto":
         why = "the device is the CPU" if torch.cuda.is_available() else "torch sees no CUDA device"
         return TorchHostTier(prepared, reason=why)
-    target = TorchDevice(device)
-    if options.io == "pinned":
-        return StreamedTier(prepared, target, reason="io='pinned' was asked for")
-    resident = ResidentTier(prepared, target, reason="")
-    needed, free = resident.needed_bytes, target.free_bytes()
-    if options.io == "resident" or (options.io == "auto" and needed <= FREE_SHARE * free):
-        asked = "io='resident' was asked for" if options.io == "resident" else "it fits"
-        resident.reason = f"{asked}: {needed} bytes, {free} free"
-        return resident
-    if options.io == "gds":
-        return _direct_tier(prepared, target, resident)
-    why = f"{needed} bytes are more than {FREE_SHARE:.0%} of the {free} free on the device"
-    return StreamedTier(prepared, target, reason=why)
-
-
-def _direct_tier(prepared: Prepared, target: TorchDevice, resident: ResidentTier) -> Tier:
-    """GPUDirect loads the resident tier; where it does not work, the pinned ring feeds, and says why."""
-    from featurestore.loaders.kvikio_reader import open_direct_reader  # noqa: PLC0415 - only when asked for
-
-    reader, why = open_direct_reader()
-    if reader is None:
-        return StreamedTier(prepared, target, reason=f"io='gds' was asked for, but {why}")
-    resident.reason, resident.direct = f"io='gds' was asked for: {why}", reader
-    return resident
+    return device_tier(prepared, TorchDevice(device))
 
 
 def _device(wanted: Any) -> torch.device:
