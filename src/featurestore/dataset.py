@@ -1,6 +1,7 @@
 """Dataset: one immutable version of a materialized training set or view."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -33,6 +34,19 @@ class Dataset:
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, version={self.version}, rows={self.num_rows:,})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dataset) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process maps the files itself.
+        return open_dataset, (self._context, self.name, self.version)
+
+    def _identity(self) -> tuple[str, str, int, str]:
+        return self._context.root, self.name, self.version, self.fingerprint
+
     @property
     def manifest(self) -> "Manifest":
         """What the version says of itself: inputs, definitions, schema, shards, checksums."""
@@ -55,14 +69,15 @@ class Dataset:
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the version, or some columns of it, in canonical order; checksums are verified."""
-        return self._opened.to_arrow(columns)
+        return self._opened.to_arrow(_listed(columns))
 
     def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read the version batch by batch, in canonical order."""
-        return self._opened.scan(columns)
+        return self._opened.scan(_listed(columns))
 
     def reader(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """Read the version as an Arrow stream, in canonical order."""
+        columns = _listed(columns)
         schema = self.schema if columns is None else pa.schema([self.schema.field(c) for c in columns])
         return pa.RecordBatchReader.from_batches(schema, self.scan(columns))
 
@@ -117,7 +132,11 @@ class Dataset:
         return open_jax_loader(self._opened.shards(), **options)
 
 
-def open_dataset(context: Context, name: str, version: int | str | None) -> Dataset:
+def _listed(columns: Sequence[str] | None) -> Sequence[str] | None:
+    return [columns] if isinstance(columns, str) else columns
+
+
+def open_dataset(context: Context, name: str, version: int | str | datetime | None) -> Dataset:
     """Open a version by number, tag or time.
 
     Raises:

@@ -66,6 +66,12 @@ def _key_columns(name: str, join_keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(check_feature_name(key, "join key") for key in keys)
 
 
-def entity_name(entity: "Entity | str") -> str:
-    """Return the name of an entity given as an object or by name."""
-    return entity.name if isinstance(entity, Entity) else check_name(entity, "entity")
+def entity_names(what: str, entities: "Sequence[Entity | str]") -> tuple[str, ...]:
+    """Return the names of entities given as objects or by name.
+
+    Raises:
+        DefinitionError: one entity where a list of them is meant, or a bad name.
+    """
+    if isinstance(entities, (str, Entity)):
+        raise DefinitionError(f"{what} has entities={entities!r}", hint="give a list of entities")
+    return tuple(e.name if isinstance(e, Entity) else check_name(e, "entity") for e in entities)

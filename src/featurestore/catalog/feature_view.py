@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final, Union
 
 from featurestore.catalog.aggregation import Aggregation
 from featurestore.catalog.definition import Definition, metadata_spec
-from featurestore.catalog.entity import Entity, entity_name
+from featurestore.catalog.entity import Entity, entity_names
 from featurestore.catalog.expressions import check_scalar
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.catalog.source import Source
@@ -128,12 +128,13 @@ def _source_ref(source: Source | FeatureView | str) -> Ref:
 
 
 def _entity_names(name: str, entities: Sequence[Entity | str]) -> tuple[str, ...]:
-    if isinstance(entities, (str, Entity)) or not entities:
+    names = entity_names(f"feature view {name!r}", entities)
+    if not names:
         raise DefinitionError(
             f"feature view {name!r} has entities={entities!r}",
             hint="give a list with at least one entity",
         )
-    return tuple(entity_name(e) for e in entities)
+    return names
 
 
 def _features(name: str, features: Sequence[str | Feature] | Mapping[str, str]) -> tuple[Feature, ...]:

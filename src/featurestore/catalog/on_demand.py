@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+import pyarrow as pa
+
 from featurestore.catalog.definition import Definition, metadata_spec
 from featurestore.catalog.expressions import check_scalar
 from featurestore.catalog.feature_view import Feature, FeatureView
@@ -11,7 +13,16 @@ from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.core.names import check_feature_name, check_name, check_output_name
 from featurestore.errors import DefinitionError
 
-REQUEST_TYPES: Final = ("bool", "int32", "int64", "float32", "float64", "string", "timestamp")
+REQUEST_TYPES: Final[Mapping[str, pa.DataType]] = {
+    "bool": pa.bool_(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "timestamp": pa.timestamp("ns", "UTC"),
+}
+_PYTHON_TYPES: Final = {bool: "bool", int: "int64", float: "float64", str: "string"}
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -20,7 +31,8 @@ class OnDemandFeatureView(Definition):
 
     Attributes:
         inputs: The features it reads; an expression names them by their feature name.
-        request: Columns that the request (offline: the spine) brings, with their types.
+        request: Columns that the request (offline: the spine) brings, with their types: names of
+            `REQUEST_TYPES`; given as such, as Arrow types, or as `bool`, `int`, `float` and `str`.
         features: SQL scalar expressions over inputs and request columns, in order.
     """
 
@@ -39,7 +51,7 @@ class OnDemandFeatureView(Definition):
         name: str,
         *,
         inputs: Sequence[FeatureView | str] = (),
-        request: Mapping[str, str] | None = None,
+        request: Mapping[str, Any] | None = None,
         features: Mapping[str, str] | Sequence[Feature],
         owner: str = "",
         description: str = "",
@@ -51,13 +63,7 @@ class OnDemandFeatureView(Definition):
             DefinitionError: no features, a request type that is not one of `REQUEST_TYPES`, or an
                 expression that is not a function of one row (of Feature objects: at `plan`).
         """
-        for column, kind in (request or {}).items():
-            check_feature_name(column, "request field")
-            if kind not in REQUEST_TYPES:
-                raise DefinitionError(
-                    f"on-demand view {name!r}: request field {column!r} has type {kind!r}",
-                    hint=f"one of {', '.join(REQUEST_TYPES)}",
-                )
+        typed = {column: _request_type(name, column, kind) for column, kind in (request or {}).items()}
         if not features:
             raise DefinitionError(f"on-demand view {name!r} has no features")
         if isinstance(features, Mapping):
@@ -76,7 +82,7 @@ class OnDemandFeatureView(Definition):
             "inputs",
             tuple(parse_ref(i) if isinstance(i, str) else Ref(i.name) for i in inputs),
         )
-        put(self, "request", dict(request or {}))
+        put(self, "request", typed)
         put(self, "features", tuple(features))
         put(self, "owner", owner)
         put(self, "description", description)
@@ -98,3 +104,15 @@ class OnDemandFeatureView(Definition):
             "features": [{"name": f.name, "expression": f.expression} for f in self.features],
             **metadata_spec(self.owner, self.description, self.tags),
         }
+
+
+def _request_type(view: str, column: str, kind: Any) -> str:
+    check_feature_name(column, "request field")
+    given = _PYTHON_TYPES.get(kind, "") if isinstance(kind, type) else kind
+    for name, arrow in REQUEST_TYPES.items():
+        if given == (arrow if isinstance(given, pa.DataType) else name):
+            return name
+    raise DefinitionError(
+        f"on-demand view {view!r}: request field {column!r} has type {kind!r}",
+        hint=f"one of {', '.join(REQUEST_TYPES)}, or the Arrow type",
+    )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import pyarrow as pa
 
@@ -18,7 +17,7 @@ from featurestore.catalog.expressions import check_expression
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.label import Label
 from featurestore.catalog.label_terms import START, parse_label
-from featurestore.catalog.on_demand import OnDemandFeatureView
+from featurestore.catalog.on_demand import REQUEST_TYPES, OnDemandFeatureView
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.schemas import field_of, key_kind
 from featurestore.catalog.service import FeatureService
@@ -27,16 +26,6 @@ from featurestore.catalog.source import Source
 from featurestore.catalog.training_set import TrainingSet
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, SchemaError
-
-REQUEST_TYPES: Final[Mapping[str, pa.DataType]] = {
-    "bool": pa.bool_(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "float32": pa.float32(),
-    "float64": pa.float64(),
-    "string": pa.string(),
-    "timestamp": pa.timestamp("ns", "UTC"),
-}
 
 
 def bind_on_demand(desired: Desired, view: OnDemandFeatureView) -> pa.Schema:

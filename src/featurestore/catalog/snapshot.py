@@ -123,6 +123,9 @@ class CatalogSnapshot:
     heads: Mapping[Key, int] = field(default_factory=dict)
     last: Mapping[Key, int] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"CatalogSnapshot({self.version}, {len(self.heads)} definitions)"
+
     def get(self, ref: AnyRef, *kinds: str) -> Definition:
         """Return a definition by reference, the version in force unless the reference gives one.
 
@@ -156,7 +159,9 @@ class CatalogSnapshot:
         last = next((self.last[k, ref.name] for k in kinds if (k, ref.name) in self.last), None)
         if last is None:
             names = [name for kind, name in self.heads if kind in kinds]
-            return NotFoundError(f"no {what} {ref.name!r} in {at}", hint=near(ref.name, names), name=ref.name)
+            other = next((KIND_WORDS[kind] for kind in PRECEDENCE if (kind, ref.name) in self.heads), None)
+            found = f"no {what} {ref.name!r} in {at}" + (f": it is a {other}" if other else "")
+            return NotFoundError(found, hint=near(ref.name, names), name=ref.name)
         if ref.version is None:
             return NotFoundError(
                 f"{what} {ref.name!r} was removed before {at}",

@@ -6,7 +6,7 @@ from os import PathLike, fspath
 from typing import Any, ClassVar, Final
 
 from featurestore.catalog.definition import Definition, metadata_spec
-from featurestore.catalog.entity import Entity, entity_name
+from featurestore.catalog.entity import Entity, entity_names
 from featurestore.core.names import check_feature_name, check_name
 from featurestore.core.time import Duration, duration_ns
 from featurestore.errors import DefinitionError
@@ -87,7 +87,7 @@ class Source(Definition):
         put(self, "sequence_column", sequence_column)
         delay = 0 if availability_delay is None else availability_delay
         put(self, "availability_delay_ns", duration_ns(delay, what="availability_delay"))
-        put(self, "entities", tuple(entity_name(e) for e in entities))
+        put(self, "entities", entity_names(f"source {name!r}", entities))
         put(self, "query", query)
         put(self, "format", format)
         put(self, "owner", owner)

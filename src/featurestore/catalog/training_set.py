@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, overload
 
 from featurestore.catalog.definition import Definition, metadata_spec
-from featurestore.catalog.entity import Entity, entity_name
+from featurestore.catalog.entity import Entity, entity_names
 from featurestore.catalog.label import Label
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.catalog.service import FeatureLike, FeatureService, feature_refs
@@ -84,7 +84,7 @@ class TrainingSet(Definition):
             "labels",
             tuple(_ref_of(x) for x in labels),
         )
-        put(self, "entities", tuple(entity_name(e) for e in entities))
+        put(self, "entities", entity_names(f"training set {name!r}", entities))
         put(self, "key_map", _key_map(name, key_map or {}))
         put(self, "full_feature_names", full_feature_names)
         put(self, "owner", owner)

@@ -1,31 +1,34 @@
 """Rows of a table by position or mask, also of columns of views, which Arrow itself cannot take."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import pyarrow as pa
 
 from featurestore.core.time import BoolArray, Int64Array
 
+Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
-def take_rows(table: pa.Table, positions: Int64Array) -> pa.Table:
+
+def take_rows(rows: Rows, positions: Int64Array) -> Rows:
     """Return the rows at `positions`, copied; the schema stays what it is."""
     places = pa.array(positions)
-    return _picked(table, lambda plain: plain.take(places))
+    return _picked(rows, lambda plain: plain.take(places))
 
 
-def filter_rows(table: pa.Table, wanted: BoolArray) -> pa.Table:
+def filter_rows(rows: Rows, wanted: BoolArray) -> Rows:
     """Return the rows that are wanted, copied; the schema stays what it is."""
     mask = pa.array(wanted)
-    return _picked(table, lambda plain: plain.filter(mask))
+    return _picked(rows, lambda plain: plain.filter(mask))
 
 
-def _picked(table: pa.Table, pick: Callable[[pa.Table], pa.Table]) -> pa.Table:
+def _picked(rows: Rows, pick: Callable[[Rows], Rows]) -> Rows:
     # Polars hands out views of strings, and Arrow has no kernel that takes from them.
-    fields = [field.with_type(plain_type(field.type)) for field in table.schema]
-    plain = pa.schema(fields, table.schema.metadata)
-    if plain.equals(table.schema):
-        return pick(table)
-    return pick(table.cast(plain)).cast(table.schema)
+    fields = [field.with_type(plain_type(field.type)) for field in rows.schema]
+    plain = pa.schema(fields, rows.schema.metadata)
+    if plain.equals(rows.schema):
+        return pick(rows)
+    return pick(rows.cast(plain)).cast(rows.schema)
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:

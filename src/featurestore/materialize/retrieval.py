@@ -77,6 +77,10 @@ class RetrievalJob:
         self._timestamps = timestamps
         self._threads = threads
 
+    def __repr__(self) -> str:
+        names = ", ".join(field.name for field in self.schema)
+        return f"RetrievalJob({names})"
+
     @property
     def schema(self) -> pa.Schema:
         """The spine's columns, then each feature; with `timestamps` each view's event timestamp."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from datetime import datetime
 
 from featurestore.core.canonical import canonical_json, digest_json
 from featurestore.core.names import near
@@ -12,17 +13,19 @@ from featurestore.storage.delta_log import version_at
 from featurestore.storage.files import AnyPath, read_files
 
 
-def resolve_version(home: Home, version: int | str) -> int:
+def resolve_version(home: Home, version: int | str | datetime) -> int:
     """Turn a number, a tag or a time into a version number.
 
     Raises:
         NotFoundError: no such tag, or a time before the first version.
         DefinitionError: neither a number nor a text.
     """
+    if isinstance(version, datetime):
+        return _version_at(home, instant_ns(version))
     if isinstance(version, bool) or not isinstance(version, (int, str)):
         raise DefinitionError(
             f"version {version!r} is a {type(version).__name__}",
-            hint="give a number, a tag or an ISO 8601 time",
+            hint="give a number, a tag, a datetime or an ISO 8601 time",
         )
     if isinstance(version, int):
         return version

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import pyarrow as pa
 
@@ -202,7 +203,7 @@ def history(context: Context, name: str) -> list[VersionInfo]:
 
 
 def open_version(
-    context: Context, name: str, version: int | str | None = None, *, verify: str = "lazy"
+    context: Context, name: str, version: int | str | datetime | None = None, *, verify: str = "lazy"
 ) -> DatasetVersion:
     """Open a version by number, tag or time; `None` is the newest.
 

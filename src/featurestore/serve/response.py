@@ -42,6 +42,9 @@ class OnlineResponse:
         self.answers = answers
         self.computed = computed
 
+    def __repr__(self) -> str:
+        return f"OnlineResponse({self.num_rows:,} rows, {', '.join(self.names)})"
+
     @property
     def num_rows(self) -> int:
         """How many entity rows there were."""

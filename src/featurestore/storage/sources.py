@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from featurestore.core.canonical import digest_json
 from featurestore.core.names import near
+from featurestore.core.table_rows import plain_type
 from featurestore.errors import CorruptDataError, NotFoundError, SchemaError
 from featurestore.storage.delta_files import DeltaFiles, delta_files
 from featurestore.storage.files import AnyPath, is_remote
@@ -372,7 +373,9 @@ class SourceTable:
         repeated = next((n for n in schema.names if schema.names.count(n) > 1), None)
         if repeated is not None:
             raise SchemaError(f"{file.path!r} has column {repeated!r} twice", column=repeated)
-        return pa.schema([*schema, *hive])
+        # Views of strings are a layout from which Arrow cannot take; large strings hold the same values.
+        plain = [field.with_type(plain_type(field.type)) for field in schema]
+        return pa.schema([*plain, *hive])
 
     def _check_file(self, place: Place, file: SourceFile, target: pa.Schema, hive: dict[str, str]) -> None:
         if self._kind != "parquet" or len(target) == len(hive):
@@ -410,7 +413,7 @@ def _shaped(
             continue
         column = batch.column(field.name)
         if column.type != field.type:
-            column = _recoded(column, field, file)
+            column = _recoded(pc.cast(column, plain_type(column.type)), field, file)
         arrays.append(column)
     return pa.RecordBatch.from_arrays(arrays, schema=target.remove_metadata())
 
@@ -419,11 +422,9 @@ def _recoded(column: pa.Array, field: pa.Field, file: SourceFile) -> pa.Array:
     def plain(kind: pa.DataType) -> pa.DataType:
         if pa.types.is_dictionary(kind):
             return plain(kind.value_type)
-        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        if pa.types.is_large_string(kind):
             return pa.string()
-        if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-            return pa.binary()
-        return kind
+        return pa.binary() if pa.types.is_large_binary(kind) else kind
 
     same = plain(column.type) == plain(field.type) or pa.types.is_null(column.type)
     if not same:

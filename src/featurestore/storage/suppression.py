@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from featurestore.core.canonical import canonical_json, digest_json
 from featurestore.core.keys import Column, can_be_key, distinct_keys, key_bytes, key_hashes
+from featurestore.core.table_rows import filter_rows, plain_type
 from featurestore.core.time import format_instant
 from featurestore.errors import AlreadyExistsError, CommitConflictError, CorruptDataError, NotFoundError
 from featurestore.storage.files import AnyPath, is_remote, make_folders, put_if_absent, read_file
@@ -141,14 +142,14 @@ class Suppression:
         if not self._groups:
             return rows
         found = self.mask(rows, renamed)
-        return rows if found is None else rows.filter(pa.array(~found))
+        return rows if found is None else filter_rows(rows, ~found)
 
     def _rows_of(self, group: _Group, columns: Sequence[Column]) -> np.ndarray | None:
         maybe = np.flatnonzero(group.hints[key_hashes(columns, self._seed) & np.uint64(_HINTS - 1)])
         if maybe.size == 0:
             return None
         at = pa.array(maybe)
-        codes, uniques = distinct_keys([c.take(at) for c in columns])
+        codes, uniques = distinct_keys([c.cast(plain_type(c.type)).take(at) for c in columns])
         known = [k is not None and _hashed(self._secret, k) in group.hashes for k in key_bytes(uniques)]
         # The last place serves code -1: a null key is nobody's.
         erased = np.array([*known, False])[codes]

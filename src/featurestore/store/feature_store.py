@@ -150,9 +150,12 @@ class FeatureStore(ServedStore):
         if to not in PUSH_TO:
             raise DefinitionError(f"push to {to!r}", hint=near(to, PUSH_TO))
         name = source if isinstance(source, str) else source.name
+        from featurestore.temporal.tables import as_table
+
+        rows = as_table(data, f"the rows for {name!r}")  # once: a stream can be read only once
         if to != "online":
-            self.ingest(name, data)
-        return None if to == "offline" else self.online.push(name, data)
+            self.ingest(name, rows)
+        return None if to == "offline" else self.online.push(name, rows)
 
     def export(self, entity: str, keys: Any) -> "dict[str, pa.Table]":
         """Return every row that is stored of some keys of an entity, by place.

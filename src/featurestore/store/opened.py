@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.catalog.definition import Definition
-from featurestore.catalog.service import FeatureService
 from featurestore.catalog.source import Source
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.config import StoreConfig, store_config
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from featurestore.materialize.context import Context
     from featurestore.serve.backend import OnlineBackend
 
-Features = Sequence[str | Definition] | FeatureService | str
+Features = Sequence[str | Definition] | Definition | str
 
 
 class OpenedStore:
@@ -36,7 +36,8 @@ class OpenedStore:
         Raises:
             DefinitionError: the settings hold an unknown key or a value that cannot be right.
         """
-        self.root = fspath(root)
+        # Absolute from here on: a process may change its folder, and its workers may have another.
+        self.root = fspath(root) if "://" in fspath(root) else str(Path(root).absolute())
         self.config = (
             config
             if isinstance(config, StoreConfig)
@@ -48,6 +49,10 @@ class OpenedStore:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.root!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A store crosses processes as what opens it; rooms are opened again where they are needed.
+        return {**self.__dict__, "_catalog": None, "_online": None}
 
     @property
     def catalog(self) -> "Catalog":
@@ -80,7 +85,7 @@ class OpenedStore:
         return load_definitions(self.root)
 
     def _refs(self, features: Features) -> list[str]:
-        given = [features] if isinstance(features, (str, FeatureService)) else list(features)
+        given = [features] if isinstance(features, (str, Definition)) else list(features)
         return [f if isinstance(f, str) else f.name for f in given]
 
     def _source_schema(self, source: Source) -> "pa.Schema":

@@ -1,6 +1,7 @@
 """VersionedStore: what is read of the past, historical features and the versions of datasets."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from featurestore.core.time import Instant, instant_ns
@@ -56,11 +57,11 @@ class VersionedStore(OpenedStore):
             key_map=key_map or {},
         )
 
-    def dataset(self, name: str, version: int | str | None = None) -> "Dataset":
+    def dataset(self, name: str, version: int | str | datetime | None = None) -> "Dataset":
         """Open one immutable version of a materialized training set or view.
 
         Args:
-            version: A number, a tag, or an ISO time (the version that was newest then); `None`: the newest.
+            version: A number, a tag, or a time (the version that was newest then); `None`: the newest.
 
         Raises:
             NotFoundError: no such dataset or version, or a time before the first.

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.table_rows import plain_type
 from featurestore.core.time import Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.rows import Int32Array
@@ -31,27 +32,6 @@ def take(array: pa.Array, indices: Int32Array | Int64Array, name: str) -> pa.Arr
             hint="cast it to a plainer type",
             column=name,
         ) from error
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Replace views inside nested types by large strings and binaries, which hold the same values."""
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    if pa.types.is_binary_view(kind):
-        return pa.large_binary()
-    if pa.types.is_list(kind):
-        return pa.list_(_plain_field(kind.value_field))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_plain_field(kind.value_field))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_plain_field(kind.value_field), kind.list_size)
-    if pa.types.is_struct(kind):
-        return pa.struct([_plain_field(field) for field in kind])
-    return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type)) if pa.types.is_map(kind) else kind
-
-
-def _plain_field(field: pa.Field) -> pa.Field:
-    return field.with_type(plain_type(field.type))
 
 
 def is_word(kind: pa.DataType) -> bool:

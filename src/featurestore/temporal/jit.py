@@ -14,15 +14,22 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
     The signature stays as it is written, so that calls are type-checked.
     """
-    numba = importlib.import_module("numba")
-    return cast("Callable[P, R]", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+    return _compiled(function)
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a small step of a kernel, always as part of the loop that calls it."""
+    return _compiled(function, forceinline=True)
+
+
+def _compiled(function: Callable[P, R], **options: Any) -> Callable[P, R]:
     numba = importlib.import_module("numba")
-    jit = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
-    return cast("Callable[P, R]", jit(function))
+    options |= {"nogil": True, "error_model": "numpy"}
+    try:
+        return cast("Callable[P, R]", numba.njit(cache=True, **options)(function))
+    except RuntimeError:
+        # No folder to keep it in can be written to, as in a read-only container: each process compiles.
+        return cast("Callable[P, R]", numba.njit(**options)(function))
 
 
 class _LazyModule(ModuleType):

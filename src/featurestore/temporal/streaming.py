@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.table_rows import filter_rows
 from featurestore.core.time import INT64_MIN, BoolArray, Duration, Instant, instant_ns
 from featurestore.errors import DefinitionError, LateDataError, StreamError
 from featurestore.temporal.asof import asof_indices
@@ -282,7 +283,7 @@ class StreamingJoin:
             )
         kept = table
         if late_count:
-            kept = table.filter(pa.array(~late))
+            kept = filter_rows(table, ~late)
             read = clocks(kept, side.on, side.created_on)
         batch = self._read(side, kept, read)
         if side is self._right and bool((batch.codes < 0).any()):
@@ -296,7 +297,7 @@ class StreamingJoin:
         self._counts[f"pushed_{side.what}"] += len(table)
         self._counts[f"late_{side.what}"] += late_count
         if late_count and self._options.late == "side_output":
-            self._late_tables[side.what].append(table.filter(pa.array(late)))
+            self._late_tables[side.what].append(filter_rows(table, late))
 
     def _check_room(self, more: int) -> None:
         limit = self._options.max_pending_rows

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.table_rows import take_rows
 from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.rows import Int32Array, Rows
@@ -41,7 +42,7 @@ class Batch:
     def take(self, places: Int64Array) -> "Batch":
         """Return the rows at `places`, copied."""
         known = None if self.known_ns is None else self.known_ns[places]
-        table = self.table.take(pa.array(places)).combine_chunks()
+        table = take_rows(self.table, places).combine_chunks()
         return Batch(table, self.codes[places], self.event_ns[places], known)
 
 

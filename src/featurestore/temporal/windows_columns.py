@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.table_rows import plain_type
 from featurestore.core.time import BoolArray, Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.rows import Int32Array, frozen
@@ -82,8 +83,9 @@ class Column:
         if is_fixed(self.array.type):
             return self._values(), None
         codes, values = self._coded()
+        plain = values.cast(plain_type(values.type))
         try:
-            order = pc.sort_indices(values)
+            order = pc.sort_indices(plain)
         except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise SchemaError(
                 f"column {self.name!r} is {self.array.type}: it has no order, so no min or max",
