@@ -1,13 +1,16 @@
 """Materializing a training set: Parquet in, Delta and Arrow out, fsync and commit included.
 
 Against Polars' streaming join_asof into sink_parquet, DuckDB's ASOF JOIN into COPY, and a bare copy of the
-same rows with our own writer settings and no join. Answers are compared before anything is timed. By default
-2 M spine rows x 1 M view rows; `FEATURESTORE_BENCH=large` takes 20 M x 10 M. Polars and DuckDB write Parquet
-alone and fsync nothing; we write Parquet and the Arrow version, hash both, sort, fsync and commit.
+same rows with our own writers and no join, for both formats and for each. Answers are compared before
+anything is timed; peak memory is that of a process of its own. By default 2 M spine rows x 1 M view rows;
+`FEATURESTORE_BENCH=large` takes 20 M x 10 M. Polars and DuckDB write Parquet alone and fsync nothing; we
+write Parquet and the Arrow version, hash both, sort, fsync and commit.
 """
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import tracemalloc
@@ -33,7 +36,6 @@ from featurestore.materialize.job import Job
 from featurestore.materialize.plan import plan_materialization
 from featurestore.materialize.training_set import materialize
 from featurestore.materialize.versions import open_version
-from featurestore.storage.files import fsync_file
 from featurestore.storage.ipc import write_ipc
 from featurestore.storage.parquet import read_parquet, write_parquet
 from featurestore.storage.sources import open_source
@@ -99,17 +101,41 @@ def duckdb_join(root: Path, out: Path) -> None:
     connection.close()
 
 
-def copy(context: Context, out: Path) -> None:
-    """Read what was written and write it again, Parquet and Arrow, fsynced: no join, no sort, no hash."""
+def copy_parquet(context: Context, out: Path) -> None:
+    """Read the Parquet that was written and write it again, hashed and fsynced: no join, no sort."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    home = home_of(context, "set")
-    opened = open_version(context, "set", verify="off")
-    for index, path in enumerate(sorted(home.delta.rglob("*.parquet"))):
+    for path in sorted(Path(str(home_of(context, "set").delta)).rglob("*.parquet")):
         write_parquet(out, read_parquet(path), times=("ts",), sort=("key", "ts"))
-        view = opened.shards().shard(index)
+
+
+def copy_arrow(context: Context, out: Path) -> None:
+    """Write the Arrow mirror once more from memory-mapped shards: what it adds to the Delta table."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    shards = open_version(context, "set", verify="off").shards()
+    for index, view in enumerate(shards):
         write_ipc(out / f"{index}.arrow", view.table.combine_chunks().to_batches()[0])
-        fsync_file(path)
+
+
+def copy(context: Context, out: Path) -> None:
+    """Write the same bytes as we do with the same writers: Parquet and Arrow."""
+    copy_parquet(context, out)
+    copy_arrow(context, out.with_name("arrow"))
+
+
+def peak_memory(root: Path) -> dict[str, int]:
+    """Materialize in a process of its own; returns its peak and what imports alone take, in bytes."""
+    program = (
+        "import resource, sys; from pathlib import Path; from benchmarks import materialize as m\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak(); m.ours(m.store(Path(sys.argv[1]))); print(before, peak())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(root)], capture_output=True, text=True, check=True
+    )
+    before, peak = map(int, done.stdout.split())
+    return {"imports_bytes": before, "peak_bytes": peak}
 
 
 def check(context: Context, root: Path, out: Path) -> None:
@@ -159,9 +185,12 @@ def run() -> list[Workload]:
                 "polars": lambda: polars_join(root, out),
                 "duckdb": lambda: duckdb_join(root, out),
                 "copy": lambda: copy(context, root / "copy"),
+                "copy, Parquet alone": lambda: copy_parquet(context, root / "copy"),
+                "copy, Arrow alone": lambda: copy_arrow(context, root / "arrow"),
             },
             rows=SPINE,
             repeats=2 if LARGE else 3,
             goals={"polars": 2.5, "duckdb": 3.5, "copy": 1 / 1.4},
         )
+        workload.notes.update(peak_memory(root))
     return [workload, plan_only()]

@@ -55,21 +55,26 @@ def compare(
 ) -> Workload:
     """Run the engines in turn, `repeats` times after one warm-up; an engine slower than `slow_s` runs twice.
 
-    Alternating spreads what else the machine does over all engines alike.
+    Alternating spreads what else the machine does over all engines alike. The notes hold each engine's median
+    of processor seconds, which other work on the machine moves less.
     """
     seconds: dict[str, list[float]] = {engine: [] for engine in engines}
+    cpu: dict[str, list[float]] = {engine: [] for engine in engines}
     for engine, run in engines.items():
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         run()
         if time.perf_counter() - begin > slow_s:
             seconds[engine].append(time.perf_counter() - begin)
+            cpu[engine].append(time.process_time() - used)
     for _ in range(repeats):
         for engine, run in engines.items():
             if seconds[engine] and seconds[engine][0] > slow_s and len(seconds[engine]) > 1:
                 continue
             gc.collect()
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             result = run()
             seconds[engine].append(time.perf_counter() - begin)
+            cpu[engine].append(time.process_time() - used)
             del result
-    return Workload(name, rows, seconds, dict(goals or {}))
+    notes = {"cpu_s": {engine: round(statistics.median(runs), 4) for engine, runs in cpu.items()}}
+    return Workload(name, rows, seconds, dict(goals or {}), notes)

@@ -259,6 +259,10 @@ def test_a_bucket_is_the_hash_of_the_key(
     for chosen in ([columns[0]], [columns[1]], columns):
         expected = [0 if k is None else xxhash.xxh64_intdigest(k) % buckets for k in key_bytes(chosen)]
         assert buckets_of(chosen, buckets).tolist() == expected
+    coded = columns[1].dictionary_encode()
+    twice = pa.chunked_array([coded, coded.slice(1), coded.slice(0, 0)])
+    assert np.array_equal(buckets_of([coded], buckets), buckets_of([columns[1]], buckets))
+    assert np.array_equal(buckets_of([twice], buckets), buckets_of([twice.cast(pa.string())], buckets))
 
 
 def test_a_fingerprint_does_not_see_chunks_or_encodings() -> None:

@@ -58,7 +58,7 @@ def buckets_of(columns: Sequence[Column], buckets: int) -> Int32Array:
         columns: The key columns, `n` rows each.
 
     Cost:
-        One hash table over the rows and one hash per distinct key.
+        One hash table over the rows and one hash per distinct key; integers and dictionaries need no table.
 
     Raises:
         SchemaError: a column that is neither string, binary nor integer, or no column.
@@ -78,12 +78,21 @@ def buckets_of(columns: Sequence[Column], buckets: int) -> Int32Array:
         if columns[0].null_count:
             out[np.asarray(columns[0].is_null())] = 0
         return out
-    codes, uniques = distinct_keys(columns)
+    codes, uniques = _dictionary_keys(columns) or distinct_keys(columns)
     import xxhash  # noqa: PLC0415 -- only writers need it
 
     hashes = [0 if key is None else xxhash.xxh64_intdigest(key) % buckets for key in key_bytes(uniques)]
     # The last entry is where code -1, a null part, lands.
     return np.asarray([*hashes, 0], dtype=np.int32)[codes]
+
+
+def _dictionary_keys(columns: Sequence[Column]) -> tuple[Int32Array, list[pa.Array]] | None:
+    """Return the codes that a single dictionary column brings along, and its values: nothing is hashed."""
+    kind = columns[0].type
+    if len(columns) > 1 or not pa.types.is_dictionary(kind):
+        return None
+    flat = columns[0].combine_chunks() if isinstance(columns[0], pa.ChunkedArray) else columns[0]
+    return _indices(flat.indices), [flat.dictionary]
 
 
 def key_hashes(columns: Sequence[Column], seed: int) -> npt.NDArray[np.uint64]:

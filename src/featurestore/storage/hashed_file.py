@@ -2,10 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Final
+
+# Every call of the system gives the interpreter away: a page's header of 28 bytes is not worth it.
+_SHORT: Final = 1 << 15
+_HELD: Final = 1 << 18
 
 
 class HashedFile:
-    """A file object for Arrow's writers: unbuffered, append-only, xxh3-128 of every byte.
+    """A file object for Arrow's writers: append-only, xxh3-128 of every byte; whole only after `finish`.
 
     Attributes:
         position: Bytes written so far.
@@ -19,26 +24,41 @@ class HashedFile:
 
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._hasher = xxhash.xxh3_128()
+        self._held = bytearray()
         self.position = 0
         self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Append bytes."""
+        """Append bytes; short pieces are put together first."""
         view = memoryview(data).cast("B")
-        size = view.nbytes
-        self._hasher.update(view)
-        while view.nbytes:
-            view = view[os.write(self._descriptor, view) :]
-        self.position += size
-        return size
+        self.position += view.nbytes
+        if view.nbytes < _SHORT:
+            self._held += view
+            if len(self._held) >= _HELD:
+                self._put_held()
+        else:
+            self._put_held()
+            self._put(view)
+        return view.nbytes
 
-    def hexdigest(self) -> str:
-        """Return xxh3-128 of all bytes so far, 32 hex digits."""
+    def finish(self) -> str:
+        """Hand everything to the operating system; returns xxh3-128 of all bytes, 32 hex digits."""
+        self._put_held()
         return str(self._hasher.hexdigest())
 
     def sync(self) -> None:
-        """Force the bytes to the disk."""
+        """Force the bytes to the disk, once it is finished."""
         os.fsync(self._descriptor)
+
+    def _put_held(self) -> None:
+        if self._held:
+            self._put(memoryview(self._held))
+            self._held = bytearray()
+
+    def _put(self, view: memoryview) -> None:
+        self._hasher.update(view)
+        while view.nbytes:
+            view = view[os.write(self._descriptor, view) :]
 
     def tell(self) -> int:
         """Return how many bytes were written."""
@@ -57,10 +77,10 @@ class HashedFile:
         return False
 
     def flush(self) -> None:
-        """Do nothing: no byte is held back."""
+        """Do nothing: `finish` does."""
 
     def close(self) -> None:
-        """Close it; again is fine."""
+        """Close it, finished or not; again is fine."""
         if not self.closed:
             self.closed = True
             os.close(self._descriptor)

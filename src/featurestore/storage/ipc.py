@@ -60,13 +60,14 @@ def write_ipc(path: str | Path, batch: pa.RecordBatch, *, align: int = 64, sync:
         try:
             with closing(HashedFile(path)) as file:
                 _write(file, batch, align)
+                digest = file.finish()
                 if sync:
                     announce("fsync", path)
                     file.sync()
         except OSError:
             Path(path).unlink(missing_ok=True)
             raise
-    return WrittenFile(file.position, file.hexdigest())
+    return WrittenFile(file.position, digest)
 
 
 def _pad(file: HashedFile, size: int) -> None:

@@ -101,7 +101,7 @@ def stage_parquet(
                 sink = pa.PythonFile(file, mode="w")
                 with pq.ParquetWriter(sink, table.schema, **_settings(table, times, sort)) as writer:
                     writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-                digest = file.hexdigest()
+                digest = file.finish()
         whole = True
     finally:
         if not whole:
