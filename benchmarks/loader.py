@@ -26,6 +26,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from featurestore.loaders import Window, open_loader
+from featurestore.loaders.loader import batch_bytes
+from featurestore.loaders.torch_loader import open_torch_loader
 from featurestore.testing.packed_dataset import write_dataset
 
 Matrix = npt.NDArray[np.float32]
@@ -205,10 +207,13 @@ def windows(folder: Path, values: Matrix, repeats: int) -> dict[str, Any]:
         assert held.sum() == same.size
         assert np.array_equal(first.x[i][held], values[same])
 
+    # Steady state: runs go on where the one before stopped, as a trainer does.
+    loader.set_epoch(0)
+    passing = iter(loader)
+
     def ours() -> float:
-        loader.set_epoch(0)
-        passing = (b for b, _ in zip(loader, range(steps), strict=False))
-        return rate_of(passing, lambda b: int(b.x.nbytes))
+        taken = (b for _, b in zip(range(steps), passing, strict=False))
+        return rate_of(taken, batch_bytes)
 
     buffer = np.empty((batch * lookback, values.shape[1]), np.float32)
 
@@ -222,6 +227,55 @@ def windows(folder: Path, values: Matrix, repeats: int) -> dict[str, Any]:
     rates = alternating({"windows, 2 threads": ours, "plain copy, 1 thread": plain}, repeats)
     ratio = rates["windows, 2 threads"] / rates["plain copy, 1 thread"]
     return {"bytes_per_s": rates, "ratios": {"windows to a plain copy (goal 0.6)": ratio}}
+
+
+def on_gpu(folder: Path, values: Matrix, batch: int, repeats: int) -> dict[str, Any]:
+    """Device tiers against what the bus and the memory of this very device do; skipped without one."""
+    if not torch.cuda.is_available():
+        return {"skipped": "torch sees no CUDA device"}
+    loaders = {
+        io: open_torch_loader(folder, batch_size=batch, io=io, device="cuda")
+        for io in ("pinned", "resident", "gds")
+    }
+    for loader in loaders.values():
+        for _, one_batch in zip(range(8), loader, strict=False):
+            found = one_batch.x.cpu().numpy()
+            assert np.array_equal(found, values[found[:, 0].astype(np.int64)])
+    size = 256 << 20
+    host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    one, other = (torch.empty(size, dtype=torch.uint8, device="cuda") for _ in range(2))
+
+    def bytes_rate(move: Callable[[], int]) -> float:
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        moved = move()
+        torch.cuda.synchronize()
+        return moved / (time.perf_counter() - begin)
+
+    def copies(source: torch.Tensor) -> int:
+        for _ in range(8):
+            one.copy_(source, non_blocking=True)
+        return 8 * size
+
+    def epoch(loader: Any) -> int:
+        loader.set_epoch(0)
+        return sum(int(batch.x.nbytes) for batch in loader)
+
+    runs: dict[str, Callable[[], float]] = {
+        "pinned copy to the device": lambda: bytes_rate(lambda: copies(host)),
+        "copy on the device": lambda: bytes_rate(lambda: copies(other)),
+    }
+    runs |= {io: (lambda x=x: bytes_rate(lambda: epoch(x))) for io, x in loaders.items()}  # type: ignore[misc]
+    rates = alternating(runs, repeats)
+    return {
+        "device": torch.cuda.get_device_name(),
+        "bytes_per_s": rates,
+        "ratios": {
+            "streamed to the pinned copy (goal 0.75)": rates["pinned"] / rates["pinned copy to the device"],
+            "resident to a copy on the device (goal 0.3)": rates["resident"] / rates["copy on the device"],
+        },
+        "paths": {io: loader.io_report()["reason"] for io, loader in loaders.items()},
+    }
 
 
 def first_batch(folder: Path, batch: int, repeats: int) -> dict[str, Any]:
@@ -315,6 +369,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             "first batch": first_batch(many, given.batch, given.repeats),
             "waiting": waiting(many, given.batch),
             "memory": memory(many, given.batch),
+            "gpu": on_gpu(many, values, given.batch, given.repeats),
         }
     print(json.dumps(report, indent=1))
     return report

@@ -50,14 +50,8 @@ class LineProgress:
     def _write(self, stats: Stats) -> None:
         self._written = self._step
         done = f"epoch {self._epoch}: {self._step} of {self._steps} batches"
-        self._stream.write(f"{done}, {rates_of(stats)}\n")
+        self._stream.write(f"{done}, {stats.rates()}\n")
         self._stream.flush()
-
-
-def rates_of(stats: Stats) -> str:
-    """Say how fast, and how much of the time the consumer waited."""
-    counted = stats.as_dict()
-    return f"{counted['rows_per_s']:,.0f} rows/s, {counted['wait_share']:.1%} waiting"
 
 
 def open_progress(epoch: int, step: int, steps: int, stream: TextIO | None = None) -> Progress:

@@ -6,7 +6,6 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from featurestore.loaders.progress import rates_of
 from featurestore.loaders.stats import Stats
 
 _REFRESH_S: Final = 0.1
@@ -44,4 +43,4 @@ class RichProgress:
         self._progress.stop()
 
     def _draw(self, stats: Stats) -> None:
-        self._progress.update(self._task, completed=self._step, rates=rates_of(stats), refresh=True)
+        self._progress.update(self._task, completed=self._step, rates=stats.rates(), refresh=True)

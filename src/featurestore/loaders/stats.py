@@ -60,6 +60,11 @@ class Stats:
         """Forget when the last batch was handed out: the time until the next epoch is nobody's."""
         self._handed_out = None
 
+    def rates(self) -> str:
+        """Say how fast it is, and how much of the time the consumer waited."""
+        counted = self.as_dict()
+        return f"{counted['rows_per_s']:,.0f} rows/s, {counted['wait_share']:.1%} waiting"
+
     def as_dict(self) -> dict[str, Any]:
         """Return the counters, rates over waiting and consuming, and the share waited."""
         total = self.wait_s + self.consumer_s
