@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,10 +22,12 @@ import featurestore as fs
 from featurestore.catalog.catalog import open_catalog
 from featurestore.core.clock import ManualClock
 from featurestore.core.config import StoreConfig
-from featurestore.core.time import DAY_NS
+from featurestore.core.time import DAY_NS, day_text
 from featurestore.errors import CorruptDataError
 from featurestore.materialize.context import Context, home_of, source_spec
-from featurestore.materialize.training_set import materialize, materialize_incremental
+from featurestore.materialize.job import compile_job
+from featurestore.materialize.plan import FileStat, SourceStat, plan_materialization
+from featurestore.materialize.training_set import materialize, materialize_incremental, plan_run
 from featurestore.materialize.versions import open_version, recreate, rollback, vacuum, verify
 from featurestore.storage.source_files import Place, SourceFile
 from featurestore.storage.source_readers import scan_file
@@ -35,6 +38,7 @@ SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 CONFIG = StoreConfig(buckets=3, threads=1)
 SOURCES = ("spine", "events", "prices")
 DAYS = 8
+START_DAY = START_NS // DAY_NS
 
 
 def spine_of(seed: int, rows: int, *, first_hour: int, hours: int) -> pa.Table:
@@ -167,6 +171,61 @@ def test_a_whole_run_and_a_recreation_take_nothing_over(tmp_path: Path) -> None:
     assert len(read) == 3 * DAYS
 
 
+def test_the_plan_names_what_the_run_reads_and_writes(tmp_path: Path) -> None:
+    house = seeded(tmp_path)
+    whole = plan_run(house.context, "set")
+    assert whole.rows == 40 * DAYS
+    assert {len(t.inputs) for c in whole.chains for t in c.tasks} == {2}
+    first = materialize(house.context, "set")
+    shards = open_version(house.context, "set").manifest.shards
+    assert {(day_text(d), b): n for (d, b), n in whole.partitions.items()} == {
+        (s.date, s.bucket): s.rows for s in shards
+    }
+    for name in SOURCES:
+        write(tmp_path / name / "new.parquet", MAKE[name](70, 30, first_hour=24 * DAYS, hours=20))
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    plan = plan_run(house.context, "set", incremental=True)
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+    inputs = [i for c in plan.chains for t in c.tasks for i in t.inputs]
+    assert {i.extent.files for i in inputs} == {("new.parquet",)}
+    assert {day_text(i.state_day) for i in inputs if i.state_day is not None} == {
+        day_text(START_DAY + DAYS - 1)
+    }
+    assert plan.columns["prices"] == ("venue", "ts", "price")
+    text = plan.explain()
+    for part in (
+        "30 rows into 3 partitions",
+        "source events: 9 files",
+        "of 1 files (new.parquet), on the state stored at the end of 2013-10-29",
+    ):
+        assert part in text, text
+    result = materialize_incremental(house.context, "set")
+    assert (result.written, result.rows) == (len(plan.partitions), first.rows + plan.rows)
+    assert plan_run(house.context, "set", incremental=True).tasks == 0
+
+
+def test_a_plan_of_a_hundred_thousand_tasks_takes_about_a_second(tmp_path: Path) -> None:
+    house = seeded(tmp_path)
+    job = compile_job(house.context, "set", buckets=100, range_ns=(None, None))
+    places = {(16_000 + day, bucket): 10_000_000 for day in range(1000) for bucket in range(100)}
+    files = [
+        FileStat(f"d{d}", 1 << 30, 10**9, (16_000 + d) * DAY_NS, (16_001 + d) * DAY_NS - 1)
+        for d in range(1000)
+    ]
+    sources = {name: SourceStat(None, tuple(files)) for name in SOURCES}
+    states = {("events", bucket): tuple(range(16_000, 17_000, 7)) for bucket in range(100)}
+    begin = time.process_time()
+    plan = plan_materialization(job, places, task_rows=1 << 20, sources=sources, states=states)
+    seconds = time.process_time() - begin
+    assert (plan.tasks, plan.rows) == (100_000, 10**12)
+    assert seconds < 4
+    task = plan.chains[0].tasks[1]
+    assert [(i.source, i.extent) for i in task.inputs] == [
+        ("events", (("d1",), 10_000_000, round((1 << 30) / 100))),
+        ("prices", (("d1",), 10**9, 1 << 30)),
+    ]
+
+
 changes = st.lists(
     st.tuples(
         st.sampled_from(["append", "late", "replace", "delete"]),
@@ -213,7 +272,7 @@ def test_runs_on_stored_state_give_what_whole_runs_give(
 def test_a_flipped_bit_in_a_state_is_found_and_its_rows_are_read_again(tmp_path: Path) -> None:
     house = seeded(tmp_path)
     materialize(house.context, "set")
-    folder = open_version(house.context, "set").folder
+    folder = Path(str(open_version(house.context, "set").folder))
     rng = np.random.default_rng(4)
     for path in [*sorted(folder.glob("state-*")), folder / "STATES.json"]:
         for _ in range(20 if SOAK else 3):
@@ -237,7 +296,7 @@ def test_a_flipped_bit_in_a_state_is_found_and_its_rows_are_read_again(tmp_path:
 def test_states_that_are_gone_only_cost_time(tmp_path: Path) -> None:
     house = seeded(tmp_path)
     materialize(house.context, "set")
-    folder = open_version(house.context, "set").folder
+    folder = Path(str(open_version(house.context, "set").folder))
     (folder / "STATES.json").unlink()
     for path in folder.glob("state-*"):
         path.unlink()
@@ -271,7 +330,7 @@ def test_states_come_back_with_a_version_and_go_with_it(tmp_path: Path) -> None:
     home = home_of(house.context, "set")
     kept = open_version(house.context, "set")
     named = {f.file for f in read_index(kept.folder, kept.manifest.states).files}
-    assert {p.name for p in home.ipc.rglob("state-*")} == named
+    assert {p.name for p in Path(str(home.ipc)).rglob("state-*")} == named
     verify(house.context, "set")
 
 

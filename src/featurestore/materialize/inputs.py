@@ -93,7 +93,7 @@ def stage_source(
     batches = pinned.table.scan_named(
         list(rows.columns),
         snapshot=pinned.snapshot,
-        time_range_ns=_time_range(chosen.wanted, range_ns),
+        time_range_ns=time_range(chosen.wanted, range_ns),
         files=chosen.files,
         partly=partly,
     )
@@ -203,7 +203,8 @@ def merge_spans(old: Sequence[FileSpan], new: Sequence[FileSpan]) -> list[FileSp
     return list(out.values())
 
 
-def _time_range(wanted: Wanted | None, range_ns: tuple[int | None, int | None]) -> tuple[int, int] | None:
+def time_range(wanted: Wanted | None, range_ns: tuple[int | None, int | None]) -> tuple[int, int] | None:
+    """Return `[start, end)` of the event timestamps to read, `None` for all."""
     days = None if wanted is None else wanted.range_days()
     low = INT64_MIN if range_ns[0] is None else range_ns[0]
     high = INT64_MAX if range_ns[1] is None else range_ns[1]

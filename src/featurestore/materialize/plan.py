@@ -14,6 +14,7 @@ from featurestore.materialize.staging import EVERY_BUCKET, Place, Wanted
 _LOOK_BACK_DAYS: Final = 2
 BEGINNING: Final = INT64_MIN // DAY_NS
 _SHOWN: Final = 20
+_TASK_ROWS: Final = 1 << 20
 
 StateDays = Mapping[tuple[str, int], Sequence[int]]
 
@@ -209,6 +210,11 @@ def plan_materialization(
     chains.sort(key=lambda c: (-c.rows, c.tasks[0].bucket, c.tasks[0].days))
     columns = {name: tuple(rows.columns) for name, rows in job.rows.items()} if sources else {}
     return MaterializationPlan(job.name, _with_savers(job, chains), wanted, dict(sources or {}), columns)
+
+
+def task_rows_of(job: Job, memory_bytes: int) -> int:
+    """Return how many spine rows a task may hold: an eighth of the budget, at 16 bytes a column."""
+    return max(1 << 14, min(_TASK_ROWS, memory_bytes // (8 * 16 * max(1, len(job.schema)))))
 
 
 def is_carried(job: Job) -> bool:

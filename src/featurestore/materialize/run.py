@@ -25,7 +25,13 @@ from featurestore.materialize.inputs import (
 )
 from featurestore.materialize.job import ENGINE, Job
 from featurestore.materialize.partition import Shape, Written
-from featurestore.materialize.plan import BEGINNING, Chain, MaterializationPlan, plan_materialization
+from featurestore.materialize.plan import (
+    BEGINNING,
+    Chain,
+    MaterializationPlan,
+    plan_materialization,
+    task_rows_of,
+)
 from featurestore.materialize.progress import Progress
 from featurestore.materialize.publish import Opened, heal, local_folder, open_table, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
@@ -46,8 +52,6 @@ from featurestore.storage.packing import plan_packs
 from featurestore.storage.state_files import State, StateIndex, link_states, merged, write_index
 from featurestore.storage.uploads import Upload
 from featurestore.storage.version_files import share_files
-
-TASK_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def compute_version(
         staging = _Staging(job, pinned, executor, progress, carryover, memory_bytes=memory_bytes, spill=spill)
         wanted = None if changes is None else list(changes.spans)
         plan, spine, parts, carryover = (_stage_view if job.view is not None else _stage_set)(
-            staging, carryover, wanted, task_rows=_task_rows(job, memory_bytes)
+            staging, carryover, wanted, task_rows=task_rows_of(job, memory_bytes)
         )
         answers = _execute(
             job, shape, plan, spine, parts, carryover, executor, progress, memory_bytes=memory_bytes
@@ -472,11 +476,6 @@ def _chain_states(job: Job, shape: Shape, chain: Chain, carryover: Carryover) ->
 
 def _own_parts(staged: Staged, bucket: int) -> dict[Place, Part]:
     return {p: part for p, part in staged.parts.items() if p[1] in {bucket, EVERY_BUCKET}}
-
-
-def _task_rows(job: Job, memory_bytes: int) -> int:
-    """Return how many spine rows a task may hold: an eighth of the budget, at 16 bytes a column."""
-    return max(1 << 14, min(TASK_ROWS, memory_bytes // (8 * 16 * max(1, len(job.schema)))))
 
 
 def _kept_shards(current: Manifest | None, changes: Changes | None) -> list[Shard]:

@@ -111,24 +111,51 @@ def _scan_parquet(
             )
 
 
+def file_times(place: Place, file: SourceFile, timestamp: str) -> tuple[int, int, int] | None:
+    """Return rows, smallest and greatest event timestamp in ns by a Parquet file's footer, if it says so.
+
+    Raises:
+        CorruptDataError: the footer cannot be read.
+    """
+    with reading(file.path), place.open(file.path) as handle:
+        reader = pq.ParquetFile(handle)
+        found = _time_column(reader, timestamp)
+        if found is None or reader.metadata.num_rows == 0:
+            return None
+        index, factor = found
+        stats = [reader.metadata.row_group(g).column(index).statistics for g in range(reader.num_row_groups)]
+        if any(s is None or not s.has_min_max for s in stats):
+            return None
+        low, high = min(s.min_raw for s in stats), max(s.max_raw for s in stats)
+        return reader.metadata.num_rows, low * factor, high * factor
+
+
 def _groups_within(reader: pq.ParquetFile, timestamp: str, time_range_ns: TimeRange) -> list[int]:
-    metadata = reader.metadata
-    index = next(
-        (i for i in range(metadata.num_columns) if metadata.schema.column(i).path == timestamp), None
-    )
-    everything = list(range(metadata.num_row_groups))
-    if index is None or metadata.schema.column(index).physical_type != "INT64":
+    everything = list(range(reader.metadata.num_row_groups))
+    found = _time_column(reader, timestamp)
+    if found is None:
         return everything
-    kind = reader.schema_arrow.field(timestamp).type
-    factor = UNIT_NS[kind.unit] if pa.types.is_timestamp(kind) else 1
+    index, factor = found
     start, end = time_range_ns
     kept = []
     for group in everything:
-        stats = metadata.row_group(group).column(index).statistics
+        stats = reader.metadata.row_group(group).column(index).statistics
         unknown = stats is None or not stats.has_min_max
         if unknown or (stats.max_raw * factor >= start and stats.min_raw * factor < end):
             kept.append(group)
     return kept
+
+
+def _time_column(reader: pq.ParquetFile, timestamp: str) -> tuple[int, int] | None:
+    """Return where a file's statistics hold its event timestamps, and how many ns one unit has."""
+    metadata = reader.metadata
+    index = next(
+        (i for i in range(metadata.num_columns) if metadata.schema.column(i).path == timestamp), None
+    )
+    if index is None or metadata.schema.column(index).physical_type != "INT64":
+        return None
+    kind = reader.schema_arrow.field(timestamp).type
+    return index, UNIT_NS[kind.unit] if pa.types.is_timestamp(kind) else 1
 
 
 def _arrow_schema(handle: pa.NativeFile) -> pa.Schema:

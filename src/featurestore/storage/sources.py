@@ -29,7 +29,7 @@ from featurestore.storage.source_files import (
     place_of,
     suffixes_of,
 )
-from featurestore.storage.source_readers import TimeRange, file_schema, scan_file
+from featurestore.storage.source_readers import TimeRange, file_schema, file_times, scan_file
 from featurestore.storage.suppression import NOTHING, Ledger, Suppression, read_ledger
 
 BATCH_ROWS: Final = 1 << 17
@@ -241,6 +241,19 @@ class SourceTable:
         if snapshot.kind == "delta":
             return [(f.name, f.size) for f in delta_files(self._place, snapshot.version).files]
         return [(f.path, f.size) for f in snapshot.files]
+
+    def file_times(self, snapshot: Snapshot, names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+        """Return rows, smallest and greatest event timestamp (ns) of files whose footers tell.
+
+        Cost:
+            Opens each file; no rows are read.
+        """
+        kind, wanted, timestamp = self._kind, set(names), self.spec.timestamp_field
+        if kind not in {"parquet", "delta"} or timestamp is None or self.spec.query is not None:
+            return {}
+        files = delta_files(self._place, snapshot.version).files if kind == "delta" else self._files()
+        found = {f.name: file_times(self._place, f, timestamp) for f in files if f.name in wanted}
+        return {name: times for name, times in found.items() if times is not None}
 
     def _columns(self, columns: Sequence[str] | None) -> list[str]:
         if columns is None:
