@@ -48,7 +48,7 @@ class Metrics:
         self._folder = None if folder is None else Path(folder)
         self._file: _CountFile | None = None
         if self._folder is None:
-            self._counts = memoryview(bytearray(_BYTES)).cast("d")
+            self._counts = memoryview(mmap.mmap(-1, _BYTES)).cast("d")
         else:
             self._file = _CountFile(self._folder)
             self._counts = self._file.counts

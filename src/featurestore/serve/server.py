@@ -1,6 +1,7 @@
 """`serve`: worker processes that share one port, watched over by this one."""
 
 import importlib.util
+import logging
 import select
 import socket
 import tempfile
@@ -15,6 +16,7 @@ from featurestore.errors import DefinitionError, MissingDependencyError, ServerE
 from featurestore.serve.config import Limits, ServerConfig, Tls, Token, check_config, split_address
 from featurestore.serve.worker_process import WorkerProcess
 
+_log = logging.getLogger("featurestore.serve")
 _START_S: Final = 60.0
 _WATCH_S: Final = 0.25
 _QUIET_S: Final = 1.0
@@ -127,7 +129,11 @@ class ServerHandle:
         while not self._stopping.is_set():
             with self._lock:
                 watched = [*self._workers, *filter(None, [self._spare])]
-            readable, _, _ = select.select(watched, [], [], _WATCH_S)
+            try:
+                readable, _, _ = select.select(watched, [], [], _WATCH_S)
+            except (OSError, ValueError):  # a stop has just closed the pipes
+                self._stopping.wait(_WATCH_S)
+                continue
             with self._lock:
                 if self._stopping.is_set():
                     return
@@ -140,6 +146,7 @@ class ServerHandle:
 
     def _replace(self, dead: WorkerProcess) -> None:
         dead.reap(_WATCH_S)
+        _log.warning("worker %d ended%s", dead.pid, f": {dead.failure}" if dead.failure else "")
         if dead is self._spare:
             self._spare = None
             return

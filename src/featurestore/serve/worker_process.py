@@ -77,9 +77,13 @@ class WorkerProcess:
         while not self.ready:
             left = until - time.monotonic()
             readable, _, _ = select.select([self], [], [], max(0.0, left))
-            if not readable or not self.listen():
-                why = self.failure or "it ended without a word; see its standard error"
-                raise ServerError(f"a worker could not start: {why}", hint="see the worker's messages above")
+            if readable and self.listen():
+                continue
+            silent = "it ended without a word" if readable else "it was not ready in time"
+            raise ServerError(
+                f"a worker could not start: {self.failure or silent}",
+                hint="see the worker's messages on standard error",
+            )
 
     def terminate(self) -> None:
         """Ask it to drain and end."""
