@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,10 +27,11 @@ from featurestore.storage.files import (
     storage_errors,
 )
 from featurestore.storage.objects import ObjectPath
+from featurestore.storage.physical import stored_schema
 from featurestore.storage.source_files import Place, is_delta, place_of
 from featurestore.storage.sources import open_source
 from featurestore.storage.suppression import read_ledger
-from featurestore.temporal.times import times_ns
+from featurestore.temporal.times import is_time_type, times_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
     rows = _table(data)
     place = place_of(source.path, context.path)
     if source.format == "delta" or is_delta(place):
-        rows, suppressed = _conform(context, source, rows)
+        rows, suppressed = _conform(context, source, rows, new=_delta_layout)
         version = append_to_delta(place, rows)
         return IngestResult(source.name, rows.num_rows, place.path, version, suppressed)
     patterned = any(c in place.path for c in "*?[")
@@ -74,7 +75,7 @@ def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
             f"source {source.name!r} at {source.path!r} cannot be appended to",
             hint="rows are appended to a folder of Parquet files or to a Delta table",
         )
-    rows, suppressed = _conform(context, source, rows)
+    rows, suppressed = _conform(context, source, rows, new=lambda _, schema: schema)
     path = _append(_folder(place, source, context.path), rows, context.clock.now_ns())
     return IngestResult(source.name, rows.num_rows, str(path), suppressed=suppressed)
 
@@ -100,8 +101,13 @@ def _table(data: Any) -> pa.Table:
         ) from error
 
 
-def _conform(context: Context, source: Source, rows: pa.Table) -> tuple[pa.Table, int]:
-    """Check columns by name and type, without any cast, and put them in the source's order.
+def _conform(
+    context: Context, source: Source, rows: pa.Table, *, new: Callable[[Source, pa.Schema], pa.Schema]
+) -> tuple[pa.Table, int]:
+    """Check columns by name and type, without any lossy cast, and put them in the source's order.
+
+    Args:
+        new: What a source that is not there yet makes of the rows' columns.
 
     Returns:
         The rows to append, without those of erased entities, and how many those were.
@@ -113,7 +119,8 @@ def _conform(context: Context, source: Source, rows: pa.Table) -> tuple[pa.Table
     try:
         schema = open_source(plain, context.path).schema
     except NotFoundError:
-        schema = rows.schema
+        schema = new(source, rows.schema)
+    clocks = {source.timestamp_field, source.created_timestamp_column}
     for name in [*schema.names, *rows.column_names]:
         if name not in rows.column_names or name not in schema.names:
             what = "is missing" if name in schema.names else "is not in the source"
@@ -123,13 +130,13 @@ def _conform(context: Context, source: Source, rows: pa.Table) -> tuple[pa.Table
                 column=name,
             )
         found, expected = rows.schema.field(name).type, schema.field(name).type
-        if not _says_the_same(found, expected):
+        if not _says_the_same(found, expected, clock=name in clocks):
             raise SchemaError(
                 f"cannot append to source {source.name!r}: column {name!r} is {found}, there {expected}",
                 hint="cast it yourself: nothing is cast silently",
                 column=name,
             )
-    rows = _laid_out(rows.select(schema.names), schema)
+    rows = _laid_out(rows.select(schema.names), schema, clocks)
     if source.timestamp_field in rows.column_names:
         _, null = times_ns(rows.column(source.timestamp_field), source.timestamp_field)
         if null is not None:
@@ -141,26 +148,56 @@ def _conform(context: Context, source: Source, rows: pa.Table) -> tuple[pa.Table
     return kept, rows.num_rows - kept.num_rows
 
 
-def _says_the_same(found: pa.DataType, expected: pa.DataType) -> bool:
-    """Say whether two types hold the same values: text, bytes and instants of any layout."""
+def _delta_layout(source: Source, schema: pa.Schema) -> pa.Schema:
+    """Lay out a new Delta table: its own timestamps end at microseconds, so clocks of ns are int64."""
+    clocks = {source.timestamp_field, source.created_timestamp_column}
+    return pa.schema(
+        stored_schema(pa.schema([f])).field(0) if f.name in clocks and _is_ns(f.type) else f for f in schema
+    )
+
+
+def _is_ns(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
+
+
+def _says_the_same(found: pa.DataType, expected: pa.DataType, *, clock: bool) -> bool:
+    """Say whether two types hold the same values: text, bytes and instants of any layout.
+
+    Args:
+        clock: Event and created timestamps, of which int64 means nanoseconds and naive ones UTC.
+    """
+    if clock and is_time_type(found) and is_time_type(expected) and not pa.types.is_date(expected):
+        return True
     if pa.types.is_timestamp(found) and pa.types.is_timestamp(expected):
         return (found.tz is None) == (expected.tz is None)
     return logical_type(found) == logical_type(expected)
 
 
-def _laid_out(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def _laid_out(rows: pa.Table, schema: pa.Schema, clocks: Collection[str | None]) -> pa.Table:
     """Give columns the source's layout; an instant that its unit cannot hold is refused.
 
     Raises:
         SchemaError: a time would lose digits.
     """
-    try:
-        return rows.cast(schema)
-    except pa.ArrowInvalid as error:
-        raise SchemaError(
-            f"the rows do not fit the source's columns exactly: {error}",
-            hint="a time has more digits than the source's unit holds; round it yourself",
-        ) from error
+    columns = []
+    for field in schema:
+        column = rows.column(field.name)
+        if column.type != field.type and field.name in clocks:
+            values, null = times_ns(column, field.name)
+            column = pa.chunked_array([pa.array(values, mask=null)])
+            if pa.types.is_timestamp(field.type):
+                column = pa.chunked_array([column.chunk(0).view(pa.timestamp("ns", field.type.tz))])
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowInvalid as error:
+            raise SchemaError(
+                f"column {field.name!r} is {field.type} in the source, and the rows do not fit it exactly: "
+                f"{error}",
+                hint="store these times as int64 nanoseconds, or in a folder of Parquet files, which hold "
+                "every digit, or round them yourself",
+                column=field.name,
+            ) from error
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _append(folder: AnyPath, rows: pa.Table, now_ns: int) -> AnyPath:
