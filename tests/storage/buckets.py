@@ -1,6 +1,11 @@
 """Object stores that tests start themselves, and feature stores in them."""
 
 import logging
+import os
+import shutil
+import socket
+import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +19,10 @@ from featurestore.catalog.definition import Definition
 from featurestore.core.clock import ManualClock
 
 BUCKET = "bucket"
+AZURITE = "3.37.0"
+AZURE_ACCOUNT = "devstoreaccount1"
+# The emulator's one account: its key is part of its documentation.
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 @contextmanager
@@ -41,6 +50,64 @@ def s3_options(endpoint: str, **more: Any) -> dict[str, Any]:
         "client_kwargs": {"endpoint_url": endpoint, "region_name": "eu-west-1"},
         **more,
     }
+
+
+@contextmanager
+def azure_server(folder: Path) -> Iterator[dict[str, Any]]:
+    """Run Azurite, Microsoft's emulator; yields the options that reach it. It has one container.
+
+    Where it is not installed, `make soak` installs it by npm into the user's cache folder.
+    """
+    adlfs = pytest.importorskip("adlfs", reason="adlfs is not installed")
+    port = _free_port()
+    command = [str(_azurite()), "--skipApiVersionCheck", "--silent", "--location", str(folder)]
+    with subprocess.Popen([*command, "--blobPort", str(port)], stdout=subprocess.DEVNULL) as running:
+        try:
+            _wait_for(port)
+            endpoint = f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
+            options = {
+                "account_name": AZURE_ACCOUNT,
+                "account_key": AZURE_KEY,
+                "connection_string": f"DefaultEndpointsProtocol=http;AccountName={AZURE_ACCOUNT};"
+                f"AccountKey={AZURE_KEY};BlobEndpoint={endpoint};",
+            }
+            adlfs.AzureBlobFileSystem(**options).mkdir(BUCKET)
+            yield options
+        finally:
+            running.kill()
+
+
+def _azurite() -> Path:
+    folder = Path("~/.cache/featurestore-tests/azurite").expanduser()
+    program = folder / "node_modules" / ".bin" / "azurite-blob"
+    if program.exists():
+        return program
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("Azurite needs node and npm")
+    if os.environ.get("FEATURESTORE_SOAK") != "1":
+        pytest.skip("Azurite is not installed: FEATURESTORE_SOAK=1 installs it")
+    folder.mkdir(parents=True, exist_ok=True)
+    install = ["npm", "install", "--no-audit", "--no-fund", "--silent", f"azurite@{AZURITE}"]
+    if subprocess.run(install, cwd=folder, check=False, timeout=280).returncode:
+        pytest.skip("npm could not install Azurite")
+    return program
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(300):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail("Azurite did not start")
 
 
 def remote_store(

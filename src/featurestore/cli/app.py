@@ -4,7 +4,16 @@ from typing import Annotated, Final
 
 import typer
 
-from featurestore.cli import catalog_commands, datasets, define, demo_command, online, reading, subjects
+from featurestore.cli import (
+    cache_command,
+    catalog_commands,
+    datasets,
+    define,
+    demo_command,
+    online,
+    reading,
+    subjects,
+)
 from featurestore.cli.doctor import doctor
 
 app: Final = typer.Typer(
@@ -54,6 +63,7 @@ app.command(rich_help_panel=DATA)(datasets.vacuum)
 app.command(rich_help_panel=DATA, name="get-historical")(reading.get_historical)
 app.command(rich_help_panel=DATA)(reading.sql)
 app.command(rich_help_panel=DATA)(datasets.compact)
+app.command(rich_help_panel=DATA)(cache_command.cache)
 app.command(rich_help_panel=DATA)(subjects.ingest)
 app.command(rich_help_panel=DATA)(subjects.export)
 app.command(rich_help_panel=DATA)(subjects.erase)

@@ -77,9 +77,12 @@ class Home:
 
 def path_of(root: str, config: StoreConfig) -> AnyPath:
     """Return a root as a path, reached and cached as the settings say."""
-    cache = config.cache
-    place = CachePlace(cache.path or default_cache_folder(), cache.size_bytes)
-    return root_path(root, config.storage_options, place)
+    return root_path(root, config.storage_options, cache_place(config))
+
+
+def cache_place(config: StoreConfig) -> CachePlace:
+    """Return where copies of a remote root's files are kept, and how many bytes of them."""
+    return CachePlace(config.cache.path or default_cache_folder(), config.cache.size_bytes)
 
 
 def source_spec(source: Source) -> SourceSpec:

@@ -22,6 +22,11 @@ _DELTA_WORDS: Final = {
     "account_name": "azure_storage_account_name",
     "account_key": "azure_storage_account_key",
     "sas_token": "azure_storage_sas_token",
+    # The parts of a connection string of Azure.
+    "AccountName": "azure_storage_account_name",
+    "AccountKey": "azure_storage_account_key",
+    "SharedAccessSignature": "azure_storage_sas_token",
+    "BlobEndpoint": "azure_storage_endpoint",
 }
 
 
@@ -89,6 +94,8 @@ def delta_options(place: Place) -> dict[str, str] | None:
     if not place.options:
         return None
     options = dict(place.options)
+    text = str(options.pop("connection_string", ""))
+    options |= dict(part.split("=", 1) for part in text.split(";") if part)
     inner = options.pop("client_kwargs", {})
     given = {**options, **(inner if isinstance(inner, Mapping) else {})}
     out = {_DELTA_WORDS.get(key, key): str(value) for key, value in given.items()}
