@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from featurestore.core.fingerprint import PartitionDigest, combine_partitions, partition_digest
 from featurestore.core.keys import buckets_of, key_bytes
 from featurestore.errors import CorruptDataError, DefinitionError, NotFoundError, SchemaError
+from featurestore.storage.hashed_file import HashedFile
 from featurestore.storage.ipc import write_ipc
 from featurestore.storage.manifest import (
     current_text,
@@ -114,6 +117,41 @@ def test_equal_rows_are_equal_bytes_of_parquet(tmp_path: Path) -> None:
     two = write_parquet(tmp_path, to_stored(everything()), times=("ns",), sort=())
     assert one == two
     assert [p.name for p in tmp_path.iterdir()] == [f"part-{one.xxh3}.parquet"]
+
+
+def test_columns_are_encoded_by_what_they_hold(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=60_000)
+    columns = {
+        "ts": np.arange(60_000),
+        "noise": noise,
+        "held": np.repeat(noise[:20_000], 3),
+        "few": rng.integers(0, 9, 60_000) / 8,
+        "text": pa.array(["a", "b"] * 30_000),
+    }
+    file = write_parquet(tmp_path, pa.table(columns), times=("ts",), sort=("ts",))
+    group = pq.read_metadata(file.path).row_group(0)
+    found = {group.column(i).path_in_schema: set(group.column(i).encodings) for i in range(5)}
+    assert "DELTA_BINARY_PACKED" in found["ts"]
+    assert "BYTE_STREAM_SPLIT" in found["noise"]
+    # Values that stay the same from row to row compress as they are, and would not as byte streams.
+    assert found["held"] == {"PLAIN", "RLE"}
+    assert "RLE_DICTIONARY" in found["few"]
+    assert "RLE_DICTIONARY" in found["text"]
+    assert read_parquet(file.path).equals(pa.table(columns))
+
+
+def test_a_file_is_hashed_while_it_is_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    pieces = [rng.bytes(int(size)) for size in rng.choice([0, 1, 28, 5_000, 1 << 15, 300_000], 200)]
+    with closing(HashedFile(tmp_path / "x")) as file:
+        assert [file.write(piece) for piece in pieces] == [len(piece) for piece in pieces]
+        assert file.tell() == sum(map(len, pieces))
+        digest = file.finish()
+    assert (tmp_path / "x").read_bytes() == b"".join(pieces)
+    assert digest == xxhash.xxh3_128_hexdigest(b"".join(pieces))
+    with pytest.raises(FileExistsError):
+        HashedFile(tmp_path / "x")
 
 
 def test_packed_features_come_back() -> None:
