@@ -1,5 +1,7 @@
 """The order: a pure function that covers every sample once, whatever the world size."""
 
+import hashlib
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from featurestore.errors import DefinitionError
 from featurestore.loaders import gather
-from featurestore.loaders.order import Order, Shuffle, chunk_of, permutation, stream_segments
+from featurestore.loaders.order import Order, Shuffle, chunk_of, permutation, random_keys, stream_segments
 
 PINNED_BLOCKS = [9, 0, 8, 3, 7, 1, 10, 2, 6, 4, 11, 5]
 PINNED_FULL = [11, 5, 1, 10, 2, 9, 8, 6, 7, 4, 3, 0]
@@ -174,3 +176,16 @@ def test_without_shuffling_a_batch_comes_from_one_part_of_time() -> None:
     entropy, _, neighbours = quality("none")
     assert entropy == 0
     assert neighbours > 0.999
+
+
+def test_random_keys_are_those_of_a_new_generator_whatever_was_drawn_before() -> None:
+    order = make(100)
+    drawn = []
+    for label, count in (("a", 3), ("b", 70), ("a", 3), ("c", 1)):
+        text = f"1|f|7|8|4|{label}|(1, 2)"
+        key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+        expected = np.random.Philox(key=key).random_raw(count)
+        found = random_keys(order, epoch=4, label=label, parts=(1, 2), count=count)
+        assert found.tolist() == expected.tolist()
+        drawn.append(found.tolist())
+    assert drawn[0] == drawn[2]

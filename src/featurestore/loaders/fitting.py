@@ -41,7 +41,7 @@ def fit_preprocessing(
     numbers = {feature: matrix.dtype for matrix in fields.matrices for feature in matrix.features}
     wanted = dict.fromkeys((*numbers, *fields.codes), kinds) if isinstance(kinds, str) else dict(kinds)
     rows = prepared.selection.rows_of(np.arange(prepared.selection.count))
-    rows = np.sort(rows)
+    rows = np.sort(rows).astype(np.int64)
     transforms = {}
     for column in sorted(wanted):
         if column in fields.codes:

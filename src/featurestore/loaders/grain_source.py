@@ -49,7 +49,7 @@ class GrainSource:
         wanted = np.where(wanted < 0, wanted + count, wanted)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= count):
             raise DefinitionError(f"samples up to {wanted.max()} were asked for, there are {count}")
-        batch = self._reader().batch(self._prepared.selection.rows_of(wanted))
+        batch = self._reader().batch(self._prepared.selection.rows_of(wanted).astype(np.int64))
         flat = _flat(batch)
         return [{name: values[i] for name, values in flat.items()} for i in range(wanted.size)]
 

@@ -9,6 +9,7 @@ from featurestore.core.time import Int64Array
 from featurestore.temporal.jit import kernel
 
 Int32Array = npt.NDArray[np.int32]
+AnyArray = npt.NDArray[Any]
 
 _RADIX_BITS = 11
 _TILE = 16
@@ -84,7 +85,7 @@ def radix_order_wide(keys: npt.NDArray[np.uint64]) -> Int64Array:
 
 @kernel
 def fill_blocks(
-    blocks: Int64Array, block_rows: int, phase: int, start: int, length: int, out: Int64Array
+    blocks: Int64Array, block_rows: int, phase: int, start: int, length: int, out: AnyArray
 ) -> None:
     """Write the rows of whole blocks of a ring of `length` rows; what is left of `out` is the ring's rest."""
     at = 0
@@ -104,8 +105,8 @@ def fill_blocks(
 
 @kernel
 def deal(
-    fetch: Int64Array, keys: npt.NDArray[np.uint32], edges: Int64Array, with_places: bool
-) -> tuple[Int32Array, Int64Array]:
+    fetch: AnyArray, keys: npt.NDArray[np.uint32], edges: Int64Array, with_places: bool
+) -> tuple[Int32Array, AnyArray]:
     """Permute each stream by its keys and deal the streams out in turn: position `j · streams + s`."""
     streams = edges.size - 1
     longest = 0
@@ -114,7 +115,7 @@ def deal(
     order = np.empty(longest, np.int32)
     other = np.empty(longest, np.int32)
     counts = np.empty((2, 1 << _RADIX_BITS), np.int32)
-    permuted = np.empty(fetch.size, np.int64)
+    permuted = np.empty_like(fetch)
     permuted_places = np.empty(fetch.size if with_places else 0, np.int32)
     for s in range(streams):
         start, stop = edges[s], edges[s + 1]
@@ -125,7 +126,7 @@ def deal(
         if with_places:
             for j in range(start, stop):
                 permuted_places[j] = start + order[j - start]
-    rows = np.empty(fetch.size, np.int64)
+    rows = np.empty_like(fetch)
     _deal_out(permuted, edges, longest, rows)
     places = np.empty(permuted_places.size, np.int32)
     if with_places:
@@ -134,7 +135,7 @@ def deal(
 
 
 @kernel
-def _deal_out(values: npt.NDArray[Any], edges: Int64Array, longest: int, out: npt.NDArray[Any]) -> None:
+def _deal_out(values: AnyArray, edges: Int64Array, longest: int, out: AnyArray) -> None:
     """Write value `j` of stream `s` to `out[j · streams + s]`.
 
     Tile by tile, so that both sides stay in cache: strides of whole streams would fight for the same lines.

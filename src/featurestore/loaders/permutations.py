@@ -6,6 +6,7 @@ Bit for bit the same either way: the order is a promise.
 import importlib
 from itertools import pairwise
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ def permutation_of_keys(keys: npt.NDArray[np.uint32] | npt.NDArray[np.uint64]) -
 
 
 def fill_blocks(
-    blocks: Int64Array, *, block_rows: int, phase: int, start: int, length: int, out: Int64Array
+    blocks: Int64Array, *, block_rows: int, phase: int, start: int, length: int, out: npt.NDArray[Any]
 ) -> None:
     """Write the rows of blocks cut from a ring of `length` rows, from `phase` on, that begins at row `start`.
 
@@ -58,8 +59,8 @@ def fill_blocks(
 
 
 def deal(
-    fetch: Int64Array, keys: npt.NDArray[np.uint32], edges: Int64Array, *, with_places: bool
-) -> tuple[Int32Array | None, Int64Array]:
+    fetch: npt.NDArray[Any], keys: npt.NDArray[np.uint32], edges: Int64Array, *, with_places: bool
+) -> tuple[Int32Array | None, npt.NDArray[Any]]:
     """Permute each stream's rows by its keys and deal the streams out in turn.
 
     Args:

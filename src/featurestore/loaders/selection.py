@@ -57,9 +57,9 @@ class Selection:
     plan: TimePlan | None = None
     counts: Counts = field(default_factory=Counts)
 
-    def rows_of(self, samples: Int64Array) -> Int64Array:
-        """Give the row numbers of samples."""
-        return samples if self.rows is None else self.rows[samples].astype(np.int64, copy=False)
+    def rows_of(self, samples: RowNumbers) -> RowNumbers:
+        """Give the row numbers of samples, in 4 bytes each where either comes in 4."""
+        return samples if self.rows is None else self.rows[samples]
 
     def rows_in(self, samples: range) -> Int64Array:
         """Give the row numbers of evenly spaced samples; cheaper than `rows_of`."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from featurestore.core.time import Int64Array
 from featurestore.errors import DefinitionError
 from featurestore.loaders.order import Order, chunk_of
-from featurestore.loaders.selection import Selection
+from featurestore.loaders.selection import RowNumbers, Selection
 
 Places = npt.NDArray[np.int32]
 DropLast = bool | Literal["pad"]
@@ -97,12 +97,12 @@ class ChunkRows:
         start: The first one's position in the rank's own sequence.
     """
 
-    fetch: Int64Array
+    fetch: RowNumbers
     places: Places | None
-    delivered: Int64Array
+    delivered: RowNumbers
     start: int
 
-    def part(self, start: int, stop: int) -> tuple[Int64Array, Places]:
+    def part(self, start: int, stop: int) -> tuple[RowNumbers, Places]:
         """Return the rows of positions `[start, stop)` in reading order, and each position's place in them.
 
         Cost: O(rows of the chunk), without sorting.
@@ -121,7 +121,7 @@ class ChunkRows:
 
     def rows(self, start: int, stop: int) -> Int64Array:
         """Row numbers of the rank's positions `[start, stop)`, counted from its first."""
-        return self.delivered[start - self.start : stop - self.start]
+        return self.delivered[start - self.start : stop - self.start].astype(np.int64)
 
 
 class StepRows:
@@ -130,7 +130,8 @@ class StepRows:
     Args:
         spans: Keep the reading order of chunks, for `span`; else rows come in the order of delivery alone.
 
-    Memory: `keep` chunks of 8 bytes per row (20 with `spans`), plus what the selection holds.
+    Memory: `keep` chunks of 4 bytes per row (12 with `spans`; from 2^31 rows on 8 and 20), plus what the
+    selection holds.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class StepRows:
         plan = self.plan
         start = first * plan.batch
         stop = (last - 1) * plan.batch + plan.rows_in(last - 1)
-        rows: list[Int64Array] = []
+        rows: list[RowNumbers] = []
         places: list[Places] = []
         at = 0
         for chunk, a, b in self._pieces(epoch, start, stop):
@@ -230,7 +231,7 @@ class StepRows:
         if missing:
             rows.append(self._filler())
             places.append(np.full(missing, at, np.int32))
-        return np.concatenate(rows), np.concatenate(places)
+        return np.concatenate(rows).astype(np.int64, copy=False), np.concatenate(places)
 
     def _pieces(self, epoch: int, start: int, stop: int) -> Iterator[tuple[ChunkRows, int, int]]:
         while start < stop:
@@ -243,4 +244,4 @@ class StepRows:
         return self.plan.batch - real if self.plan.drop_last == "pad" else 0
 
     def _filler(self) -> Int64Array:
-        return self.selection.rows_of(np.zeros(1, np.int64))
+        return self.selection.rows_of(np.zeros(1, np.int64)).astype(np.int64)
