@@ -130,9 +130,27 @@ def test_keys_are_read_by_the_types_that_the_catalog_recorded(run: Run, stored: 
     assert refused.status == 1
     assert "'much' is not of type float64" in refused.err
     assert "--key" in run("get-online", "profile", "-k", "c0001", "--root", stored).err
+    apart = run("get-online", "fraud_model", "-k", "customer=c0001", "-k", "amount=25", "--root", stored)
+    assert "hint: one --key is one entity: join its columns by commas" in apart.err
     # A string key that looks like a number stays a string.
     (row,) = run("get-online", "profile", "-k", "customer=0001", "--root", stored, "--json").json
     assert row["customer"] == "0001"
+
+
+def test_tables_show_columns_under_their_own_names(run: Run, shop_stored: Path) -> None:
+    root = ["--root", str(shop_stored)]
+    assert "credit_limit" in run("get-online", "profile", "-k", "customer=c0001", *root).out
+    run("pin", "profile", "1", "--tag", "kept", *root)
+    assert "│ kept │" in run("history", "profile", *root).out
+
+
+def test_a_run_that_nobody_watches_says_its_steps_in_lines(run: Run, shop: Path) -> None:
+    run("apply", "--root", str(shop))
+    said = run("materialize", "profile", "--json", "--root", str(shop))
+    steps = [line.split(":")[0] for line in said.err.splitlines()]
+    assert steps == ["read", "read", "compute", "compute"]
+    assert " 900 rows, " in said.err.splitlines()[-1]
+    assert said.json[0]["rows"] == 900
 
 
 def test_rows_can_be_exported_and_erased(run: Run, shop_stored: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def materialize(
     store = open_store(root)
     rows = []
     for name in names:
-        with Bar(notes()) as bar:
+        with Bar(notes(), plain=True) as bar:
             if incremental:
                 result = store.materialize_incremental(name, executor, progress=bar)
             else:

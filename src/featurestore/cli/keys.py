@@ -1,7 +1,7 @@
 """Entity keys as they are typed: `--key symbol=AIG`, `--key origin=FRA,carrier=LH`."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -18,15 +18,24 @@ Keys = Annotated[
     list[str], typer.Option("--key", "-k", help="symbol=AIG; for a composite key: origin=FRA,carrier=LH.")
 ]
 
+_BOOLEANS: Final = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+
 
 def read_keys(texts: Sequence[str], snapshot: "CatalogSnapshot") -> list[dict[str, Any]]:
     """Read one mapping per text, each value in the type that the catalog recorded for its column.
 
     Raises:
-        DefinitionError: a text is not `column=value`, or a value is not of its column's type.
+        DefinitionError: a text is not `column=value`, a value is not of its column's type, or two texts
+            name different columns.
     """
     kinds = column_kinds(snapshot)
-    return [_entity_row(text, kinds) for text in texts]
+    rows = [_entity_row(text, kinds) for text in texts]
+    if len({tuple(sorted(row)) for row in rows}) > 1:
+        raise DefinitionError(
+            f"the keys {' and '.join(texts)} do not name the same columns",
+            hint="one --key is one entity: join its columns by commas, --key symbol=AIG,size=100",
+        )
+    return rows
 
 
 def column_kinds(snapshot: "CatalogSnapshot") -> dict[str, str]:
@@ -62,4 +71,6 @@ def _typed(name: str, value: str, kind: str) -> Any:
             return float(value)
     except ValueError as error:
         raise DefinitionError(f"--key {name}={value}: {value!r} is not of type {kind}") from error
-    return value.lower() in {"true", "1", "yes"} if kind == "bool" else value
+    if kind == "bool" and value.lower() not in _BOOLEANS:
+        raise DefinitionError(f"--key {name}={value}: {value!r} is not of type bool", hint="true or false")
+    return _BOOLEANS[value.lower()] if kind == "bool" else value

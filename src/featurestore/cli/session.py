@@ -79,9 +79,19 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(
-    rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], as_json: bool, title: str = "", empty: str
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    columns: Sequence[str],
+    as_json: bool,
+    title: str = "",
+    empty: str,
+    exact: bool = False,
 ) -> None:
-    """Print mappings as a table or as a JSON list; `empty` is said where there is no row."""
+    """Print mappings as a table or as a JSON list; `empty` is said where there is no row.
+
+    Args:
+        exact: The columns are names of the user's: they head the table as they are.
+    """
     if as_json:
         print_json([dict(row) for row in rows])
         return
@@ -91,7 +101,8 @@ def print_rows(
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
         numeric = all(isinstance(row.get(column), (int, float)) for row in rows)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        heading = escape(column) if exact else column.replace("_", " ")
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell(row.get(column), column) for column in columns))
     out().print(table)
@@ -101,7 +112,7 @@ def print_arrow(table: "pa.Table", *, rows: int, as_json: bool) -> None:
     """Print the first rows of an Arrow table; times keep all their digits."""
     shown = table.slice(0, rows).to_pylist() if not as_json else table.to_pylist()
     columns = table.column_names
-    print_rows(shown, columns=columns, as_json=as_json, empty="no rows")
+    print_rows(shown, columns=columns, as_json=as_json, empty="no rows", exact=True)
     if not as_json and table.num_rows > rows:
         notes().print(f"[dim]… {table.num_rows - rows:,} more of {table.num_rows:,} rows[/]")
 
@@ -116,4 +127,6 @@ def cell(value: Any, name: str = "") -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.3f}" if name.endswith("seconds") else f"{value:.10g}"
+    if isinstance(value, tuple):
+        return escape(", ".join(map(str, value)))
     return escape(str(value))
