@@ -1,5 +1,7 @@
 """What a model was trained on, asked for online: a training set's columns, key maps, fitted preprocessing."""
 
+import http.client
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,21 @@ def test_a_training_set_is_asked_for_by_its_name(store: fs.FeatureStore) -> None
         asked = ["sender=profile:score", "receiver=profile:score"]
         mapped = client.get_online_features(asked, SENDERS, key_map=RISK.key_map)
         assert mapped.to_dict()["receiver__score"] == found["receiver__score"]
+
+
+def test_feasts_clients_name_the_training_set_and_send_rows_under_the_mapped_names(
+    store: fs.FeatureStore,
+) -> None:
+    wanted = store.get_online_features("risk", SENDERS, now=T).to_dict()
+    body = json.dumps({"feature_service": "risk", "entities": SENDERS})
+    with store.serve(now=T, http_address="127.0.0.1:0") as server:
+        assert server.http_address is not None
+        connection = http.client.HTTPConnection(server.http_address, timeout=30)
+        connection.request("POST", "/get-online-features", body)
+        answer = json.load(connection.getresponse())
+        connection.close()
+    named = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
+    assert {name: named[name]["values"] for name in wanted} == wanted
 
 
 def test_a_key_map_tells_one_view_twice(store: fs.FeatureStore) -> None:
