@@ -174,6 +174,7 @@ def test_a_spine_without_times_is_refused_and_makes_no_version(run: Run, shop: P
         (["rollback", "payment_risk", "9"], "9"),
         (["serve", "--address", "0.0.0.0:0"], "without TLS"),
         (["serve", "--certificate", "c.pem"], "needs a certificate and its key"),
+        (["serve", "--access", "nowhere.yaml"], "cannot be read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -1,8 +1,10 @@
 """The commands on a store that `init` made, from first definitions to a second version."""
 
+import hashlib
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,8 +19,11 @@ from tests.cli.conftest import Run
 
 from featurestore import FeatureStore
 from featurestore.cli.app import app
+from featurestore.errors import FeatureStoreError
+from featurestore.serve.flight_client import BulkClient
 from featurestore.serve.grpc_client import OnlineClient
 
+TOKEN = secrets.token_urlsafe(16)
 ROOT = Path(__file__).parents[2]
 
 
@@ -215,12 +220,12 @@ def test_datasets_are_tables_of_one_read_only_query(run: Run, stored: Path, tmp_
         assert answer.err.startswith("error: ")
 
 
-def test_a_server_says_where_it_listens_and_ends_with_sigterm(stored: Path) -> None:
+def _served(root: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
     program = "import sys; from featurestore.cli import main; sys.exit(main(sys.argv[1:]))"
     free = "127.0.0.1:0"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "serve", "--root", str(stored), "--address", free, "--http", free,
-         "--flight", free],
+        [sys.executable, "-c", program, "serve", "--root", str(root), "--address", free, "--http", free,
+         "--flight", free, *options],
         stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "300"},
     )  # fmt: skip
     assert process.stderr is not None
@@ -229,6 +234,43 @@ def test_a_server_says_where_it_listens_and_ends_with_sigterm(stored: Path) -> N
         line = process.stderr.readline()
         assert line, words
         words += line
+    return process, words
+
+
+def test_an_access_file_lets_in_who_it_names_and_nobody_else(stored: Path, tmp_path: Path) -> None:
+    hashed = hashlib.sha256(TOKEN.encode()).hexdigest()
+    access = tmp_path / "access.yaml"
+    access.write_text(f"tokens:\n- {{principal: model, sha256: {hashed}, roles: [read]}}\n")
+    process, words = _served(stored, "--access", str(access))
+    try:
+        where = re.search(r"gRPC on (127\.0\.0\.1:\d+)", words)
+        bulk = re.search(r"Flight on (127\.0\.0\.1:\d+)", words)
+        assert where
+        assert bulk
+        rows = [{"customer": "c0001"}]
+        with OnlineClient(where[1], token=TOKEN) as known:
+            assert known.get_online_features(["profile:credit_limit"], rows).num_rows == 1
+        with OnlineClient(where[1]) as stranger, pytest.raises(FeatureStoreError, match="token"):
+            stranger.get_online_features(["profile:credit_limit"], rows)
+        with BulkClient(bulk[1], token=TOKEN) as known_bulk:
+            assert known_bulk.sql("select count(*) as n from payment_risk").read_all().num_rows == 1
+        with BulkClient(bulk[1]) as stranger_bulk, pytest.raises(FeatureStoreError, match="token"):
+            stranger_bulk.sql("select 1").read_all()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def test_a_plan_of_a_run_is_printed_and_nothing_is_written(run: Run, shop_stored: Path) -> None:
+    before = run("history", "payment_risk", "--root", shop_stored, "--json").json
+    shown = run("materialize", "payment_risk", "--explain", "--root", shop_stored)
+    assert shown.status == 0
+    assert "payment_risk" in shown.out
+    assert run("history", "payment_risk", "--root", shop_stored, "--json").json == before
+
+
+def test_a_server_says_where_it_listens_and_ends_with_sigterm(stored: Path) -> None:
+    process, words = _served(stored)
     for front in ("gRPC", "HTTP", "Flight"):
         assert re.search(rf"{front} on 127\.0\.0\.1:[1-9]", words)
     process.send_signal(signal.SIGTERM)

@@ -35,10 +35,18 @@ def materialize(
         bool, typer.Option("--incremental", help="Only what is new in the sources since the last version.")
     ] = False,
     executor: Annotated[str | None, typer.Option(help="threads, processes or ray.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print the plan, task by task, and do nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Join, write and commit: one new version of each name."""
     store = open_store(root)
+    if explain:
+        for name in names:
+            plan = store.plan_materialization(name, start, end, incremental=incremental)
+            typer.echo(plan.explain())
+        return
     rows = []
     for name in names:
         with Bar(notes(), plain=True) as bar:

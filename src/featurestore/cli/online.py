@@ -4,10 +4,12 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+import yaml
 from rich.markup import escape
 
 from featurestore.cli.keys import Keys, read_keys
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     from featurestore.serve.config import Tls
     from featurestore.serve.flight_server import FlightFront
     from featurestore.store import FeatureStore
+
+_ACCESS_HINT: Final = (
+    "tokens: [{principal: model, sha256: <hex of its SHA-256>, roles: [read], views: [quote]}] and/or "
+    "jwt: {issuer: …, audience: …, jwks: file or https URL}"
+)
 
 Now = Annotated[
     str | None, typer.Option(help="Answer as of this instant instead of the clock's, to replay the past.")
@@ -73,13 +80,24 @@ def serve(
     client_ca: Annotated[
         str | None, typer.Option(help="Callers must show a certificate of this authority.")
     ] = None,
+    access: Annotated[
+        str | None, typer.Option(help="YAML file of who may call: tokens (hashed) and jwt (issuer, keys).")
+    ] = None,
     allow_insecure: Annotated[
         bool, typer.Option("--allow-insecure", help="Listen beyond loopback without TLS.")
+    ] = False,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Trace calls by OpenTelemetry, as OTEL_* variables say.")
+    ] = False,
+    log_calls: Annotated[
+        bool,
+        typer.Option("--log-calls", help="Log each call as a line of JSON: names and numbers, no values."),
     ] = False,
 ) -> None:
     """Serve the newest values over gRPC until SIGTERM or Ctrl-C."""
     store = open_store(root)
     tls = _tls(certificate, private_key, client_ca)
+    callers = _callers(access)
     with notes().status("starting"):
         handle = store.serve(
             address=address,
@@ -90,6 +108,9 @@ def serve(
             allow_insecure=allow_insecure,
             answer_log=answer_log,
             answer_fraction=answer_fraction,
+            traces=traces,
+            log_calls=log_calls,
+            **callers,
         )
     with contextlib.ExitStack() as fronts:
         fronts.enter_context(handle)
@@ -97,7 +118,7 @@ def serve(
         where = f"gRPC on {handle.address}"
         where += f", HTTP on {handle.http_address}" if handle.http_address else ""
         if flight is not None:
-            front = _flight(store, flight, tls=tls, allow_insecure=allow_insecure)
+            front = _flight(store, flight, tls=tls, allow_insecure=allow_insecure, **callers)
             where += f", Flight on {fronts.enter_context(front).address}"
         with contextlib.suppress(KeyboardInterrupt):
             notes().print(f"serving {escape(root)}: {where}; Ctrl-C ends it")
@@ -124,11 +145,41 @@ def verify_online(
         leave(1)
 
 
-def _flight(store: "FeatureStore", address: str, *, tls: "Tls | None", allow_insecure: bool) -> "FlightFront":
+def _flight(store: "FeatureStore", address: str, **options: Any) -> "FlightFront":
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise DefinitionError(f"--flight {address!r} is not an address", hint="write it like 127.0.0.1:8815")
-    return store.serve_flight(host=host, port=int(port), tls=tls, allow_insecure=allow_insecure)
+    return store.serve_flight(host=host, port=int(port), **options)
+
+
+def _callers(path: str | None) -> dict[str, Any]:
+    """Read who may call: what `serve` takes as `tokens` and `jwt`.
+
+    Raises:
+        DefinitionError: the file cannot be read, or names nobody.
+    """
+    if path is None:
+        return {}
+    from featurestore.serve.config import Token
+
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        found = {"tokens": given.get("tokens", ()), "jwt": given.get("jwt")}
+        unknown = sorted(set(given) - set(found))
+        tokens = tuple(
+            Token(**{**t, "roles": tuple(t["roles"]), "views": tuple(t.get("views", ()))})
+            for t in found["tokens"]
+        )
+    except (OSError, yaml.YAMLError) as error:
+        raise DefinitionError(f"--access {path} cannot be read: {error}", hint=_ACCESS_HINT) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DefinitionError(
+            f"--access {path} is not as it should be: {error}", hint=_ACCESS_HINT
+        ) from error
+    if unknown or not (tokens or found["jwt"]):
+        what = f"says {unknown[0]!r}" if unknown else "names nobody"
+        raise DefinitionError(f"--access {path} {what}", hint=_ACCESS_HINT)
+    return {"tokens": tokens, "jwt": found["jwt"]}
 
 
 def _tls(certificate: str | None, private_key: str | None, client_ca: str | None) -> "Tls | None":

@@ -72,7 +72,7 @@ class FlightFront:
         Raises:
             ServerError: the port is taken.
         """
-        check_config(config)
+        config = check_config(config)
         scheme, options = "grpc+tcp", dict[str, Any]()
         if config.tls is not None:
             key, certificate, authority = Certificates(config.tls).read()

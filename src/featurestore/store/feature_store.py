@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from featurestore.catalog.plan import Plan
     from featurestore.materialize.executors import Executor
     from featurestore.materialize.ingest import IngestResult
+    from featurestore.materialize.plan import MaterializationPlan
     from featurestore.materialize.progress import Progress
     from featurestore.materialize.result import MaterializeResult
     from featurestore.materialize.subjects import EraseReport
@@ -133,6 +134,29 @@ class FeatureStore(ServedStore):
         result = materialize_incremental(self._context(), name, executor=executor, progress=progress)
         self._write_online(name, None)
         return result
+
+    def plan_materialization(
+        self,
+        name: str,
+        start: Instant | None = None,
+        end: Instant | None = None,
+        *,
+        incremental: bool = False,
+    ) -> "MaterializationPlan":
+        """Say what `materialize`, or `materialize_incremental`, would do now; nothing is computed or written.
+
+        Returns:
+            Its tasks with exact files, columns, Delta versions, stored states and estimates of rows and
+            bytes; `explain()` prints them.
+
+        Raises:
+            NotFoundError: no such training set or view, or a source is not there.
+        """
+        from featurestore.materialize.training_set import plan_run
+
+        start_ns = None if start is None else instant_ns(start, what="start")
+        end_ns = None if end is None else instant_ns(end, what="end")
+        return plan_run(self._context(), name, start_ns=start_ns, end_ns=end_ns, incremental=incremental)
 
     def push(self, source: Source | str, data: Any, *, to: str = "both") -> "WriteResult | None":
         """Hand over new rows of a source as they happen.
