@@ -17,7 +17,7 @@ from featurestore.core.time import format_instant
 from featurestore.errors import AlreadyExistsError, CorruptDataError, NotFoundError
 from featurestore.materialize.context import home_of
 from featurestore.materialize.publish import publish, staging_folder
-from featurestore.materialize.training_set import materialize
+from featurestore.materialize.training_set import materialize, materialize_incremental
 from featurestore.materialize.versions import (
     compact,
     diff,
@@ -159,8 +159,23 @@ def test_a_version_whose_input_changed_is_not_recreated(house: House, damage: st
         recreate(house.context, "set", 2)
 
 
-def test_there_is_nothing_to_compact(house: House) -> None:
-    assert compact(house.context, "set").created is False
+def test_there_is_nothing_to_compact_but_the_log(tmp_path: Path) -> None:
+    house = seed_store(tmp_path, days=2, config=CONFIG)
+    materialize(house.context, "set")
+    for number in range(4):
+        rows = spine_rows(20 + number, 9, first_hour=6 * number, hours=20)
+        write(tmp_path / "spine" / f"e{number}.parquet", rows)
+        materialize_incremental(house.context, "set")
+    before = open_version(house.context, "set").manifest
+    report = compact(house.context, "set")
+    home = home_of(house.context, "set")
+    table = DeltaTable(str(home.delta))
+    assert (report.created, report.version, report.checkpoint) == (False, 5, 5)
+    assert report.files == report.partitions == len(table.file_uris()) == len(before.shards)
+    assert "2 buckets are many for so few rows" in report.note
+    assert open_version(house.context, "set").manifest == before
+    assert (Path(str(home.delta)) / "_delta_log" / f"{5:020d}.checkpoint.parquet").exists()
+    verify(house.context, "set")
 
 
 @pytest.mark.parametrize("name", ["delta", "ipc"])

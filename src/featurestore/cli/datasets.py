@@ -145,12 +145,11 @@ def unpin(
 
 
 def compact(name: Name, root: Root = ".", as_json: AsJson = False) -> None:
-    """Rewrite small files into large ones, as a new version of the same content."""
+    """Checkpoint the log and say how the files lie: each partition is one sorted file already."""
     with notes().status(f"compacting {escape(name)}"):
         result = open_store(root).compact(name).to_dict()
-    print_rows(
-        [result], columns=["name", "version", "rows", "partitions", "seconds"], as_json=as_json, empty=""
-    )
+    columns = ["name", "version", "rows", "partitions", "files", "rows_per_file", "note"]
+    print_rows([result], columns=columns, as_json=as_json, empty="")
 
 
 def vacuum(

@@ -1,16 +1,16 @@
 """Looking after versions: verify what is stored, recreate it from its inputs, delete what nobody needs."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.catalog.catalog import open_catalog
 from featurestore.core.fingerprint import partition_digest
-from featurestore.errors import CorruptDataError, DefinitionError
+from featurestore.errors import CorruptDataError, DefinitionError, NotFoundError
 from featurestore.materialize.carried import Carryover
 from featurestore.materialize.context import Context, Home, home_of
 from featurestore.materialize.executors import Executor, executor_of
@@ -23,7 +23,7 @@ from featurestore.materialize.progress import Silence
 from featurestore.materialize.publish import heal, local_folder
 from featurestore.materialize.run import Computed, compute_version, fingerprint_of, shape_of
 from featurestore.materialize.tags import resolve_version, tags_of
-from featurestore.storage.delta_checkpoint import check_checkpoint
+from featurestore.storage.delta_checkpoint import check_checkpoint, write_checkpoint
 from featurestore.storage.delta_log import DataFile, DeltaLog, read_log
 from featurestore.storage.files import TEMPORARY, make_folders, remove_folder
 from featurestore.storage.manifest import Manifest, Shard, current_version, published_versions
@@ -34,6 +34,8 @@ from featurestore.storage.snapshots import snapshot_from_spec
 from featurestore.storage.state_files import check_states, read_index
 from featurestore.storage.version_files import fetched
 
+# Below this a file's fixed cost, an open and a footer, outweighs its rows.
+_SMALL_FILE_ROWS: Final = 10_000
 _HOUR_NS: Final = 3_600_000_000_000
 
 
@@ -65,6 +67,35 @@ class RecreateReport:
     fingerprint: str
     executor: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactReport:
+    """How the files of a version lie, and that they are as few as its layout allows.
+
+    Attributes:
+        files: Parquet files; as many as `partitions`, in canonical order, from the start.
+        rows_per_file: The median.
+        checkpoint: The log's version up to which other readers need no commit files.
+        created: Whether a new version was made: never, as there is nothing to rewrite.
+        note: What this means, in words.
+    """
+
+    name: str
+    version: int
+    fingerprint: str
+    rows: int
+    partitions: int
+    files: int
+    rows_per_file: int
+    checkpoint: int
+    created: bool
+    seconds: float
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
 
 
 def verify(context: Context, name: str, version: int | str | None = None) -> VerifyReport:
@@ -184,6 +215,45 @@ def compute_again(
         carryover=Carryover(saves=False),
         memory_bytes=then.config.memory_bytes,
         spill=spill,
+    )
+
+
+def compact(context: Context, name: str) -> CompactReport:
+    """Gather the log's commits in a checkpoint for other readers, and say how the data files lie.
+
+    Data files are never rewritten: every (event date, bucket) of a version is one file in canonical order
+    from the start, whatever runs it came from, and nothing else can be appended. Fewer and larger files are
+    a matter of fewer buckets, which belong to a table's layout and to its fingerprint.
+
+    Raises:
+        NotFoundError: nothing has been materialized.
+        CommitConflictError: another process is writing it.
+        CorruptDataError: log and manifest name other files.
+    """
+    begin = time.monotonic()
+    home = home_of(context, name)
+    with writing(home):
+        opened = heal(home)
+        if opened.log is None or opened.current is None:
+            raise NotFoundError(f"{home.title!r} has no versions", hint="materialize it first")
+        manifest = opened.current
+        files = _matching_files(opened.log, manifest)
+        write_checkpoint(opened.log)
+    median = int(np.median([s.rows for s in manifest.shards])) if manifest.shards else 0
+    small = median < _SMALL_FILE_ROWS and manifest.buckets > 1
+    return CompactReport(
+        name=home.title,
+        version=manifest.version,
+        fingerprint=manifest.fingerprint,
+        rows=manifest.rows,
+        partitions=len(manifest.shards),
+        files=len(files),
+        rows_per_file=median,
+        checkpoint=opened.log.head,
+        created=False,
+        seconds=time.monotonic() - begin,
+        note="nothing to rewrite: each partition is one sorted file already"
+        + (f"; {manifest.buckets} buckets are many for so few rows, fewer need a new table" if small else ""),
     )
 
 

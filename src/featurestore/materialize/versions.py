@@ -13,7 +13,15 @@ from featurestore.core.names import check_name, near
 from featurestore.errors import AlreadyExistsError, DefinitionError, NotFoundError
 from featurestore.materialize.context import Context, home_of
 from featurestore.materialize.lock import writing
-from featurestore.materialize.maintenance import RecreateReport, VerifyReport, recreate, vacuum, verify
+from featurestore.materialize.maintenance import (
+    CompactReport,
+    RecreateReport,
+    VerifyReport,
+    compact,
+    recreate,
+    vacuum,
+    verify,
+)
 from featurestore.materialize.publish import heal, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
 from featurestore.materialize.tags import resolve_version, tag_record, tags_of
@@ -25,6 +33,7 @@ from featurestore.storage.state_files import link_states, read_index, write_inde
 from featurestore.storage.version_files import share_files
 
 __all__ = [
+    "CompactReport",
     "DatasetVersion",
     "RecreateReport",
     "VerifyReport",
@@ -300,19 +309,6 @@ def rollback(context: Context, name: str, version: int | str) -> MaterializeResu
             about={"restored": source.manifest.version},
         )
     return _result(manifest, folder, time.monotonic() - begin, created=True)
-
-
-def compact(context: Context, name: str) -> MaterializeResult:
-    """Rewrite small files into large ones.
-
-    A version holds exactly one file for each (event date, bucket) from the start, so there is never
-    anything to do; it returns the newest version as it is.
-
-    Raises:
-        NotFoundError: nothing has been materialized.
-    """
-    opened = open_version(context, name, None, verify="off")
-    return _result(opened.manifest, opened.folder, 0.0, created=False)
 
 
 def diff(context: Context, name: str, older: int | str, newer: int | str) -> VersionDiff:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featurestore.dataset import Dataset
+    from featurestore.materialize.maintenance import CompactReport
     from featurestore.materialize.result import MaterializeResult
     from featurestore.materialize.retrieval import RetrievalJob
     from featurestore.materialize.versions import VersionDiff, VersionInfo
@@ -117,8 +118,8 @@ class VersionedStore(OpenedStore):
 
         unpin(self._context(), name, version, tag)
 
-    def compact(self, name: str) -> "MaterializeResult":
-        """Rewrite small files into large ones, as a new version of the same content."""
+    def compact(self, name: str) -> "CompactReport":
+        """Checkpoint the log and say how the files lie: each partition is one sorted file already."""
         from featurestore.materialize.versions import compact
 
         return compact(self._context(), name)
