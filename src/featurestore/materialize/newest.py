@@ -16,6 +16,9 @@ _BATCH_ROWS = 1 << 19
 def newest_rows(context: Context, view: str, *, end_ns: int | None = None) -> pa.Table:
     """Return the rows of a view's source that a reader from its newest event on could still use.
 
+    Each entity's newest row is among them, however old: the online store answers "expired" and not "never
+    seen" for it, as history does.
+
     Args:
         end_ns: Rows at or after this event timestamp are left out.
 
@@ -45,5 +48,5 @@ def newest_rows(context: Context, view: str, *, end_ns: int | None = None) -> pa
         rows = pa.concat_tables([kept, pa.Table.from_batches([batch]).filter(pa.array(wanted))])
         # A reader's time only grows, so what an earlier one did not need no later one will.
         at_ns = max(INT64_MIN, newest - context.config.online.history_ns)
-        kept = rows.take(pa.array(retained_rows(program, rows, at_ns=at_ns)))
+        kept = rows.take(pa.array(retained_rows(program, rows, at_ns=at_ns, expired=True)))
     return kept.combine_chunks()
