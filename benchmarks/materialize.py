@@ -125,10 +125,11 @@ def copy(context: Context, out: Path) -> None:
 
 
 def peak_memory(root: Path) -> dict[str, int]:
-    """Materialize in a process of its own; returns its peak and what imports alone take, in bytes."""
+    """Materialize in a process of its own; returns its peak and what imports alone take, in bytes (Linux)."""
     program = (
-        "import resource, sys; from pathlib import Path; from benchmarks import materialize as m\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "import sys; from pathlib import Path; from benchmarks import materialize as m\n"
+        "status = lambda: Path('/proc/self/status').read_text()\n"
+        "peak = lambda: 1024 * int(status().split('VmHWM:')[1].split()[0])\n"
         "before = peak(); m.ours(m.store(Path(sys.argv[1]))); print(before, peak())"
     )
     done = subprocess.run(

@@ -182,9 +182,11 @@ def _repeats(column: pa.ChunkedArray) -> bool:
     rows = len(column)
     if rows == 0:
         return False
-    places = np.linspace(0, rows - 1, min(rows, _SAMPLE_ROWS)).astype(np.int64)
-    distinct = len(column.take(pa.array(places)).unique())
-    return distinct <= max(1, int(len(places) * _DICTIONARY_SHARE))
+    size = min(rows, _SAMPLE_ROWS)
+    places = np.arange(size) * (rows - 1) // max(size - 1, 1)
+    words = _words(column)
+    distinct = len(column.take(pa.array(places)).unique()) if words is None else np.unique(words[places]).size
+    return distinct <= max(1, int(size * _DICTIONARY_SHARE))
 
 
 def _is_held(column: pa.ChunkedArray) -> bool:
@@ -194,9 +196,24 @@ def _is_held(column: pa.ChunkedArray) -> bool:
     """
     rows = len(column)
     stretch = min(rows, _SAMPLE_ROWS // _STRETCHES)
+    words = _words(column)
     same = seen = 0
     for place in range(_STRETCHES):
-        values = column.slice((rows - stretch) * place // _STRETCHES, stretch).combine_chunks()
-        same += pc.sum(pc.equal(values[1:], values[:-1])).as_py() or 0
+        start = (rows - stretch) * place // _STRETCHES
+        if words is None:
+            values = column.slice(start, stretch).combine_chunks()
+            same += pc.sum(pc.equal(values[1:], values[:-1])).as_py() or 0
+        else:
+            part = words[start : start + stretch]
+            same += int(np.count_nonzero(part[1:] == part[:-1]))
         seen += max(stretch - 1, 0)
     return same > _HELD_SHARE * seen
+
+
+def _words(column: pa.ChunkedArray) -> np.ndarray | None:
+    """Return numbers as the integers of their bits, uncopied; `None` where there are nulls or no rows."""
+    if not len(column) or column.null_count or column.num_chunks != 1 or not _is_number(column.type):
+        return None
+    array = column.chunk(0)
+    kind = np.dtype(f"u{column.type.bit_width // 8}")
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
