@@ -60,9 +60,8 @@ def test_a_training_set_is_materialized_verified_and_made_again(store: fs.Featur
 def test_what_expired_is_told_from_what_was_never_seen_after_a_materialization(
     store: fs.FeatureStore,
 ) -> None:
-    store.materialize("last_visit")  # user 2 was here once, eight days before user 1 came again
-    store.push("visits", visits([(1, 9 * DAY, 4.0)]))
-    store.materialize("last_visit")
+    store.push("visits", visits([(1, 9 * DAY, 4.0)]), to="offline")
+    store.materialize("last_visit")  # user 2 was here once, almost nine days before user 1 came again
     answer = store.get_online_features(["last_visit:spent"], [{"user": u} for u in (1, 2, 3)], now=9 * DAY)
     assert answer.to_dict()["spent"] == [4.0, None, None]
     assert answer.statuses()["spent"] == ["PRESENT", "OUTSIDE_MAX_AGE", "NOT_FOUND"]
