@@ -1,7 +1,9 @@
 """Web tokens signed with a private key: what a token says of its algorithm and key is never believed."""
 
+import contextlib
 import http.server
 import json
+import random
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tests.serve.test_fuzz import mutated
 
 from featurestore.core.clock import ManualClock
 from featurestore.errors import AccessDeniedError, DefinitionError, ServerError
@@ -153,6 +156,28 @@ def test_a_key_file_that_changes_counts_at_once_also_for_tokens_seen_before(tmp_
     assert "signature" in refused(guard, old)
     (tmp_path / "keys.json").unlink()  # the last keys stay
     assert guard.known(f"Bearer {new}").principal == "alice"
+
+
+def test_hostile_tokens_and_claims_are_refused_and_nothing_else(tmp_path: Path) -> None:
+    guard = access(tmp_path)
+    draw = random.Random(11)  # noqa: S311 -- a test's dice
+    for algorithm in KEYS:
+        good = signed(algorithm)
+        for _ in range(400):
+            token = mutated(draw, good.encode()).decode("latin-1")
+            if token != good:
+                with pytest.raises(AccessDeniedError):
+                    guard.known(f"Bearer {token}")
+    odd: list[Any] = [None, True, -1, 1e308, 10**400, float("nan"), "", [], [[]], {}, {"a": []}, "\ud800"]
+    for name in ("iss", "aud", "exp", "nbf", "sub", "roles", "views", "iat", "jti"):
+        for value in [*odd, "x" * 5000]:
+            body = json.dumps({**CLAIMS, name: value}).encode()
+            token = jwt.api_jws.encode(body, KEYS["EdDSA"], algorithm="EdDSA", headers={"kid": "EdDSA"})
+            if name in {"iss", "aud", "exp"}:
+                refused(guard, token)
+            else:
+                with contextlib.suppress(AccessDeniedError):
+                    assert guard.known(f"Bearer {token}").roles <= {"read"}
 
 
 class Issuer(http.server.BaseHTTPRequestHandler):

@@ -5,7 +5,6 @@ and the key must be of the type that this algorithm uses: a public key is never 
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeGuard
 
@@ -24,6 +23,7 @@ from featurestore.serve.key_sets import KeySource, KeyText, key_source
 
 _SKEW_S: Final = 30
 _RSA_BITS_MIN: Final = 2048
+_TIME_MAX_S: Final = 2**53  # neither infinite nor NaN, and exact as a float
 # What a key must be for an algorithm: its type, and its curve where that type has several.
 _FITS: Final[Mapping[str, tuple[str, str | None]]] = {
     **{f"{family}{size}": ("RSA", None) for family in ("RS", "PS") for size in (256, 384, 512)},
@@ -166,7 +166,7 @@ def _check_life(claims: Mapping[str, Any], now_s: int) -> None:
 
 
 def _is_time(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TIME_MAX_S
 
 
 def _why(error: Exception) -> str:
