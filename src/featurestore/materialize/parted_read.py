@@ -14,7 +14,7 @@ from featurestore.resolve.events import Events, EventTimes, source_events
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.parted import Part, take_newest
 from featurestore.temporal.rows import Int32Array, Rows
-from featurestore.temporal.threads import run_parallel
+from featurestore.temporal.threads import run_parallel, thread_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +100,8 @@ def read_newest(
     spine = readers.rows(coded.codes[0])
     search = _Search(stored, spine, codes, coded.entities, times, columns, look_back_ns)
     found: dict[int, tuple[Int32Array, pa.Table]] = {}
-    tasks = [partial(_read_bucket, search, bucket, found) for bucket in buckets]
-    if threads == 1:
-        for task in tasks:
-            task()
-    else:
-        run_parallel(tasks)
+    count = thread_count(threads, len(spine))
+    run_parallel([partial(_read_buckets, search, buckets[turn::count], found) for turn in range(count)])
     newest = np.full(len(spine), -1, np.int32)
     start = 0
     for who, _ in found.values():
@@ -137,6 +133,13 @@ def _buckets(
         near = tuple((index, day) for day, index in sorted(own, reverse=True) if day <= last)
         out.append(_Bucket(near, mine, days[mine]))
     return out
+
+
+def _read_buckets(
+    search: _Search, buckets: Sequence[_Bucket], found: dict[int, tuple[Int32Array, pa.Table]]
+) -> None:
+    for bucket in buckets:
+        _read_bucket(search, bucket, found)
 
 
 def _read_bucket(search: _Search, bucket: _Bucket, found: dict[int, tuple[Int32Array, pa.Table]]) -> None:
