@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -14,7 +16,7 @@ from tests.loaders.datasets import assert_same, leaves  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402 - torch may be absent
 
 from featurestore.errors import DefinitionError, SchemaError  # noqa: E402
-from featurestore.loaders import Window, open_loader  # noqa: E402
+from featurestore.loaders import Window, open_loader, torch_loader  # noqa: E402
 from featurestore.loaders.torch_loader import TorchLoader, open_torch_loader  # noqa: E402
 
 # Another test may have imported JAX, which warns of every fork; workers here never touch it.
@@ -167,3 +169,44 @@ def test_the_protocols_that_trainers_look_for_are_there(dataset: Path) -> None:
     assert DataLoader not in type(loader).__mro__  # Accelerate would rebuild it
     assert not hasattr(loader, "dataset")  # Lightning would look into it
     assert leaves(next(iter(loader)))
+
+
+@given(
+    batch=st.integers(20, 900),
+    workers=st.integers(1, 5),
+    drop_last=st.sampled_from([True, False, "pad"]),
+    shuffle=st.sampled_from([True, "full", False]),
+    start=st.integers(0, 6),
+    stop=st.integers(0, 9),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_workers_share_an_epoch_in_turns_and_each_goes_on_from_its_own_state(
+    dataset: Path,
+    batch: int,
+    workers: int,
+    drop_last: bool | str,
+    shuffle: bool | str,
+    start: int,
+    stop: int,
+) -> None:
+    """What DataLoader's processes do, one worker after another in this one: stop after some rounds, resume."""
+    options = {**ROWS, "batch_size": batch, "drop_last": drop_last, "shuffle": shuffle}
+    loader = open_torch_loader(dataset, **options, threads=0)
+    alone = [b.x[:, 0].tolist() for b in loader]
+    start = min(start, len(alone) - 1)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 0, "step": start})
+    made: list[list[list[float]]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for worker in range(workers):
+            patch.setattr(torch_loader, "_worker", lambda worker=worker: (worker, workers))
+            batches = loader.as_torch_dataset()
+            first = [b["x"][:, 0].tolist() for _, b in zip(range(stop), batches, strict=False)]
+            # Of a worker that came to its end the next pass is the next epoch.
+            ended = len(first) < stop
+            again = loader.as_torch_dataset()
+            again.load_state_dict(json.loads(json.dumps(batches.state_dict())))
+            rest = [] if ended else [b["x"][:, 0].tolist() for b in again]
+            made.append(first + rest)
+    rounds = max(len(mine) for mine in made)
+    found = [mine[r] for r in range(rounds) for mine in made if r < len(mine)]
+    assert found == alone[start:]
