@@ -6,7 +6,9 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +158,50 @@ def test_a_full_disk_is_a_typed_error(prepared: tuple[House, pa.Table, str], tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, old)
     _check_readers(house, before, after)
+    _check_healed(house, after)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real, small file system; where mounting is not allowed the test skips."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)],  # noqa: S607
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs privileges that this process does not have")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=False)  # noqa: S607
+
+
+def test_a_disk_that_fills_up_at_any_moment_changes_nothing(
+    prepared: tuple[House, pa.Table, str], small_disk: Path
+) -> None:
+    """With every amount of free space up to what the run needs, in steps of a page."""
+    origin, before, after = prepared
+    page = 4096
+    free, codes = 0, []
+    while True:
+        house = _at(origin, copied(origin.root, small_disk / "store"))
+        ballast = small_disk / "ballast"
+        fill = shutil.disk_usage(small_disk).free - free
+        ballast.write_bytes(bytes(max(fill, 0)))
+        try:
+            materialize(house.context, "set")
+        except StorageError as error:
+            codes.append(error.context["errno"])
+        else:
+            break
+        finally:
+            _check_readers(house, before, after)
+            ballast.unlink()
+        _check_healed(house, after)
+        shutil.rmtree(house.root)
+        free += page * (1 if SOAK else 6)
+    assert len(codes) >= 3
+    assert set(codes) == {errno.ENOSPC}
     _check_healed(house, after)
 
 

@@ -13,7 +13,7 @@ from featurestore.storage.files import make_folders, storage_errors
 from featurestore.storage.lease import Lease
 from featurestore.storage.objects import ObjectPath
 
-_STEP_S = 0.05
+_FIRST_STEP_S, _LAST_STEP_S = 0.002, 0.05
 _leases: dict[ObjectPath, Lease] = {}
 
 
@@ -55,6 +55,7 @@ def check_writing(home: Home) -> None:
 
 def _acquire(descriptor: int, home: Home, wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
+    step_s = _FIRST_STEP_S
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,6 +68,7 @@ def _acquire(descriptor: int, home: Home, wait_s: float) -> None:
                     hint="wait for it, or run the same command again later",
                     name=home.title,
                 ) from error
-            time.sleep(_STEP_S)
+            time.sleep(step_s)
+            step_s = min(2 * step_s, _LAST_STEP_S)
         else:
             return

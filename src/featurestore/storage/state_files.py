@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -130,7 +131,9 @@ class StateWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            # What `finish` did not force to the disk belongs to a run that failed already.
+            with suppress(OSError):
+                self._file.close()
 
     def _put(self, data: memoryview) -> None:
         import xxhash  # noqa: PLC0415 -- readers of datasets do without it
