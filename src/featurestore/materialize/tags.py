@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 
 from featurestore.core.canonical import canonical_json, digest_json
 from featurestore.core.names import near
@@ -63,7 +64,7 @@ def tags_of(home: Home) -> dict[str, int]:
     Raises:
         CorruptDataError: a tag's file is damaged.
     """
-    if not home.pins.is_dir():
+    if isinstance(home.pins, Path) and not home.pins.is_dir():
         return {}
     there: Iterable[AnyPath] = home.pins.glob("*.json")
     paths = sorted(there, key=str)

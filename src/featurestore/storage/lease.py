@@ -36,7 +36,6 @@ class Lease:
         self._owner = canonical_json({"owner": uuid.uuid4().hex}).encode()
         self._number = 0
         self._lost = False
-        self._renewed_s = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -73,19 +72,20 @@ class Lease:
                 return
 
     def check(self) -> None:
-        """Make sure that the lease is still held.
+        """Make sure that the lease is still held; one that ran out and that nobody took is renewed.
 
         Raises:
-            CommitConflictError: it passed to another process, or could not be renewed in time.
+            CommitConflictError: it passed to another process.
         """
-        late = time.monotonic() - self._renewed_s > self.term_s
-        if self._lost or late or self._newest()[0] != self._number:
+        if self._lost or self._newest()[0] != self._number:
             self._lost = True
             raise CommitConflictError(
-                f"the right to write {self._title!r} was lost: it was not renewed for {self.term_s:g} s",
+                f"the right to write {self._title!r} was lost: it was not renewed for {self.term_s:g} s, "
+                "and passed to another process",
                 hint="run the same command again; nothing was published",
                 name=self._title,
             )
+        self._object(self._number).put(self._owner)
 
     def _take(self) -> bool:
         newest, age_s = self._newest()
@@ -101,7 +101,6 @@ class Lease:
         except AlreadyExistsError:
             return False
         self._number = newest + 1
-        self._renewed_s = time.monotonic()
         for path in self.folder.iterdir():
             if _number_of(path) < self._number:
                 path.remove()
@@ -120,15 +119,13 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._stop.wait(self.term_s / 3):
-            begin = time.monotonic()
             try:
                 if self._newest()[0] != self._number:
                     self._lost = True
                     return
                 self._object(self._number).put(self._owner)
             except StorageError:
-                continue  # `check` compares the time of the last success
-            self._renewed_s = begin
+                continue  # the next one may come in time; `check` looks before the commit
 
     def _object(self, number: int) -> ObjectPath:
         return self.folder / f"{number:020d}.json"

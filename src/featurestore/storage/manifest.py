@@ -278,6 +278,11 @@ def version_folder(version: int) -> str:
     return f"v{version:08d}"
 
 
+def is_version_folder(name: str) -> bool:
+    """Say whether a name is that of a version's folder."""
+    return _VERSION.fullmatch(name) is not None
+
+
 def current_version(folder: str | AnyPath) -> int | None:
     """Return the newest published version in an IPC folder, `None` before the first.
 

@@ -258,7 +258,8 @@ class ObjectPath:
             StorageError: the store refused.
         """
         with object_errors("read", self):
-            return bytes(self.store.filesystem.cat_file(self.key))
+            # One connection: more of them would first ask for the size.
+            return bytes(self.store.filesystem.cat_file(self.key, max_concurrency=1))
 
     def read_blocks(self, size: int) -> Iterator[bytes]:
         """Return an object's bytes block by block, several requests at a time.

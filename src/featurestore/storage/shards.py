@@ -21,10 +21,12 @@ from featurestore.storage.manifest import (
     Pack,
     Shard,
     current_version,
+    is_version_folder,
     published_versions,
     read_manifest,
     version_folder,
 )
+from featurestore.storage.objects import ObjectPath
 from featurestore.storage.packing import ENTITY_CODE, unpack
 from featurestore.storage.version_files import open_shard_file
 
@@ -197,7 +199,8 @@ def open_dataset_folder(path: str | AnyPath, version: int | None = None, *, veri
     if verify not in VERIFY:
         raise DefinitionError(f"verify is {verify!r}", hint=f"one of {', '.join(VERIFY)}")
     folder = Path(path) if isinstance(path, str) else path
-    if not (folder / "MANIFEST.json").is_file():
+    remote = isinstance(folder, ObjectPath)
+    if not (is_version_folder(folder.name) if remote else (folder / "MANIFEST.json").is_file()):
         folder = folder / version_folder(_version(folder, version))
     opened = ShardSet(folder, read_manifest(folder), verify)
     if verify == "full":
@@ -207,21 +210,30 @@ def open_dataset_folder(path: str | AnyPath, version: int | None = None, *, veri
 
 
 def _version(folder: AnyPath, version: int | None) -> int:
-    if version is None:
-        version = current_version(folder)
-    if version is None or not (folder / version_folder(version)).is_dir():
-        known = published_versions(folder)
-        if not known:
-            raise NotFoundError(
-                f"{_dataset_name(folder)!r} has no version: nothing has been materialized yet",
-                hint="materialize it first",
-                version=version,
-            )
-        there = f"there is version {known[0]}" if len(known) == 1 else f"there are {known[0]} to {known[-1]}"
+    """Return a version that is there, the newest if none is asked for.
+
+    Raises:
+        NotFoundError: it is not there.
+    """
+    if isinstance(folder, ObjectPath):
+        known = published_versions(folder)  # one request tells all
+        found = max(known, default=None) if version is None else version
+        there = found in known
+    else:
+        known = []
+        found = current_version(folder) if version is None else version
+        there = found is not None and (folder / version_folder(found)).is_dir()
+    if found is not None and there:
+        return found
+    known = known or published_versions(folder)
+    if not known:
         raise NotFoundError(
-            f"{_dataset_name(folder)!r} has no version {version}", hint=there, version=version
+            f"{_dataset_name(folder)!r} has no version: nothing has been materialized yet",
+            hint="materialize it first",
+            version=version,
         )
-    return version
+    hint = f"there is version {known[0]}" if len(known) == 1 else f"there are {known[0]} to {known[-1]}"
+    raise NotFoundError(f"{_dataset_name(folder)!r} has no version {found}", hint=hint, version=found)
 
 
 def _dataset_name(folder: AnyPath) -> str:

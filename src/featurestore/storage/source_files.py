@@ -215,10 +215,10 @@ def _list_remote(place: Place) -> list[SourceFile]:
         if _GLOB.search(place.path):
             found = place.remote.glob(place.path, detail=True)
             base = _GLOB.split(place.path, maxsplit=1)[0].rpartition("/")[0]
-        elif place.remote.isfile(place.path):
-            found, base = {place.path: place.remote.info(place.path)}, place.path.rpartition("/")[0]
         else:
             found, base = place.remote.find(place.path, detail=True), place.path.rstrip("/")
+            if list(found) == [base]:  # it is a file
+                found, base = {base: place.remote.info(base)}, base.rpartition("/")[0]
     files = []
     for path, info in found.items():
         name = path[len(base) :].lstrip("/")
