@@ -1,12 +1,15 @@
 """The as-of join against Polars join_asof, DuckDB ASOF JOIN and pandas merge_asof.
 
 All engines run in one process on the same columns, in their own tables, with as many threads as there are
-cores. Answers are compared value for value before anything is timed. `FEATURESTORE_BENCH=large` adds the
-tens of millions of rows (about 3 GB).
+cores. Answers are compared value for value before anything is timed. "ceiling" is what no join can beat: one
+read of keys and times and one gather per column, in bare loops on as many threads, its rows known before; its
+ratio is the share of it that ours reaches. `FEATURESTORE_BENCH=large` adds the tens of millions of rows
+(about 3 GB).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -15,9 +18,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 from benchmarks.measure import OURS, Workload, compare
+from numba import njit
 
 from featurestore.temporal.align import AsOf, align
 from featurestore.temporal.join import asof_join
+from featurestore.temporal.threads import run_parallel, split, thread_count
 
 DAY_NS = 86_400_000_000_000
 STAMP = pa.timestamp("ns", "UTC")
@@ -82,10 +87,51 @@ def _duckdb(left: pa.Table, right: pa.Table, by: str | None) -> Callable[[], Any
     return lambda: database.sql(query).to_arrow_table()
 
 
+@njit(nogil=True)
+def read(words: Any) -> Any:
+    """Read memory once, in order."""
+    total = np.uint64(0)
+    for place in range(len(words)):
+        total ^= words[place]
+    return total
+
+
+@njit(nogil=True)
+def pick(column: Any, rows: Any, out: Any) -> None:
+    """Gather, and nothing else."""
+    for place in range(len(rows)):
+        out[place] = column[rows[place]]
+
+
+def ceiling(left: pa.Table, rights: Sequence[tuple[pa.Table, str]], by: str | None) -> Callable[[], None]:
+    """Return the least work of a join: read keys and times once, gather a column of each right table."""
+    names = ["ts"] + ([by] if by else [])
+    buffers = [
+        np.frombuffer(buffer, np.uint64, buffer.size // 8)
+        for table in (left, *(right for right, _ in rights))
+        for name in names
+        for buffer in table[name].combine_chunks().buffers()[1:]
+    ]
+    picks = []
+    for right, column in rights:
+        numbered = right.select(names).append_column("row", pa.array(np.arange(len(right), dtype=np.int32)))
+        found = asof_join(left.select(names), numbered, on="ts", by=by)["row"].fill_null(0).to_numpy()
+        picks.append((right[column].to_numpy(), found, np.empty(len(left))))
+    parts = thread_count(None, len(left))
+
+    def run() -> None:
+        tasks = [partial(read, words[a:b]) for words in buffers for a, b in split(len(words), parts)]
+        for column, rows, out in picks:
+            tasks += [partial(pick, column, rows[a:b], out[a:b]) for a, b in split(len(rows), parts)]
+        run_parallel(tasks)
+
+    return run
+
+
 def values(result: Any) -> "np.ndarray[Any, Any]":
     """Return the joined values in the spine's order, NaN where there is none."""
     if isinstance(result, pa.Table):
-        column = result["v"].to_numpy()
+        column: np.ndarray[Any, Any] = result["v"].to_numpy()
         return column[np.argsort(result["n"].to_numpy())] if "n" in result.column_names else column
     return np.asarray(result["v"].to_numpy(), np.float64)
 
@@ -98,6 +144,7 @@ def versus(
     mine = values(runs[OURS]())
     for engine, run in runs.items():
         assert np.array_equal(mine, values(run()), equal_nan=True), f"{name}: {engine} differs"
+    runs["ceiling"] = ceiling(left, [(right, "v")], by)
     return compare(name, runs, rows=len(left), goals=goals, repeats=repeats)
 
 
@@ -144,6 +191,7 @@ def streams() -> Workload:
         column = f"v{place}"
         assert np.array_equal(mine[column].to_numpy(), theirs[column].to_numpy(), equal_nan=True)
     runs: dict[str, Callable[[], Any]] = {OURS: ours, "polars": of_polars}
+    runs["ceiling"] = ceiling(left, [(right, f"v{place}") for place, right in enumerate(rights)], "k")
     return compare("8 streams of 500 K onto 1 M", runs, rows=8_000_000, goals={"polars": 6.0}, repeats=5)
 
 

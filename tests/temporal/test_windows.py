@@ -14,6 +14,7 @@ from tests.temporal.window_cases import WindowCase, bits, random_window_case, wi
 
 from featurestore.core.time import INT64_MAX, INT64_MIN
 from featurestore.errors import DefinitionError, ExpressionError, SchemaError
+from featurestore.temporal import threads, windows_order
 from featurestore.temporal.rows import Rows
 from featurestore.temporal.windows import FUNCTIONS, Window, window_aggregate
 from featurestore.testing.window_oracle import oracle_aggregate, same
@@ -42,15 +43,28 @@ def test_every_function_is_the_oracles_bit_for_bit(case: WindowCase) -> None:
     case.check()
 
 
-def test_every_function_is_the_oracles_in_thousands_of_random_cases() -> None:
+def check_in_batches(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check a case whole (every third one), or in batches of few readers and rows, on one or two threads."""
+    most = (2**15, 1, 4)[seed % 3]
+    monkeypatch.setattr(windows_order, "BATCH_READERS", most)
+    monkeypatch.setattr(windows_order, "BATCH_ROWS", 2 * most)
+    monkeypatch.setattr(windows_order, "FEW_READERS", 1 + seed % 2)
+    random_window_case(seed).check(threads=1 + seed % 2)
+
+
+def test_every_function_is_the_oracles_in_thousands_of_random_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MIN_ROWS", 1)
     for seed in range(2_000):
-        random_window_case(seed).check()
+        check_in_batches(seed, monkeypatch)
 
 
 @pytest.mark.soak
-def test_every_function_is_the_oracles_in_a_hundred_thousand_random_cases() -> None:
+def test_every_function_is_the_oracles_in_a_hundred_thousand_random_cases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "MIN_ROWS", 1)
     for seed in range(10_000, 110_000):
-        random_window_case(seed).check()
+        check_in_batches(seed, monkeypatch)
 
 
 def test_windows_of_many_blocks_of_rows_are_the_oracles() -> None:
@@ -95,10 +109,10 @@ def test_answers_do_not_depend_on_threads_or_on_the_order_of_rows(late: bool) ->
     in_order = np.arange(rows_count)
     wanted = run(in_order, 1)
     orders = [in_order, np.argsort(codes, kind="stable"), rng.permutation(rows_count)]
-    for threads, order in zip((4, 2, 3), orders, strict=True):
-        got = run(order, threads)
+    for count, order in zip((4, 2, 3), orders, strict=True):
+        got = run(order, count)
         for name in wanted:
-            assert np.array_equal(bits(got[name]), bits(wanted[name])), (name, threads)
+            assert np.array_equal(bits(got[name]), bits(wanted[name])), (name, count)
 
 
 def test_sums_are_exact_after_millions_of_updates() -> None:

@@ -25,8 +25,8 @@ from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.asof_kernels")
 
-# A spine without order is sorted so many rows at a time: 30 bytes per row of them and thread.
-_TANGLED_ROWS: Final = 1 << 18
+# A spine without order is sorted so many rows at a time: 44 bytes per row of them and thread.
+_TANGLED_ROWS: Final = 1 << 16
 # Of so many rows in the middle of a spine, a quarter must go back in time for it to count as without order.
 _SAMPLE_ROWS: Final = 1 << 12
 

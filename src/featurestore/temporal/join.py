@@ -58,7 +58,7 @@ def asof_join(
         TimeOverflowError: a time or tolerance that int64 ns cannot hold.
 
     Cost: linear in both sides where they are in time order or grouped by key; no order is assumed, it is
-    found. About 12 bytes per left row and 4 per right row beyond inputs and output.
+    found. About 8 bytes per left row and 4 per right row beyond inputs and output.
     """
     if right_by is not None and names_of(right_by) and not names_of(by):
         raise DefinitionError(

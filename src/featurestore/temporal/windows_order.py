@@ -17,6 +17,8 @@ _order_kernels: Any = lazy_module("featurestore.temporal.order_kernels")
 # Readers and rows that a thread works on at a time: what is held for them does not grow with the input.
 BATCH_READERS: Final = 1 << 15
 BATCH_ROWS: Final = 1 << 17
+# Fewer readers of one entity than this stay together: their windows share most rows.
+FEW_READERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def batches(spine: Grouped, rows: Grouped, reach_ns: int, parts: int) -> Int64Ar
     most_rows = min(BATCH_ROWS, max(count, 1 << 12))
     sides = (spine.starts, spine.ends, rows.starts, rows.ends)
     times = (frozen(spine.rows.event_ns), _order(spine), frozen(rows.rows.event_ns), _order(rows))
-    limits = (reach_ns if reach_ns <= INT64_MAX else -1, most_readers, most_rows)
+    limits = (reach_ns if reach_ns <= INT64_MAX else -1, most_readers, most_rows, FEW_READERS)
     out = np.empty((1024, 6), np.int64)
     made = _kernels.cut_batches(*sides, *times, *limits, out)
     if made > len(out):

@@ -8,9 +8,6 @@ from featurestore.core.time import INT64_MIN, Int64Array
 from featurestore.temporal.jit import kernel
 from featurestore.temporal.rows import Int32Array
 
-# A part of an entity is not cut below so many readers: their windows share rows.
-FEW_READERS = 64
-
 
 @kernel
 def place_after(time: Int64Array, order: Int32Array, lo: int, hi: int, bound: int) -> int:
@@ -37,12 +34,14 @@ def cut_batches(
     reach: int,
     most_readers: int,
     most_rows: int,
+    few_readers: int,
     out: Int64Array,
 ) -> int:
     """Cut entities into batches of few readers and rows; an entity with more of them in parts.
 
     Args:
         reach: a row so long before a reader's time is out of its reach; -1: every earlier row is in it.
+        few_readers: a part of an entity is not cut below so many, whatever rows they see.
         out: `(k, 6)`; may be too small.
 
     Returns:
@@ -70,7 +69,7 @@ def cut_batches(
                 while True:
                     then = time[spine_order[last - 1] if len(spine_order) else last - 1]
                     b = place_after(event, row_order, a, r_end, then)
-                    if b - a <= most_rows or last - q <= FEW_READERS:
+                    if b - a <= most_rows or last - q <= few_readers:
                         break
                     last = q + ((last - q) >> 1)
                 count = write_batch(out, count, e, e + 1, q, last, a, b)
