@@ -164,11 +164,10 @@ class MaterializationPlan:
             f"{self.tasks:,} tasks in {len(self.chains):,} independent chains"
         ]
         for name, stat in sorted(self.sources.items()):
-            pin = "files" if stat.version is None else f"Delta version {stat.version},"
-            lines.append(
-                f"  source {name}: {len(stat.files):,} {pin}{'' if stat.version is None else ' files,'} "
-                f"{_size(sum(f.bytes for f in stat.files))}; columns {', '.join(self.columns.get(name, ()))}"
-            )
+            pin = "" if stat.version is None else f" of Delta version {stat.version}"
+            size = _size(sum(f.bytes for f in stat.files))
+            columns = ", ".join(self.columns.get(name, ()))
+            lines.append(f"  source {name}: {len(stat.files):,} files{pin}, {size}; columns {columns}")
         tasks = [t for c in self.chains for t in c.tasks]
         lines += [line for t in tasks[:_SHOWN] for line in _task_lines(t)]
         if len(tasks) > _SHOWN:
@@ -208,7 +207,11 @@ def plan_materialization(
         tasks = planner.tasks(bucket, days, task_rows)
         chains += [Chain(tasks)] if carried else [Chain((t,)) for t in tasks]
     chains.sort(key=lambda c: (-c.rows, c.tasks[0].bucket, c.tasks[0].days))
-    columns = {name: tuple(rows.columns) for name, rows in job.rows.items()} if sources else {}
+    columns: dict[str, tuple[str, ...]] = {}
+    if sources:
+        for read in (job.spine, *job.rows.values()):
+            known = columns.get(read.source.name, ())
+            columns[read.source.name] = tuple(dict.fromkeys([*known, *read.columns]))
     return MaterializationPlan(job.name, _with_savers(job, chains), wanted, dict(sources or {}), columns)
 
 
@@ -383,7 +386,7 @@ def _task_lines(task: Task) -> list[str]:
             )
         if need.state_day is not None:
             line += f", on the state stored at the end of {day_text(need.state_day)}"
-        elif need.carried:
+        elif need.carried and need.first_day > BEGINNING:
             line += ", on carried state"
         lines.append(line)
     return lines
