@@ -189,7 +189,7 @@ def test_workers_share_an_epoch_in_turns_and_each_goes_on_from_its_own_state(
     start: int,
     stop: int,
 ) -> None:
-    """What DataLoader's processes do, one worker after another in this one: stop after some rounds, resume."""
+    """What DataLoader's processes do, one worker after another in this one: stop after rounds, resume."""
     options = {**ROWS, "batch_size": batch, "drop_last": drop_last, "shuffle": shuffle}
     loader = open_torch_loader(dataset, **options, threads=0)
     alone = [b.x[:, 0].tolist() for b in loader]
