@@ -9,6 +9,7 @@ FeatureStoreError
 ├── TimeOverflowError (OverflowError)   a time or duration does not fit int64 nanoseconds
 ├── CorruptDataError                    stored bytes are not what was written
 ├── CommitConflictError                 someone else committed first [retryable]
+├── PinnedVersionError                  an erasure would change what a tag names
 ├── StorageError (OSError)              the file system or object store refused
 ├── ExpressionError (ValueError)        an SQL expression failed on the data it met
 ├── StreamError (RuntimeError)          a stream was used after its end, or is over its bounds
@@ -90,6 +91,10 @@ class CommitConflictError(FeatureStoreError):
     """Another writer committed first; read the new head and try again."""
 
     retryable = True
+
+
+class PinnedVersionError(FeatureStoreError):
+    """An erasure would change or remove a version that a tag names; `context["tags"]` lists them."""
 
 
 class StorageError(FeatureStoreError, OSError):

@@ -1,6 +1,6 @@
 """A small catalog in memory, and a backend over it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.config import ServerConfig
 from featurestore.serve.lmdb_store import LmdbStore
 from featurestore.serve.worker import clock_of
+from featurestore.storage.suppression import Ledger, no_ledger
 
 F64 = pa.float64()
 QUOTE_ROWS = pa.schema(
@@ -97,10 +98,16 @@ def snapshot_of(
     return CatalogSnapshot(version=version, records=records, heads=heads, last=heads)
 
 
-def backend_at(folder: Path, snapshot: CatalogSnapshot | None = None, now_ns: int = 1000) -> OnlineBackend:
+def backend_at(
+    folder: Path,
+    snapshot: CatalogSnapshot | None = None,
+    now_ns: int = 1000,
+    ledger: Callable[[], Ledger] = no_ledger,
+) -> OnlineBackend:
     """Return a backend over an LMDB folder with a clock that stands still."""
     found = snapshot or snapshot_of()
-    return OnlineBackend(lambda: found, LmdbStore(folder), clock=ManualClock(now_ns), history_ns=0)
+    clock = ManualClock(now_ns)
+    return OnlineBackend(lambda: found, LmdbStore(folder), clock=clock, history_ns=0, ledger=ledger)
 
 
 def quotes(rows: Sequence[Any]) -> pa.Table:

@@ -17,6 +17,14 @@ from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.memory_store import MemoryStore
 from featurestore.serve.views import OnlineView
 from featurestore.serve.writes import merge_rows, prepare_rows
+from featurestore.storage.suppression import (
+    ERASE,
+    LIFT,
+    LedgerEntry,
+    append_entry,
+    open_for_writing,
+    read_ledger,
+)
 from featurestore.temporal.visible import fresh_rows, is_fresh, is_visible, newest_and_later, visible_rows
 
 SNAPSHOT = snapshot_of()
@@ -166,20 +174,29 @@ def test_rows_no_reader_can_see_are_counted_and_left_out() -> None:
     assert found.export("symbol", {"symbol": ["A"]})["quote@1"].num_rows == 1
 
 
-def test_an_erased_entity_stays_erased_when_its_old_rows_come_again(tmp_path: Path) -> None:
-    found = backend_at(tmp_path)
+def test_an_erased_entity_stays_out_until_the_erasure_is_lifted(tmp_path: Path) -> None:
+    found = backend_at(tmp_path, ledger=lambda: read_ledger(str(tmp_path)))
     rows = quotes([{"symbol": s, "ts": 990, "bid": 1.0, "venue": "secret-venue"} for s in ("A", "B")])
     found.push("quotes", rows)
     assert found.erase("symbol", {"symbol": ["A", "unknown"]}) == 3
     assert found.export("symbol", {"symbol": ["A"]}) == {}
-    found.push("quotes", rows)
+    hashes = open_for_writing(str(tmp_path)).hashes([pa.array(["A"])])
+    entry = LedgerEntry(
+        number=0,
+        kind=ERASE,
+        time_ns=1,
+        entity="symbol",
+        columns=("symbol",),
+        keys=tuple(hashes),
+        hints=tuple(hashes.values()),
+    )
+    append_entry(str(tmp_path), entry)
+    assert found.push("quotes", rows).dropped == 3
     answer = found.get_online_features(["quote:bid"], {"symbol": ["A", "B"]})
     assert answer.statuses()["bid"] == ["NOT_FOUND", "PRESENT"]
-    clock = found.clock
-    assert isinstance(clock, ManualClock)
-    clock.time_ns = 2000
-    found.push("quotes", quotes([{"symbol": "A", "ts": 1990, "bid": 2.0}]))
-    assert found.get_online_features(["quote:bid"], {"symbol": ["A"]}).to_dict()["bid"] == [2.0]
+    append_entry(str(tmp_path), replace(entry, kind=LIFT))
+    found.push("quotes", rows)
+    assert found.get_online_features(["quote:bid"], {"symbol": ["A"]}).to_dict()["bid"] == [1.0]
     found.close()
 
 

@@ -98,7 +98,7 @@ def test_applying_again_changes_nothing_and_says_which_commit_holds(store: fs.Fe
     assert commit.version == store.catalog.head == 1
 
 
-def test_rows_of_an_entity_are_found_everywhere_and_erased_online(store: fs.FeatureStore) -> None:
+def test_rows_of_an_entity_are_found_everywhere_and_erased_everywhere(store: fs.FeatureStore) -> None:
     store.materialize("model")
     store.materialize("last_visit")
     found = store.export("user", {"user": [1]})
@@ -111,7 +111,10 @@ def test_rows_of_an_entity_are_found_everywhere_and_erased_online(store: fs.Feat
     }
     report = store.erase("user", [{"user": 1}])
     assert report.online_rows == 1
-    assert report.remaining == {place: n for place, n in counts.items() if not place.startswith("online")}
+    assert report.erased == {place: n for place, n in counts.items() if place.startswith("dataset")}
+    assert report.remaining == {"source/visits": 3}
+    assert report.complete
+    assert store.export("user", [{"user": 1}]) == {}
     after = store.get_online_features(["last_visit"], {"user": [1, 2]}, now=10 * DAY).to_dict()
     assert after["spent"][0] is None
     store.online.write_rows("last_visit", visits(ROWS))

@@ -19,6 +19,8 @@ from featurestore.core.canonical import canonical_json
 from featurestore.core.names import near
 from featurestore.errors import CorruptDataError, NotFoundError
 from featurestore.serve.response import OnlineResponse
+from featurestore.storage.files import fsync_file, fsync_folder
+from featurestore.storage.suppression import Ledger, no_ledger
 
 NOW: Final = "__now__"
 _META: Final = b"featurestore.answers"
@@ -47,9 +49,15 @@ class AnswerLog:
     """Writes a sample of answers to a folder, chosen by entity: all answers of an entity or none."""
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, fraction: float, rows_per_file: int = 1_000
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        fraction: float,
+        rows_per_file: int = 1_000,
+        ledger: Callable[[], Ledger] = no_ledger,
     ) -> None:
-        """Take a folder; it is made where there is none."""
+        """Take a folder; it is made where there is none. What is erased before it is written never is."""
+        self._ledger = ledger
         self._folder = Path(folder)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._bound = int(fraction * 2**32)
@@ -83,13 +91,49 @@ class AnswerLog:
         """Write what is pending, each shape to a file of its own."""
         pending, self._pending = self._pending, {}
         for tables in pending.values():
-            whole = pa.concat_tables(tables)
+            whole = self._ledger().suppression().remaining(pa.concat_tables(tables))
             self._files += 1
             path = self._folder / f"answers-{os.getpid()}-{self._files:06d}.arrow"
             part = path.with_suffix(".part")
             with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, whole.schema) as writer:
                 writer.write_table(whole)
             part.rename(path)
+
+
+def erase_answers(
+    folder: str | os.PathLike[str], remaining: Callable[[pa.Table], pa.Table]
+) -> dict[str, int]:
+    """Take rows out of a log's files; returns how many, by file.
+
+    Args:
+        remaining: Returns the rows of a table that stay.
+
+    Raises:
+        CorruptDataError: a file is not a log's.
+    """
+    out = {}
+    for path in answer_files(folder):
+        try:
+            with pa.OSFile(str(path)) as source:
+                table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowException as error:
+            raise CorruptDataError(f"{path} is not a log of answers", hint=str(error)) from error
+        kept = remaining(table)
+        if kept.num_rows == table.num_rows:
+            continue
+        part = path.with_suffix(".part")
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, kept.schema) as writer:
+            writer.write_table(kept)
+        fsync_file(part)
+        part.replace(path)
+        fsync_folder(path.parent)
+        out[str(path)] = table.num_rows - kept.num_rows
+    return out
+
+
+def answer_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of logs in a folder or below it."""
+    return sorted(Path(folder).rglob("answers-*.arrow"))
 
 
 def read_answers(folder: str | os.PathLike[str]) -> Iterator[LoggedAnswers]:

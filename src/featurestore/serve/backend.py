@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from featurestore.core.time import INT64_MIN, Instant, instant_ns
 from featurestore.errors import DefinitionError, FeatureStoreError, NotFoundError
 from featurestore.resolve.program import compile_view
 from featurestore.serve.answers import answer_resolved
-from featurestore.serve.erasure import erase_keys, export_keys
+from featurestore.serve.erasure import erase_keys, export_keys, residue_of
 from featurestore.serve.fitted import Lookup, no_preprocessing, preprocessing_in
 from featurestore.serve.reader import Asked, ReadPlan, check_now, plan_read, read_features
 from featurestore.serve.request import (
@@ -35,6 +36,7 @@ from featurestore.serve.tracing import NO_TRACING, Tracing
 from featurestore.serve.views import OnlineView, check_kept, online_view
 from featurestore.serve.writes import Prepared, merge_rows, prepare_rows
 from featurestore.storage.files import AnyPath
+from featurestore.storage.suppression import Ledger, no_ledger, read_ledger
 from featurestore.temporal.visible import floor_of
 
 Named = str | FeatureView | FeatureService | TrainingSet
@@ -49,7 +51,8 @@ class WriteResult:
 
     Attributes:
         rows: Rows given, counted once per view.
-        dropped: Of these, rows that no reader can ever see: a null key, event or created timestamp.
+        dropped: Of these, rows that no reader can ever see: a null key, event or created timestamp, or an
+            entity that was erased.
         views: The views that were written, as `view@version`.
         applied: False where the same numbered delivery had been applied before.
     """
@@ -77,16 +80,19 @@ class OnlineBackend:
         clock: Clock,
         history_ns: int,
         preprocessing: Lookup = no_preprocessing,
+        ledger: Callable[[], Ledger] = no_ledger,
     ) -> None:
         """Read the catalog's newest version; `reload` reads it again.
 
         Args:
             preprocessing: Finds what was fitted on `dataset@version[:name]`.
+            ledger: Reads the store's ledger of erasures: rows of erased entities are never written.
         """
         self.store = store
         self.clock = clock
         self.tracing: Tracing = NO_TRACING
         self._preprocessing = preprocessing
+        self._ledger = ledger
         self._catalog = catalog
         self._history_ns = history_ns
         self._replayed = not isinstance(clock, SystemClock)
@@ -262,12 +268,22 @@ class OnlineBackend:
         return found
 
     def erase(self, entity: str, keys: EntityRows) -> int:
-        """Erase entities from every online view; late rows from before the erasure stay out.
+        """Delete entities from every online view, with every byte that the store keeps of them.
+
+        Views over the same rows that are read by other keys are emptied: write them again. What keeps late
+        rows out afterwards is the ledger of erasures, which the caller has written before.
 
         Returns:
-            How many (view, key) pairs held rows.
+            How many (view, key) pairs of the entities there were.
+
+        Raises:
+            OnlineStoreError: bytes stayed.
         """
         return erase_keys(self, entity, keys)
+
+    def residue(self, entity: str, keys: EntityRows) -> dict[str, int]:
+        """Count erased entities of which something is still there, by where."""
+        return residue_of(self, entity, keys)
 
     def export(self, entity: str, keys: EntityRows) -> dict[str, pa.Table]:
         """Return everything the online store holds of entities, by view."""
@@ -296,17 +312,29 @@ class OnlineBackend:
         self.store.close()
 
     def _write(self, views: Sequence[OnlineView], table: pa.Table, delivery: Delivery | None) -> WriteResult:
-        prepared = [prepare_rows(view, table) for view in views]
-        edits = [self._edit(view, rows) for view, rows in zip(views, prepared, strict=True) if rows.keys]
-        applied = self.store.update(edits, delivery) if edits else True
-        return WriteResult(
-            rows=table.num_rows * len(views),
-            dropped=sum(rows.dropped for rows in prepared),
-            views=tuple(view.table for view in views),
-            applied=applied,
-        )
+        """Write rows but those of erased entities; an erasure in between is heard of in the commit."""
+        while True:
+            ledger = self._ledger()
+            kept = ledger.suppression().remaining(table)
+            prepared = [prepare_rows(view, kept) for view in views]
+            edits = [
+                self._edit(view, rows, ledger.number)
+                for view, rows in zip(views, prepared, strict=True)
+                if rows.keys
+            ]
+            try:
+                applied = self.store.update(edits, delivery) if edits else True
+            except _LedgerMovedError:
+                continue
+            unseen = (table.num_rows - kept.num_rows) * len(views)
+            return WriteResult(
+                rows=table.num_rows * len(views),
+                dropped=sum(rows.dropped for rows in prepared) + (table.num_rows - kept.num_rows) * len(views),
+                views=tuple(view.table for view in views),
+                applied=applied,
+            )
 
-    def _edit(self, view: OnlineView, prepared: Prepared) -> Edit:
+    def _edit(self, view: OnlineView, prepared: Prepared, ledger_at: int) -> Edit:
         now_ns = self.clock.now_ns()
         events = prepared.block.clock("event")
 
@@ -314,9 +342,17 @@ class OnlineBackend:
             return floor_of(now_ns, events, self._history_ns, before)
 
         def merge(old: Sequence[bytes | None], at_ns: int) -> Sequence[bytes | None]:
+            if self._ledger().number != ledger_at:
+                raise _LedgerMovedError("an entity was erased meanwhile")
             return merge_rows(view, prepared, old, at_ns=at_ns)
 
         return Edit(view.table, prepared.keys, merge, floor)
+
+
+class _LedgerMovedError(FeatureStoreError):
+    """An entity was erased after a write had looked at the ledger."""
+
+    retryable = True
 
 
 class _State:
@@ -363,7 +399,8 @@ def open_backend(
     """Open the online store beside a catalog.
 
     Args:
-        root: The feature store's root, where dataset versions keep what was fitted on them.
+        root: The feature store's root, where dataset versions keep what was fitted on them, and where the
+            ledger of erasures is.
         online: A folder (LMDB), or `redis://…`, `rediss://…`, `unix://…`.
         clock: The wall clock by default; a fixed one replays the past.
         history_ns: How far behind the newest event readers may still look; by default 0, and 1 s where
@@ -389,4 +426,5 @@ def open_backend(
         clock=clock or SystemClock(),
         history_ns=history_ns or 0,
         preprocessing=no_preprocessing if root is None else preprocessing_in(root),
+        ledger=no_ledger if root is None else partial(read_ledger, root),
     )

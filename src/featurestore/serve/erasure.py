@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from featurestore.catalog.feature_view import FeatureView
@@ -12,39 +11,52 @@ from featurestore.errors import SchemaError
 from featurestore.serve.codec import Stored
 from featurestore.serve.entity_keys import decoded_part, split_parts
 from featurestore.serve.request import EntityRows, Readers, read_entity_rows
-from featurestore.serve.store import Edit
 from featurestore.serve.views import OnlineView, online_view
-from featurestore.serve.writes import erase_values
 
 if TYPE_CHECKING:
     from featurestore.serve.backend import OnlineBackend
 
 
 def erase_keys(backend: "OnlineBackend", entity: str, keys: EntityRows) -> int:
-    """Replace what keys hold by tombstones, in every online view of the entity at every version.
+    """Delete keys from every online view of an entity, at every version; returns how many there were.
+
+    Tables of views over the same rows by other keys are emptied, for any of their values may be made from
+    rows of the entity: `mixed_tables` names them.
 
     Raises:
         NotFoundError: an unknown entity.
         SchemaError: a key column is missing or of the wrong kind.
+        OnlineStoreError: bytes of a key stayed.
     """
     readers = read_entity_rows(keys)
-    at_ns = backend.clock.now_ns()
-    erased = 0
-    edits = []
-    for view in _views_of(backend, entity):
-        held = _held_keys(backend, entity, view, readers)
+    held = {v.table: _held_keys(backend, entity, v, readers) for v in _views_of(backend, entity)}
+    count = sum(value is not None for values in backend.store.read(list(held.items())) for value in values)
+    for table in mixed_tables(backend, entity):
+        held[table] = [key for key, _ in backend.store.scan(table)]
+    backend.store.purge(held)
+    return count
 
-        def merge(old: Sequence[bytes | None], floor: int, view: OnlineView = view) -> Sequence[bytes | None]:
-            del floor
-            return erase_values(view.codec, old, at_ns=at_ns)
 
-        if held:
-            (values,) = backend.store.read([(view.table, held)])
-            erased += int(np.count_nonzero(view.codec.decode(values).counts))
-            edits.append(Edit(view.table, held, merge, lambda before: before))
-    if edits:
-        backend.store.update(edits)
-    return erased
+def mixed_tables(backend: "OnlineBackend", entity: str) -> list[str]:
+    """Return the online tables whose rows come from rows with an entity's keys, but are found by others."""
+    snapshot = backend.snapshot
+    wanted = set(snapshot.entity(entity).join_keys)
+    keyed = {view.table for view in _views_of(backend, entity)}
+    found = []
+    for table in backend.store.tables():
+        name, _, version = table.partition("@")
+        program = online_view(snapshot, Ref(name, int(version))).program
+        if table not in keyed and wanted <= set(snapshot.schema_of(Ref(program.source), "source").names):
+            found.append(table)
+    return found
+
+
+def residue_of(backend: "OnlineBackend", entity: str, keys: EntityRows) -> dict[str, int]:
+    """Count erased keys of which something is still there: entries, and bytes in the store's own files."""
+    readers = read_entity_rows(keys)
+    held = {v.table: _held_keys(backend, entity, v, readers) for v in _views_of(backend, entity)}
+    there = sum(value is not None for values in backend.store.read(list(held.items())) for value in values)
+    return {"entries": there, **backend.store.residue(held)}
 
 
 def export_keys(backend: "OnlineBackend", entity: str, keys: EntityRows) -> dict[str, pa.Table]:

@@ -8,8 +8,10 @@ replaced by its xxh3-128, and its value ends with the key itself, which is compa
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -73,6 +75,8 @@ class LmdbStore:
         """
         self.path = os.path.realpath(path)
         self._process = os.getpid()
+        self._map_bytes = map_bytes
+        self._map_bytes = map_bytes
         self._env = _acquire(self.path, map_bytes)
         self._numbers: dict[str, bytes] = {}
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
@@ -158,6 +162,50 @@ class LmdbStore:
                 self._writer.start()
             self._queue.put(work)
         return work.done
+
+    def purge(self, keys: Mapping[str, Sequence[bytes]]) -> int:
+        """Delete keys, by table, so that none of their bytes stay in the file; returns how many there were.
+
+        The environment is closed and opened again on the way: no other thread may use this store meanwhile.
+
+        Raises:
+            OnlineStoreError: bytes stayed; the store was purged as far as it could be.
+        """
+        from featurestore.serve.lmdb_purge import DATA, purge  # noqa: PLC0415 -- only erasure pays
+
+        stored = self._stored(keys)
+        with self._lock:
+            self._check_open()
+            writer, self._writer = self._writer, None
+            self._queue.put(None)
+        if writer is not None:
+            writer.join()
+        self._queue = SimpleQueue()
+        _release(self.path)
+        try:
+            return purge(Path(self.path) / DATA, self._alone, stored)
+        finally:
+            self._env = _acquire(self.path, self._map_bytes)
+
+    def residue(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
+        """Count deleted keys whose bytes are still in the file, by where they are."""
+        from featurestore.serve.lmdb_pages import residue  # noqa: PLC0415 -- only erasure pays
+        from featurestore.serve.lmdb_purge import DATA  # noqa: PLC0415
+
+        return residue(Path(self.path) / DATA, self._stored(keys))
+
+    def _stored(self, keys: Mapping[str, Sequence[bytes]]) -> list[bytes]:
+        with self._begin() as txn:
+            numbers = {table: self._number(txn, table) for table in keys}
+        return [_stored_key(n, key) for t, n in numbers.items() if n is not None for key in keys[t]]
+
+    @contextmanager
+    def _alone(self) -> Iterator[lmdb.Environment]:
+        env = _acquire(self.path, self._map_bytes)
+        try:
+            yield env
+        finally:
+            _release(self.path)
 
     def scan(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         """Yield every key of a table with what it holds, as of one moment."""

@@ -1,7 +1,7 @@
 """An online store in this process's memory: for tests, notebooks and replays. Nothing survives it."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from featurestore.core.time import INT64_MIN
 from featurestore.errors import OnlineStoreError, SchemaError
@@ -74,6 +74,17 @@ class MemoryStore:
         """Yield every key of a table with what it holds, as of one moment."""
         with self._lock:
             yield from list(self._rows.get(table, {}).items())
+
+    def purge(self, keys: Mapping[str, Sequence[bytes]]) -> int:
+        """Delete keys, by table; returns how many there were."""
+        with self._lock:
+            gone = [self._rows[t].pop(key, None) for t, wanted in keys.items() for key in wanted]
+        return sum(value is not None for value in gone)
+
+    def residue(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
+        """Count purged keys that are there again."""
+        with self._lock:
+            return {"keys": sum(key in self._rows[t] for t, wanted in keys.items() for key in wanted)}
 
     def close(self) -> None:
         """Refuse further use; closing twice is fine."""

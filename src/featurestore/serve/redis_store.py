@@ -9,7 +9,7 @@ How durable an acknowledged write is, is the server's own setting (`appendfsync 
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 try:
@@ -155,6 +155,17 @@ class RedisStore:
                     yield key[len(prefix) :], value[_REVISION:]
             if cursor == 0:
                 return
+
+    def purge(self, keys: Mapping[str, Sequence[bytes]]) -> int:
+        """Delete keys from the server; its own append-only files and snapshots are the server's affair."""
+        stored = [self._key(table, key) for table, wanted in keys.items() for key in wanted]
+        return sum(self._call("delete", *stored[at : at + _CHUNK]) for at in range(0, len(stored), _CHUNK))
+
+    def residue(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
+        """Count purged keys that are there again."""
+        stored = [self._key(table, key) for table, wanted in keys.items() for key in wanted]
+        found = sum(self._call("exists", *stored[at : at + _CHUNK]) for at in range(0, len(stored), _CHUNK))
+        return {"keys": int(found)}
 
     def close(self) -> None:
         """Close the connections."""

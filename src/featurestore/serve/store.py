@@ -1,6 +1,6 @@
 """OnlineStore: bytes by table and key, changed atomically. Knows no features."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,6 +78,18 @@ class OnlineStore(Protocol):
 
     def scan(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         """Yield every key of a table with what it holds, as of one moment or better, in key order or none."""
+        ...
+
+    def purge(self, keys: Mapping[str, Sequence[bytes]]) -> int:
+        """Delete keys, by table, so that none of their bytes stay in what the store itself keeps.
+
+        Returns:
+            How many there were.
+        """
+        ...
+
+    def residue(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
+        """Count purged keys of which something is still there, by where it is."""
         ...
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from featurestore.catalog.catalog import open_catalog
@@ -32,6 +33,7 @@ from featurestore.serve.worker_process import FAILED, GO, READY, WARM
 from featurestore.serve.write_threads import WriteThreads
 from featurestore.storage.files import is_remote, root_path
 from featurestore.storage.objects import CachePlace, default_cache_folder
+from featurestore.storage.suppression import read_ledger
 
 EXIT_FAILED: Final = 3
 _CACHE_BYTES: Final = 1 << 28
@@ -105,7 +107,8 @@ class _Fronts:
         self.tracing = _tracing(config)
         self.log = None
         if config.answer_log is not None:
-            self.log = AnswerLog(config.answer_log, fraction=config.answer_fraction)
+            ledger = partial(read_ledger, config.root)
+            self.log = AnswerLog(config.answer_log, fraction=config.answer_fraction, ledger=ledger)
         service = OnlineService(backend, config.limits, self.metrics, self.log, self.tracing)
         access = Access(config, SystemClock())
         self.threads = WriteThreads(self.metrics)

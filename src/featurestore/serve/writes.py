@@ -138,15 +138,6 @@ def _merged(
     return codec.values(block.take(chosen), counts, stored.erased_ns)
 
 
-def erase_values(codec: RowCodec, old: Sequence[bytes | None], *, at_ns: int) -> list[bytes | None]:
-    """Return tombstones: no rows, and none up to `at_ns` or the newest row erased will ever come back."""
-    stored = codec.decode(old)
-    erased = np.maximum(stored.erased_ns, np.int64(at_ns))
-    np.maximum.at(erased, stored.codes(), stored.block.clock("event"))
-    empty = stored.block.take(np.zeros(0, np.int64))
-    return codec.values(empty, np.zeros(len(old), np.int64), erased)
-
-
 def _evaluated(view: OnlineView, table: pa.Table) -> tuple[Events, list[pa.Array]]:
     program = view.program
     if program.upstream is not None:

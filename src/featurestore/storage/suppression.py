@@ -263,6 +263,11 @@ def read_ledger(root: str | AnyPath) -> Ledger:
     return ledger
 
 
+def no_ledger() -> Ledger:
+    """Return the ledger of a store in which nothing was ever erased."""
+    return _EMPTY
+
+
 def open_for_writing(root: str) -> Ledger:
     """Return a ledger with its secret, which the first caller draws.
 

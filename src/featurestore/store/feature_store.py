@@ -1,6 +1,7 @@
 """FeatureStore: the facade. It opens rooms when they are needed and holds no rule of its own."""
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 from featurestore.catalog.definition import Definition
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from featurestore.materialize.plan import MaterializationPlan
     from featurestore.materialize.progress import Progress
     from featurestore.materialize.result import MaterializeResult
-    from featurestore.materialize.subjects import EraseReport
+    from featurestore.materialize.erasure.report import EraseReport
     from featurestore.serve.backend import WriteResult
 
 PUSH_TO: Final = ("both", "online", "offline")
@@ -185,7 +186,7 @@ class FeatureStore(ServedStore):
         """Return every row that is stored of some keys of an entity, by place.
 
         Args:
-            keys: The join keys as a mapping of columns, a list of mappings, or an Arrow table.
+            keys: One key or several, as for `erase`.
 
         Returns:
             `source/name`, `dataset/name@version` and `online/view@version` → rows; empty places left out.
@@ -194,22 +195,61 @@ class FeatureStore(ServedStore):
             NotFoundError: no such entity.
             SchemaError: a join key is missing or of the wrong kind.
         """
-        from featurestore.materialize.subjects import subject_rows
+        from featurestore.materialize.erasure.places import subject_rows
+        from featurestore.materialize.erasure.subject import subject_of
 
-        found = subject_rows(self._context(), entity, keys)
-        held = self.online.export(entity, keys)
-        return found | {f"online/{view}": rows for view, rows in held.items()}
+        context = self._context()
+        subject = subject_of(context.snapshot, entity, keys)
+        held = self.online.export(entity, subject.keys)
+        return subject_rows(context, subject) | {f"online/{view}": rows for view, rows in held.items()}
 
-    def erase(self, entity: str, keys: Any) -> "EraseReport":
-        """Erase some keys of an entity from the online store, for good: older rows do not bring them back.
+    def erase(
+        self,
+        entity: str,
+        keys: Any,
+        *,
+        dry_run: bool = False,
+        pinned: str = "refuse",
+        answer_logs: Sequence[str | PathLike[str]] = (),
+    ) -> "EraseReport":
+        """Erase some keys of an entity from everything the store owns, prove it, and keep them out.
 
-        Sources and dataset versions are not rewritten; the report counts the rows that remain in each.
+        The keys are entered into the ledger of erasures, as keyed hashes: from then on their rows count as
+        absent in every read, join, run and push, also rows that arrive later, until `unsuppress`. Versions
+        that held them are published anew without them, and removed. Files of sources that others wrote are
+        reported, never changed. Killed, it is run to its end by the same call.
+
+        Args:
+            keys: One key or several: a value, a mapping of the join keys, a list of either, a mapping of
+                columns, or a table of any library that speaks the Arrow PyCapsule protocol.
+            dry_run: Change nothing, and report what would go.
+            pinned: What becomes of versions with a tag that hold the keys. `refuse`: nothing is done;
+                `rewrite`: the tag moves to a version without them; `remove`: tag and version go.
+            answer_logs: Folders outside of the root into which `serve(answer_log=…)` wrote.
+
+        Raises:
+            NotFoundError: no such entity.
+            SchemaError: a join key is missing or of the wrong kind.
+            PinnedVersionError: tags stand in the way; they are listed.
+            CommitConflictError: another process is writing; run again.
+        """
+        from featurestore.materialize.erasure.run import erase, plan_erasure
+        from featurestore.store.outside import Outside
+
+        outside = Outside(self, answer_logs, self._write_online)
+        if dry_run:
+            return plan_erasure(self._context(), entity, keys, outside=outside)
+        return erase(self._context(), entity, keys, outside=outside, pinned=pinned)
+
+    def unsuppress(self, entity: str, keys: Any) -> bool:
+        """Let rows of erased keys count again, from the next materialization on; say whether any was erased.
+
+        Nothing comes back by itself: what sources still hold is read again by the next runs.
 
         Raises:
             NotFoundError: no such entity.
             SchemaError: a join key is missing or of the wrong kind.
         """
-        from featurestore.materialize.subjects import EraseReport, subject_rows
+        from featurestore.materialize.erasure.run import lift
 
-        remaining = {p: t.num_rows for p, t in subject_rows(self._context(), entity, keys).items()}
-        return EraseReport(online_rows=self.online.erase(entity, keys), remaining=remaining)
+        return lift(self._context(), entity, keys) > 0
