@@ -100,7 +100,9 @@ def _show(report: "EraseReport") -> None:
         for p, n in report.remaining.items()
     ]
     places += [{"place": p, "rows": None, "what": why} for p, why in report.unresolved.items()]
-    print_rows(places, columns=["place", "rows", "what"], as_json=False, empty="nothing is held of these keys")
+    print_rows(
+        places, columns=["place", "rows", "what"], as_json=False, empty="nothing is held of these keys"
+    )
     if report.proof is not None:
         left = sum(report.proof.occurrences.values()) + sum(report.proof.online.values())
         notes().print(

@@ -257,33 +257,6 @@ def compact(context: Context, name: str) -> CompactReport:
     )
 
 
-def compute_again(
-    then: Context, manifest: Manifest, *, delta: Path, ipc: Path, spill: Path, executor: Executor | str | None
-) -> Computed:
-    """Compute a version from its pinned inputs; files are written to `delta` and `ipc`, none is published.
-
-    Args:
-        then: The context as of the version, see `context_then`.
-
-    Raises:
-        NotFoundError: an input is gone.
-        CorruptDataError: an input that is a plain file has changed.
-    """
-    job = compile_job(then, manifest.name, buckets=manifest.buckets, range_ns=manifest.range_ns)
-    pins = {spec["source"]: snapshot_from_spec(spec) for spec in manifest.inputs}
-    return compute_version(
-        job,
-        pin_sources(then, job, pins),
-        shape_of(job, delta, ipc),
-        executor=executor_of(executor, default=then.config.executor, workers=then.config.threads),
-        progress=Silence(),
-        changes=None,
-        carryover=Carryover(saves=False),
-        memory_bytes=then.config.memory_bytes,
-        spill=spill,
-    )
-
-
 def vacuum(
     context: Context, name: str, *, keep: int = 1, recent_hours: float = 24, dry_run: bool = True
 ) -> list[str]:

@@ -295,11 +295,6 @@ def with_masks(packs: Sequence[Pack], shards: Sequence[Shard]) -> tuple[Pack, ..
     return tuple(_with_mask(p, shards) for p in packs)
 
 
-def with_masks(packs: Sequence[Pack], shards: Sequence[Shard]) -> tuple[Pack, ...]:
-    """Return a version's packs; one without a null in any shard has no mask."""
-    return tuple(_with_mask(p, shards) for p in packs)
-
-
 def _with_mask(pack: Pack, shards: Sequence[Shard]) -> Pack:
     missing = any(pack.column in s.nulls for s in shards)
     return Pack(

@@ -329,7 +329,7 @@ class OnlineBackend:
             unseen = (table.num_rows - kept.num_rows) * len(views)
             return WriteResult(
                 rows=table.num_rows * len(views),
-                dropped=sum(rows.dropped for rows in prepared) + (table.num_rows - kept.num_rows) * len(views),
+                dropped=unseen + sum(rows.dropped for rows in prepared),
                 views=tuple(view.table for view in views),
                 applied=applied,
             )

@@ -21,7 +21,7 @@ from featurestore.errors import SchemaError
 from featurestore.resolve.events import Events, column_of, columns_of, source_events
 from featurestore.resolve.retain import retained_coded
 from featurestore.resolve.views import evaluate_features, view_events
-from featurestore.serve.codec import Block, RowCodec, Stored, concat_blocks
+from featurestore.serve.codec import Block, Stored, concat_blocks
 from featurestore.serve.entity_keys import stored_keys
 from featurestore.serve.views import OnlineView, check_key_kind
 from featurestore.temporal.rows import Rows

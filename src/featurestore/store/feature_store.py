@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from featurestore.catalog.catalog import Commit
     from featurestore.catalog.plan import Plan
+    from featurestore.materialize.erasure.report import EraseReport
     from featurestore.materialize.executors import Executor
     from featurestore.materialize.ingest import IngestResult
     from featurestore.materialize.plan import MaterializationPlan
     from featurestore.materialize.progress import Progress
     from featurestore.materialize.result import MaterializeResult
-    from featurestore.materialize.erasure.report import EraseReport
     from featurestore.serve.backend import WriteResult
 
 PUSH_TO: Final = ("both", "online", "offline")
