@@ -67,7 +67,7 @@ class Blocker(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Blocker())
 import featurestore.loaders
 for module in pkgutil.iter_modules(featurestore.loaders.__path__):
-    if not module.name.startswith(("torch_", "jax_", "cupy_", "kvikio_", "grain_")):
+    if not module.name.startswith(("torch_", "jax_", "cupy_", "kvikio_", "grain_", "rich_")):
         __import__(f"featurestore.loaders.{{module.name}}")
 featurestore.loaders.open_loader
 """
