@@ -7,19 +7,24 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.table_rows import filter_rows
-from featurestore.core.time import INT64_MIN, BoolArray, Duration, Instant, instant_ns
+from featurestore.core.time import INT64_MIN, Duration, Instant, instant_ns
 from featurestore.errors import DefinitionError, LateDataError, StreamError
-from featurestore.temporal.asof import asof_indices
-from featurestore.temporal.gather import gather
 from featurestore.temporal.retain import retained_indices
 from featurestore.temporal.rows import Int32Array
-from featurestore.temporal.sealing import prefix_length, sealed_backward, sealed_reach
+from featurestore.temporal.streaming_answers import (
+    NO_CODES,
+    NO_TIMES,
+    answer_table,
+    found_rows,
+    right_fields,
+    sealed_rows,
+)
 from featurestore.temporal.streaming_keys import KeyNumbers
 from featurestore.temporal.streaming_options import checked_options
 from featurestore.temporal.streaming_side import Batch, Clocks, Side, clocks
 from featurestore.temporal.streaming_state import FORMAT, check_state, table_of, table_text
 from featurestore.temporal.tables import as_table, check_unique
-from featurestore.temporal.windows import check_windows, window_aggregate
+from featurestore.temporal.windows import check_windows
 
 SIDES = ("left", "right")
 _COUNTS = ("pushed_left", "pushed_right", "emitted", "late_left", "late_right", "unmatchable_right")
@@ -146,7 +151,14 @@ class StreamingJoin:
         if self._right.schema is None or left is None:
             return self._answer(None, None, 0)
         right = self._right.joined()
-        found, count = self._find_sealed(left, right)
+        found, count = sealed_rows(
+            self._options,
+            left,
+            right,
+            bound_ns=self._bound("right"),
+            entities=len(self._keys),
+            threads=self._threads,
+        )
         out = self._answer(left, found, count)
         self._left.hold(left.slice(count, len(left)))
         self._prune()
@@ -167,7 +179,10 @@ class StreamingJoin:
                 "its columns are not known",
                 hint="push an empty table with the right side's columns before flush",
             )
-        found = None if left is None else self._find(left, self._right.joined())
+        found = None
+        if left is not None:
+            right, entities = self._right.joined(), len(self._keys)
+            found = found_rows(self._options, left, right, entities=entities, threads=self._threads)
         out = self._answer(left, found, 0 if left is None else len(left))
         self._left.batches, self._right.batches = [], []
         self._closed = True
@@ -319,87 +334,31 @@ class StreamingJoin:
         if right is not None:
             check_windows(self._options.aggregations, dict.fromkeys(right.names))
         if left is not None and right is not None:
-            names = [*left.names, *(f.name for f in self._right_fields(right))]
+            names = [*left.names, *(f.name for f in right_fields(self._options, right))]
             names += [w.name for w in self._options.aggregations]
             check_unique(names, "two output columns are named", "set a prefix")
 
-    def _right_columns(self, schema: pa.Schema) -> list[str]:
-        if self._options.columns is not None:
-            return list(self._options.columns)
-        return [n for n in schema.names if n != self._right.on and n not in self._right.by]
-
-    def _right_fields(self, schema: pa.Schema) -> list[pa.Field]:
-        prefix, matched = self._options.prefix, self._options.matched_timestamp
-        fields = [
-            schema.field(n).with_name(prefix + n).with_nullable(True) for n in self._right_columns(schema)
-        ]
-        if matched is not None:
-            fields.append(schema.field(self._right.on).with_name(matched).with_nullable(True))
-        return fields
-
-    def _find(self, left: Batch, right: Batch | None) -> Int32Array:
-        if right is None:
-            return np.full(len(left), -1, np.int32)
-        return asof_indices(
-            left.rows,
-            right.rows,
-            entities=len(self._keys),
-            direction=self._options.direction,
-            tolerance_ns=self._options.tolerance_ns,
-            boundary=self._options.boundary,
-            threads=self._threads,
-        )
-
-    def _find_sealed(self, left: Batch, right: Batch | None) -> tuple[Int32Array, int]:
-        """Return the answers of the rows that can come out, and how many those are."""
-        bound = self._bound("right")
-        count = prefix_length(sealed_backward(left.codes, left.event_ns, bound))
-        found = self._find(left.slice(0, count), right)
-        if self._options.direction == "backward" or count == 0:
-            return found, count
-        times = np.zeros(0, np.int64) if right is None else right.event_ns
-        sealed: BoolArray = sealed_reach(
-            left.codes[:count], left.event_ns[:count], found, times, self._options.tolerance_ns, bound
-        )
-        count = prefix_length(sealed)
-        return found[:count], count
-
     def _answer(self, left: Batch | None, found: Int32Array | None, count: int) -> pa.Table:
+        """Return the first `count` left rows with what they take, and count them as emitted."""
         if self._left.schema is None:
             return pa.table({})
-        table = self._left.schema.empty_table() if left is None else left.table.slice(0, count)
-        schema = self._right.schema
-        if schema is None:
-            return table
+        empty = Batch(self._left.schema.empty_table(), NO_CODES, NO_TIMES, None)
+        first = empty if left is None else left.slice(0, count)
+        if self._right.schema is None:
+            return first.table
         right = self._right.joined()
-        rows = np.zeros(0, np.int32) if found is None else found
-        source = schema.empty_table() if right is None else right.table
-        columns = [*table.columns, *(gather(source.column(n), rows) for n in self._right_columns(schema))]
-        if self._options.matched_timestamp is not None:
-            columns.append(gather(source.column(self._right.on), rows))
-        fields = [*table.schema, *self._right_fields(schema)]
-        for name, column in self._aggregates(left, source, right, count).items():
-            columns.append(column)
-            fields.append(pa.field(name, column.type))
-        self._counts["emitted"] += count
-        return pa.table(columns, schema=pa.schema(fields, table.schema.metadata))
-
-    def _aggregates(
-        self, left: Batch | None, source: pa.Table, right: Batch | None, count: int
-    ) -> dict[str, pa.Array]:
-        if not self._options.aggregations:
-            return {}
-        none = np.zeros(0, np.int64)
-        empty = Batch(source.slice(0, 0), none.astype(np.int32), none, None)
-        spine = empty if left is None else left.slice(0, count)
-        return window_aggregate(
-            spine.rows,
-            (empty if right is None else right).rows,
-            {name: source.column(name) for name in source.column_names},
-            self._options.aggregations,
+        if right is None:
+            right = Batch(self._right.schema.empty_table(), NO_CODES, NO_TIMES, None)
+        out = answer_table(
+            self._options,
+            first,
+            NO_CODES if found is None else found,
+            right,
             entities=len(self._keys),
             threads=self._threads,
         )
+        self._counts["emitted"] += count
+        return out
 
     def _prune(self, *, always: bool = False) -> None:
         """Drop right rows that no waiting or coming left row can use, and keys that nobody holds."""
