@@ -21,7 +21,7 @@ change streams between batches: each batch waits for the copy, and leaves an eve
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -107,6 +107,8 @@ class StreamedTier:
         self.slot_bytes = self._slot_bytes(self.unit_steps)
         self._ring: list[_Slot] = []
         self._buffers: list[Any] = []
+        # Left on the consumer's streams by the pass before, where its batches were made from these buffers.
+        self.busy: list[Event] = []
 
     def feed(self, epoch: int, step: int, stats: Stats) -> "StreamedFeed":
         """Begin an epoch at a step; the ring is allocated once."""
@@ -170,8 +172,9 @@ class StreamedFeed:
         self._batch = 0
         self._closed = False
         # Whatever the consumer's stream still does with these buffers comes first.
-        begun = tier.device.consumer_event()
-        tier.device.side_wait(begun)
+        for event in (*tier.busy, tier.device.consumer_event()):
+            tier.device.side_wait(event)
+        begun = tier.device.side_event()  # and so after all of them
         self._freed: dict[int, list[Event]] = {place: [begun] for place in range(DEVICE_BUFFERS)}
         self._fill_slots()
 
@@ -200,6 +203,8 @@ class StreamedFeed:
 
     def close(self, *, wait: bool = True) -> None:
         """End the threads; with `wait`, return when no copy reads a slot any more."""
+        if not self._closed:
+            self._tier.busy = [*chain(*self._freed.values()), *chain(*(r.used for r in self._there))]
         self._closed = True
         for future in self._filling:
             future.cancel()
