@@ -1,4 +1,4 @@
-"""A root in a store of objects against one on a local disk: writing, and reading with a cold and a warm cache.
+"""A root in a store of objects against one on a local disk: writing, reading with a cold and a warm cache.
 
 Real ticks where they are there (FEATURESTORE_TICKS), the generated ones of the demo otherwise. The store is
 moto's S3 server in a process of its own on this machine: no network and no durability, so the figures are
@@ -27,6 +27,7 @@ from benchmarks.measure import OURS, Workload, compare
 import featurestore as fs
 from featurestore.demo.ticks import TickSize, write_ticks
 from featurestore.storage.cache import file_cache
+from featurestore.storage.files import is_remote
 
 TICKS = Path(os.environ.get("FEATURESTORE_TICKS", Path(__file__).parents[2] / "shared" / "data" / "ticks"))
 BUCKET = "bench"
@@ -62,8 +63,9 @@ def tick_folder(scratch: Path) -> Path:
     """Return a folder with `trades` and `quotes`, one Parquet file a day."""
     if TICKS.is_dir():
         return TICKS
-    for day in ("2025-06-02", "2025-06-03"):
-        write_ticks(scratch / "ticks", day, TickSize(), seed=20250602)
+    days = ["2025-06-02", "2025-06-03"]
+    for _ in write_ticks(scratch / "ticks", days, seed=20250602, size=TickSize()):
+        pass
     return scratch / "ticks"
 
 
@@ -130,7 +132,8 @@ def run() -> list[Workload]:
 
 
 def _opened(origin: Path, root: str, options: dict[str, Any], scratch: Path) -> fs.FeatureStore:
-    Path(root).mkdir(parents=True, exist_ok=True) if "://" not in root else None
+    if not is_remote(root):
+        Path(root).mkdir(parents=True)
     fill(origin, root, options)
     settings = {
         "storage_options": options,
