@@ -111,6 +111,7 @@ def test_hive_folders_are_columns(tmp_path: Path) -> None:
     [
         pytest.param("tt.parquet", NotFoundError, "did you mean 't.parquet'", id="a near name is offered"),
         pytest.param("none/*.parquet", NotFoundError, "no file at", id="an empty pattern"),
+        pytest.param("empty", NotFoundError, "no file in the folder", id="an empty folder"),
         pytest.param("text", DefinitionError, "cannot tell the format", id="an unknown format"),
         pytest.param("torn.parquet", CorruptDataError, "cannot read", id="a torn file"),
         pytest.param("nosuch://bucket/x", DefinitionError, "cannot read", id="an unknown protocol"),
@@ -121,6 +122,7 @@ def test_what_cannot_be_opened_says_why(
 ) -> None:
     write_parquet(tmp_path / "t.parquet")
     (tmp_path / "text").write_text("what is this")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "torn.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-30])
     with pytest.raises(error, match=match):
         assert source(tmp_path, path).schema is None

@@ -135,6 +135,12 @@ def list_files(place: Place, *, suffixes: Sequence[str] | None = None) -> list[S
     if suffixes is not None:
         files = [f for f in files if f.name.lower().endswith(tuple(suffixes))] or files
     if not files:
+        if place.remote is None and Path(place.path).is_dir():
+            raise NotFoundError(
+                f"no file in the folder {place.path!r}",
+                hint="it is there, but empty; names that begin with '_' or '.' do not count",
+                path=place.path,
+            )
         raise NotFoundError(f"no file at {place.path!r}", hint=_near_paths(place), path=place.path)
     return sorted(files, key=lambda f: f.name)
 
