@@ -1,10 +1,13 @@
 """Every trade of three real days, against DuckDB: another engine, another algorithm, the same answers."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 import featurestore as fs
@@ -88,3 +91,41 @@ def test_every_window_is_the_one_that_duckdb_computes(engine: duckdb.DuckDBPyCon
         """
     ).fetchall()
     assert differences == [(0,)]
+
+
+def test_one_symbol_erased_leaves_the_other_as_if_it_had_been_alone(tmp_path: Path) -> None:
+    symbol = fs.Entity("symbol")
+
+    def opened(root: Path, keep: Sequence[str]) -> fs.FeatureStore:
+        for kind in ("quotes", "trades"):
+            (root / kind).mkdir(parents=True)
+            file = min((TICKS / kind).glob("*.parquet"))
+            rows = pq.read_table(file)
+            names = rows.column("symbol").cast(pa.string())
+            pq.write_table(rows.filter(pc.is_in(names, value_set=pa.array(keep))), root / kind / file.name)
+        quotes = fs.Source("quotes", path="quotes", timestamp_field="ts", entities=[symbol])
+        prints = fs.Source("trades", path="trades", timestamp_field="ts", entities=[symbol])
+        quote = fs.FeatureView(
+            "quote", source=quotes, entities=[symbol], features=["bid", "ask"], nulls="last_known", ttl="5s"
+        )
+        shares = fs.Aggregation("size", "sum", "60s", name="shares")
+        flow = fs.FeatureView("flow", source=prints, entities=[symbol], aggregations=[shares])
+        store = fs.FeatureStore(root)
+        store.apply([fs.TrainingSet("set", spine=prints, features=[quote, flow])])
+        store.materialize("set")
+        store.materialize("quote")
+        return store
+
+    both, alone = opened(tmp_path / "both", ["AIG", "IBM"]), opened(tmp_path / "alone", ["IBM"])
+    before = both.dataset("set").num_rows
+    report = both.erase("symbol", "AIG")
+    assert report.complete
+    assert report.erased["dataset/set@1"] == before - alone.dataset("set").num_rows > 10_000
+    for name in ("set", "quote"):
+        assert both.dataset(name).fingerprint == alone.dataset(name).fingerprint
+        assert both.dataset(name).recreate().fingerprint == alone.dataset(name).fingerprint
+    ibm = {"symbol": ["IBM"]}
+    found = [store.get_online_features(["quote"], ibm).to_dict() for store in (both, alone)]
+    assert found[0] == found[1]
+    both.close()
+    alone.close()
