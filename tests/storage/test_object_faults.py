@@ -36,6 +36,7 @@ class Bench:
     through: dict[str, Any]
     faults: Faults
     fingerprint: str
+    requests: int = 0
 
     def copy(self, name: str, scratch: Path) -> tuple[fs.FeatureStore, fs.FeatureStore]:
         """Make a new store with sources and definitions; returns it through the proxy, and directly."""
@@ -54,7 +55,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     fingerprint = fs.FeatureStore(house.root, {"buckets": 2, "threads": 1}).materialize("set").fingerprint
     faults = Faults()
     with s3_server() as options, proxy(options["client_kwargs"]["endpoint_url"], faults) as endpoint:
-        yield Bench(house, options, s3_options(endpoint, **BARE), faults, fingerprint)
+        found = Bench(house, options, s3_options(endpoint, **BARE), faults, fingerprint)
+        scratch = tmp_path_factory.mktemp("count")
+        found.copy("first", scratch / "first")[0].materialize("set")  # connections open, the store is probed
+        far, _ = found.copy("second", scratch / "second")
+        faults.restart(never)
+        far.materialize("set")
+        found.requests = len(faults.seen)
+        yield found
 
 
 @pytest.fixture(autouse=True)
@@ -94,20 +102,10 @@ def check_healed(store: fs.FeatureStore, bench: Bench) -> None:
     assert not store.materialize("set").created
 
 
-def requests_of(bench: Bench, tmp_path: Path) -> int:
-    """Count the requests of a materialization."""
-    far, _ = bench.copy(f"count{tmp_path.name}", tmp_path)
-    far.materialize("set")  # connections are opened, the store is probed
-    far, _ = bench.copy(f"count2{tmp_path.name}", tmp_path / "two")
-    bench.faults.restart(never)
-    far.materialize("set")
-    return len(bench.faults.seen)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [REFUSE, LOSE])
 def test_any_one_request_may_fail_or_lose_its_answer(bench: Bench, tmp_path: Path, fault: str) -> None:
-    count = requests_of(bench, tmp_path)
+    count = bench.requests
     assert count > 40
     failed = 0
     for at in range(1, count + 1, STRIDE):
@@ -154,7 +152,7 @@ def test_a_lost_answer_to_a_put_is_settled_by_what_is_there(bench: Bench, tmp_pa
 
 @pytest.mark.slow
 def test_an_outage_from_any_request_on_leaves_no_partial_version(bench: Bench, tmp_path: Path) -> None:
-    count = requests_of(bench, tmp_path)
+    count = bench.requests
     for at in range(count - 8, 1, -STRIDE):
         far, near = bench.copy(f"outage{at}", tmp_path / str(at))
         bench.faults.restart(partial(onward, at))
