@@ -18,7 +18,6 @@ from featurestore.core.names import near
 from featurestore.core.time import INT64_MIN, Instant, instant_ns
 from featurestore.errors import DefinitionError, FeatureStoreError, NotFoundError
 from featurestore.resolve.program import compile_view
-from featurestore.serve.answers import answer_resolved
 from featurestore.serve.erasure import erase_keys, export_keys, residue_of
 from featurestore.serve.fitted import Lookup, no_preprocessing, preprocessing_in
 from featurestore.serve.reader import Asked, ReadPlan, check_now, plan_read, read_features
@@ -34,6 +33,7 @@ from featurestore.serve.response import OnlineResponse
 from featurestore.serve.store import Delivery, Edit, OnlineStore
 from featurestore.serve.tracing import NO_TRACING, Tracing
 from featurestore.serve.views import OnlineView, check_kept, online_view
+from featurestore.serve.warming import warm_view
 from featurestore.serve.writes import Prepared, merge_rows, prepare_rows
 from featurestore.storage.files import AnyPath
 from featurestore.storage.suppression import Ledger, no_ledger, read_ledger
@@ -290,7 +290,7 @@ class OnlineBackend:
         return export_keys(self, entity, keys)
 
     def warm(self) -> None:
-        """Do once, on no rows, what calls will do, so that kernels and engines are loaded before them."""
+        """Do once, on made-up rows, what calls will do, so that kernels are there before them."""
         state = self._state
         for definition in state.snapshot.definitions("feature_view"):
             if not isinstance(definition, FeatureView) or not self.keeps(Ref(definition.name)):
@@ -298,9 +298,7 @@ class OnlineBackend:
             view = self.online_view(Ref(definition.name))
             source = state.snapshot.schema_of(Ref(view.program.source), "source")
             with contextlib.suppress(FeatureStoreError):
-                merge_rows(view, prepare_rows(view, source.empty_table()), [], at_ns=0)
-                if not view.is_plain:
-                    answer_resolved(view, view.program, [None], 0)
+                warm_view(view, source)
 
     def newest_events(self) -> dict[str, int]:
         """Return the newest event written to each table, ns since 1970 UTC; the clock bounds it."""

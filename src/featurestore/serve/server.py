@@ -17,7 +17,7 @@ from featurestore.serve.config import Limits, ServerConfig, Tls, Token, check_co
 from featurestore.serve.worker_process import WorkerProcess
 
 _log = logging.getLogger("featurestore.serve")
-_START_S: Final = 60.0
+_START_S: Final = 300.0  # the first time on a machine all kernels are compiled
 _WATCH_S: Final = 0.25
 _QUIET_S: Final = 1.0
 
