@@ -39,7 +39,6 @@ from featurestore.materialize.staging import (
     EVERY_BUCKET,
     Budget,
     FileSpan,
-    Part,
     Place,
     Staged,
     Wanted,
@@ -439,9 +438,9 @@ def _execute(
             job=job,
             shape=shape,
             chain=chain,
-            spine=_own_parts(spine, chain.tasks[0].bucket),
+            spine=spine.of_bucket(chain.tasks[0].bucket),
             spine_schema=spine.schema,
-            parts={name: _own_parts(staged, chain.tasks[0].bucket) for name, staged in parts.items()},
+            parts={name: staged.of_bucket(chain.tasks[0].bucket) for name, staged in parts.items()},
             schemas={name: staged.schema for name, staged in parts.items()},
             states=_chain_states(job, shape, chain, carryover),
             threads=threads,
@@ -472,10 +471,6 @@ def _chain_states(job: Job, shape: Shape, chain: Chain, carryover: Carryover) ->
         file=f"state-{bucket:04d}-{shape.ipc.name.removeprefix(TEMPORARY)[:12]}.arrows",
         last_day=(job.range_ns[1] or 0) // DAY_NS - 1 if cut else FOREVER,
     )
-
-
-def _own_parts(staged: Staged, bucket: int) -> dict[Place, Part]:
-    return {p: part for p, part in staged.parts.items() if p[1] in {bucket, EVERY_BUCKET}}
 
 
 def _kept_shards(current: Manifest | None, changes: Changes | None) -> list[Shard]:

@@ -75,12 +75,9 @@ class Staged:
     dropped: int
     max_ns: int
 
-    def within(self, bucket: int, first_day: int, last_day: int) -> list[Part]:
-        """Return the parts of a bucket from one day to another, both included, in order of days."""
-        chosen = sorted(
-            p for p in self.parts if p[1] in {bucket, EVERY_BUCKET} and first_day <= p[0] <= last_day
-        )
-        return [self.parts[p] for p in chosen]
+    def of_bucket(self, bucket: int) -> dict[Place, Part]:
+        """Return the parts that readers of a bucket may need."""
+        return {p: part for p, part in self.parts.items() if p[1] in {bucket, EVERY_BUCKET}}
 
 
 class Budget:
