@@ -165,3 +165,61 @@ def test_kernels_compile_where_nothing_can_be_kept() -> None:
         "assert kernel(lambda number: number + 1)(1) == 2"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["list", "struct", "null", "last_n"])
+def test_nulls_and_dictionaries_inside_other_types_are_kept(tmp_path: Path, kind: str) -> None:
+    coded = pa.dictionary(pa.int8(), pa.string())
+    columns: dict[str, tuple[list[Any], pa.DataType]] = {
+        "list": ([["p"], None, ["q", "p"]], pa.list_(coded)),
+        "struct": ([{"a": "p"}, None, {"a": None}], pa.struct([("a", coded)])),
+        "null": ([None, None, None], pa.null()),
+        "last_n": (["p", None, "q"], coded),
+    }
+    view: dict[str, Any] = {}
+    values, expected = columns[kind][0], columns[kind][0]
+    if kind == "last_n":
+        view = {"aggregations": [fs.Aggregation("x", "last_n(2)", "1h", name="x")]}
+        expected = [[None, "p"], None, ["p", "q"]]
+    store, _ = opened(tmp_path, rows(values, columns[kind][1]), **view)
+    with store:
+        store.materialize("last")
+        store.materialize("pairs")
+        dataset = store.dataset("pairs")
+        dataset.verify()
+        assert dataset.recreate().fingerprint == dataset.fingerprint
+        found = {(r["user"], r["event_timestamp"]): r["last__x"] for r in dataset.to_arrow().to_pylist()}
+        assert [found[key] for key in sorted(found, key=lambda key: key[1])] == expected
+        answer = store.get_online_features(["last:x"], {"user": ["a", "b"]}, now=T0 + 9 * SECOND)
+        assert answer.to_dict()["x"] == [expected[2], expected[1]]
+
+
+@pytest.mark.parametrize("found", [["1", "2"], [1, 2]], ids=["text", "integers"])
+def test_a_source_that_drifted_is_refused_and_never_cast(tmp_path: Path, found: list[Any]) -> None:
+    table = rows(["", ""], pa.string())
+    numbers = table.set_column(2, "x", pa.array([1.0, 2.0]))
+    store, _ = opened(tmp_path, numbers)
+    with store:
+        store.materialize("last")
+        pq.write_table(table.set_column(2, "x", pa.array(found)), tmp_path / "events" / "1.parquet")
+        became = f"x: double became {pa.array(found).type}"
+        spine = table.drop_columns(["x"])
+        for read in (
+            lambda: store.materialize("last"),
+            lambda: store.materialize_incremental("last"),
+            lambda: store.materialize("pairs"),
+            lambda: store.get_historical_features(spine, ["last"]).to_arrow(),
+        ):
+            with pytest.raises(fs.SchemaError, match=became):
+                read()
+        assert [version.version for version in store.history("last")] == [1]
+        with pytest.raises(fs.SchemaError, match=became):
+            store.plan(fs.Source("events", path="events", entities=["user"]))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"buckets": "x"}, {"threads": -1}, {"buckets": True}, "feature_store.yaml"]
+)
+def test_settings_that_cannot_be_right_are_refused(tmp_path: Path, settings: Any) -> None:
+    with pytest.raises(fs.DefinitionError):
+        fs.FeatureStore(tmp_path, config=settings)

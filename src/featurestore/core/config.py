@@ -80,6 +80,8 @@ def store_config(raw: Mapping[str, Any]) -> StoreConfig:
     Raises:
         DefinitionError: an unknown key or a value that cannot be right.
     """
+    if not isinstance(raw, Mapping):
+        raise DefinitionError(f"the settings are {raw!r}", hint="a mapping, as feature_store.yaml holds it")
     values = dict(raw)
     _check_keys("feature_store.yaml", values, StoreConfig)
     if "memory" in values:
@@ -90,8 +92,10 @@ def store_config(raw: Mapping[str, Any]) -> StoreConfig:
     values["cache"] = _cache(values.get("cache") or {})
     config = StoreConfig(**values)
     check_name(config.project, "project")
-    if not 1 <= config.buckets <= 9999:
-        raise DefinitionError(f"buckets is {config.buckets}", hint="1 to 9999")
+    for name, least, most in (("buckets", 1, 9999), ("threads", 0, 4096)):
+        value = values.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise DefinitionError(f"{name} is {value!r}", hint=f"a number from {least:,} to {most:,}")
     if config.executor not in EXECUTORS:
         raise DefinitionError(f"executor is {config.executor!r}", hint=near(config.executor, EXECUTORS))
     return config

@@ -114,6 +114,8 @@ def _feed(chunk: pa.Array, values: Any, lengths: Any) -> list[pa.Array]:
     """Feed one chunk; nested types return their children instead."""
     kind = chunk.type
     update = values.update
+    if pa.types.is_null(kind):
+        return []
     if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
         counts = pc.binary_length(chunk).fill_null(0)
         lengths.update(np.ascontiguousarray(counts.to_numpy(zero_copy_only=False), np.int64))

@@ -37,16 +37,24 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.large_string()
     if pa.types.is_binary_view(kind):
         return pa.large_binary()
+    return _rebuilt(kind, plain_type)
+
+
+def decoded_type(kind: pa.DataType) -> pa.DataType:
+    """Replace dictionaries, also inside nested types, by the type of their values."""
+    return decoded_type(kind.value_type) if pa.types.is_dictionary(kind) else _rebuilt(kind, decoded_type)
+
+
+def _rebuilt(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    def changed(field: pa.Field) -> pa.Field:
+        return field.with_type(change(field.type))
+
     if pa.types.is_list(kind):
-        return pa.list_(_plain_field(kind.value_field))
+        return pa.list_(changed(kind.value_field))
     if pa.types.is_large_list(kind):
-        return pa.large_list(_plain_field(kind.value_field))
+        return pa.large_list(changed(kind.value_field))
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_plain_field(kind.value_field), kind.list_size)
+        return pa.list_(changed(kind.value_field), kind.list_size)
     if pa.types.is_struct(kind):
-        return pa.struct([_plain_field(field) for field in kind])
-    return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type)) if pa.types.is_map(kind) else kind
-
-
-def _plain_field(field: pa.Field) -> pa.Field:
-    return field.with_type(plain_type(field.type))
+        return pa.struct([changed(field) for field in kind])
+    return pa.map_(change(kind.key_type), change(kind.item_type)) if pa.types.is_map(kind) else kind

@@ -1,6 +1,6 @@
 """Job: a training set or a view compiled into what a run needs to know; plain data that pickles."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,13 @@ import pyarrow as pa
 
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.catalog.schemas import check_schema
 from featurestore.catalog.source import Source
 from featurestore.catalog.training_set import TrainingSet
 from featurestore.core.canonical import digest_json
+from featurestore.core.fingerprint import logical_type
 from featurestore.core.names import near
+from featurestore.core.table_rows import decoded_type
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.materialize.context import Context, source_spec
 from featurestore.resolve.events import EventTimes
@@ -127,6 +130,7 @@ def _training_job(
     snapshot = context.snapshot
     spine = snapshot.source(found.spine)
     schema = context.open(spine).schema
+    check_columns(context, spine, schema, snapshot.schema_of(found.spine, Source.kind).names)
     refs = expand_refs(snapshot, [found.service] if found.service else found.features)
     join = compile_join(
         snapshot,
@@ -177,7 +181,7 @@ def _view_job(context: Context, ref: Ref, buckets: int, range_ns: tuple[int | No
     source = _base_source(context, program)
     schema = context.open(source).schema
     columns = tuple(dict.fromkeys([*program.source_columns(), *_reader_columns(program)]))
-    _check_columns(source, schema, columns)
+    check_columns(context, source, schema, columns)
     same = {f.name for f in program.features if f.expression is None} if program.nulls == "keep" else set()
     read = (
         [] if program.upstream is not None else [*program.inputs(), *(a.column for a in program.aggregations)]
@@ -274,7 +278,7 @@ def _join_rows(context: Context, join: JoinPlan, keys: tuple[str, ...]) -> dict[
     out = {}
     for name, need in join.needs().items():
         source = context.snapshot.source(name)
-        _check_columns(source, context.open(source).schema, need.columns)
+        check_columns(context, source, context.open(source).schema, need.columns)
         out[name] = _rows_of(source, need, _aligned(join, name, keys))
     return out
 
@@ -325,11 +329,16 @@ def _stored_logical(schema: pa.Schema, times: EventTimes) -> pa.Schema:
     fields = []
     for field in schema:
         kind = pa.timestamp("ns", "UTC") if field.name in clock else field.type
-        fields.append(pa.field(field.name, kind.value_type if pa.types.is_dictionary(kind) else kind))
+        fields.append(pa.field(field.name, decoded_type(kind)))
     return pa.schema(fields)
 
 
-def _check_columns(source: Source, schema: pa.Schema, columns: Iterable[str]) -> None:
+def check_columns(context: Context, source: Source, schema: pa.Schema, columns: Sequence[str]) -> None:
+    """Check that a source holds what is read of it, as it was when it was applied; only layouts may differ.
+
+    Raises:
+        SchemaError: a column is missing, or its values have another type: it would have to be cast.
+    """
     for column in columns:
         if column not in schema.names:
             raise SchemaError(
@@ -338,6 +347,14 @@ def _check_columns(source: Source, schema: pa.Schema, columns: Iterable[str]) ->
                 source=source.name,
                 column=column,
             )
+    applied = (r for r in context.snapshot.versions_of(source.name, Source.kind) if r.definition == source)
+    for record in applied:
+        recorded = {f.name: f.type for f in record.schema}
+        drifted = [
+            c for c in columns
+            if c in recorded and logical_type(recorded[c]) != logical_type(schema.field(c).type)
+        ]  # fmt: skip
+        check_schema(f"source {source.name!r}", record.schema, schema, drifted)
 
 
 def _definitions(context: Context, found: TrainingSet, join: JoinPlan) -> dict[str, str]:

@@ -13,6 +13,7 @@ from featurestore.core.names import near
 from featurestore.core.time import INT64_MAX, INT64_MIN, format_instant
 from featurestore.errors import NotFoundError, SchemaError
 from featurestore.materialize.context import Context
+from featurestore.materialize.job import check_columns
 from featurestore.materialize.parted_read import NewestRows, read_newest
 from featurestore.materialize.stored_rows import Reach, StoredRows, Touched, stored_rows
 from featurestore.resolve.events import EventTimes, spine_events
@@ -272,6 +273,8 @@ def _origin(context: Context, join: JoinPlan, name: str, need: Need) -> Origin:
         stored = stored_rows(context, [program for program, _ in readers], need.columns, snapshot)
     if stored is None and table is None:
         table = context.open(context.snapshot.source(name))
+    if stored is None and table is not None:
+        check_columns(context, context.snapshot.source(name), table.schema, need.columns)
     newest = None
     if all(program.is_row_by_row for program, _ in readers):
         times = readers[0][0].times

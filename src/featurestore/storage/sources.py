@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from featurestore.core.canonical import digest_json
 from featurestore.core.names import near
-from featurestore.core.table_rows import plain_type
+from featurestore.core.table_rows import decoded_type, plain_type
 from featurestore.errors import CorruptDataError, NotFoundError, SchemaError
 from featurestore.storage.delta_files import DeltaFiles, delta_files
 from featurestore.storage.files import AnyPath, is_remote
@@ -387,7 +387,7 @@ class SourceTable:
         if repeated is not None:
             raise SchemaError(f"{file.path!r} has column {repeated!r} twice", column=repeated)
         # Views of strings are a layout from which Arrow cannot take; large strings hold the same values.
-        plain = [field.with_type(plain_type(field.type)) for field in schema]
+        plain = [field.with_type(_readable_type(field.type)) for field in schema]
         return pa.schema([*plain, *hive])
 
     def _check_file(self, place: Place, file: SourceFile, target: pa.Schema, hive: dict[str, str]) -> None:
@@ -426,9 +426,14 @@ def _shaped(
             continue
         column = batch.column(field.name)
         if column.type != field.type:
-            column = _recoded(pc.cast(column, plain_type(column.type)), field, file)
+            column = _recoded(pc.cast(column, _readable_type(column.type)), field, file)
         arrays.append(column)
     return pa.RecordBatch.from_arrays(arrays, schema=target.remove_metadata())
+
+
+def _readable_type(kind: pa.DataType) -> pa.DataType:
+    # Nor can Arrow's messages be read back by hand where they hold dictionaries inside other types.
+    return kind if pa.types.is_dictionary(kind) else decoded_type(plain_type(kind))
 
 
 def _recoded(column: pa.Array, field: pa.Field, file: SourceFile) -> pa.Array:

@@ -36,7 +36,9 @@ class FeatureStore(ServedStore):
         config: Its settings, from `feature_store.yaml` unless given.
     """
 
-    def plan(self, objects: Sequence[Definition] | None = None, *, complete: bool = False) -> "Plan":
+    def plan(
+        self, objects: Sequence[Definition] | Definition | None = None, *, complete: bool = False
+    ) -> "Plan":
         """Say what `apply` would change, and check it against the sources as they are now.
 
         Args:
@@ -50,7 +52,7 @@ class FeatureStore(ServedStore):
             NotFoundError: a source's file or an object that is referred to is missing.
             SchemaError: an unknown column or a type that does not fit.
         """
-        found = self._definitions() if objects is None else list(objects)
+        found = self._definitions() if objects is None else objects
         return self.catalog.plan(found, complete=complete)
 
     def apply(
