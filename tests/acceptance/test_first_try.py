@@ -223,3 +223,14 @@ def test_a_source_that_drifted_is_refused_and_never_cast(tmp_path: Path, found: 
 def test_settings_that_cannot_be_right_are_refused(tmp_path: Path, settings: Any) -> None:
     with pytest.raises(fs.DefinitionError):
         fs.FeatureStore(tmp_path, config=settings)
+
+
+@pytest.mark.parametrize("entity", ["user", fs.Entity("user")], ids=["by name", "as an object"])
+def test_an_entity_is_erased_by_name_or_as_an_object(tmp_path: Path, entity: Any) -> None:
+    store, _ = opened(tmp_path, rows(["p", "q"], pa.string()))
+    with store:
+        store.materialize("last")
+        assert store.export(entity, ["a"])["dataset/last@1"].num_rows == 1
+        store.erase(entity, ["a"])
+        assert store.dataset("last").to_arrow("x")["x"].to_pylist() == ["q"]
+        assert store.unsuppress(entity, ["a"]) is True

@@ -5,6 +5,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 from featurestore.catalog.definition import Definition
+from featurestore.catalog.entity import Entity
 from featurestore.catalog.refs import parse_ref
 from featurestore.catalog.source import Source
 from featurestore.core.names import near
@@ -89,7 +90,7 @@ class FeatureStore(ServedStore):
         """
         from featurestore.materialize.ingest import ingest
 
-        name = source if isinstance(source, str) else source.name
+        name = _name_of(source)
         return ingest(self._context(), parse_ref(name), data)
 
     def materialize(
@@ -176,7 +177,7 @@ class FeatureStore(ServedStore):
         """
         if to not in PUSH_TO:
             raise DefinitionError(f"push to {to!r}", hint=near(to, PUSH_TO))
-        name = source if isinstance(source, str) else source.name
+        name = _name_of(source)
         from featurestore.temporal.tables import as_table
 
         rows = as_table(data, f"the rows for {name!r}")  # once: a stream can be read only once
@@ -184,7 +185,7 @@ class FeatureStore(ServedStore):
             self.ingest(name, rows)
         return None if to == "offline" else self.online.push(name, rows)
 
-    def export(self, entity: str, keys: Any) -> "dict[str, pa.Table]":
+    def export(self, entity: Entity | str, keys: Any) -> "dict[str, pa.Table]":
         """Return every row that is stored of some keys of an entity, by place.
 
         Args:
@@ -201,13 +202,13 @@ class FeatureStore(ServedStore):
         from featurestore.materialize.erasure.subject import subject_of
 
         context = self._context()
-        subject = subject_of(context.snapshot, entity, keys)
-        held = self.online.export(entity, subject.keys)
+        subject = subject_of(context.snapshot, _name_of(entity), keys)
+        held = self.online.export(_name_of(entity), subject.keys)
         return subject_rows(context, subject) | {f"online/{view}": rows for view, rows in held.items()}
 
     def erase(
         self,
-        entity: str,
+        entity: Entity | str,
         keys: Any,
         *,
         dry_run: bool = False,
@@ -240,10 +241,10 @@ class FeatureStore(ServedStore):
 
         outside = Outside(self, answer_logs, self._write_online)
         if dry_run:
-            return plan_erasure(self._context(), entity, keys, outside=outside)
-        return erase(self._context(), entity, keys, outside=outside, pinned=pinned)
+            return plan_erasure(self._context(), _name_of(entity), keys, outside=outside)
+        return erase(self._context(), _name_of(entity), keys, outside=outside, pinned=pinned)
 
-    def unsuppress(self, entity: str, keys: Any) -> bool:
+    def unsuppress(self, entity: Entity | str, keys: Any) -> bool:
         """Let rows of erased keys count again, from the next materialization on; say whether any was erased.
 
         Nothing comes back by itself: what sources still hold is read again by the next runs.
@@ -254,4 +255,8 @@ class FeatureStore(ServedStore):
         """
         from featurestore.materialize.erasure.run import lift
 
-        return lift(self._context(), entity, keys) > 0
+        return lift(self._context(), _name_of(entity), keys) > 0
+
+
+def _name_of(definition: Definition | str) -> str:
+    return definition if isinstance(definition, str) else definition.name
