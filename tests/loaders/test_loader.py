@@ -1,6 +1,7 @@
 """A loader's promises: coverage, resume, values, and the errors before any work."""
 
 import json
+import pickle
 import threading
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tests.loaders.datasets import assert_same, leaves, make_dataset
 
 from featurestore.errors import DefinitionError, LoaderStateError, NotFoundError, SchemaError
-from featurestore.loaders import open_loader
+from featurestore.loaders import Window, open_loader
 
 SMALL: dict[str, Any] = {"columns": ["row"], "labels": [], "block_rows": 8, "blocks": 2}
 
@@ -383,6 +384,11 @@ def test_buffers_of_collected_batches_are_used_again(dataset: Path) -> None:
         pytest.param({"batch_size": 8, "device": "cuda"}, DefinitionError, "host", id="device"),
         pytest.param({"batch_size": 8, "nulls": "drop"}, DefinitionError, "mask", id="nulls"),
         pytest.param({"batch_size": 5000}, DefinitionError, "no global batch", id="empty epoch"),
+        pytest.param({"batch_size": "a"}, DefinitionError, "batch_size is 'a'", id="text for a number"),
+        pytest.param({"batch_size": True}, DefinitionError, "batch_size is True", id="truth for a number"),
+        pytest.param({"batch_size": 8, "window": "5"}, DefinitionError, "window", id="text for a window"),
+        pytest.param({"batch_size": 8, "io": "fast"}, DefinitionError, "io is", id="unknown io"),
+        pytest.param({"batch_size": 8, "io": "gds"}, DefinitionError, "host", id="io of a device"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(
@@ -390,6 +396,27 @@ def test_what_cannot_be_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(error, match=match):
         open_loader(dataset, **options)
+
+
+def test_what_is_no_state_is_refused(dataset: Path) -> None:
+    loader = open_loader(dataset, batch_size=8)
+    wrongs: list[Any] = [None, 7, [], "state", {"v": 1}]
+    for wrong in wrongs:
+        with pytest.raises(LoaderStateError, match="not a loader's state"):
+            loader.load_state_dict(wrong)
+
+
+def test_a_loader_travels_to_another_process_and_goes_on(dataset: Path) -> None:
+    loader = open_loader(dataset, batch_size=100, **SMALL)
+    whole = rows_of_epoch(loader, 0)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 0, "step": 9})
+    assert rows_of(pickle.loads(pickle.dumps(loader))) == whole[9:]
+
+
+def test_a_number_is_a_window_of_as_many_rows(dataset: Path) -> None:
+    one = next(iter(open_loader(dataset, batch_size=50, window=4)))
+    other = next(iter(open_loader(dataset, batch_size=50, window=Window(lookback=4))))
+    assert_same(one, other)
 
 
 def test_without_numba_every_value_is_the_same(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,27 @@ def test_under_a_dataloader_the_batches_and_their_order_are_the_same(dataset: Pa
     assert all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_itself_goes_under_a_dataloader(dataset: Path, workers: int) -> None:
+    loader = open_torch_loader(dataset, time=True, **ROWS)
+    alone = [dict(batch.clone()) for batch in loader]
+    loader.set_epoch(0)
+    found = list(DataLoader(loader, batch_size=None, num_workers=workers))
+    assert len(found) == len(alone)
+    for one, other in zip(alone, found, strict=True):
+        assert type(other) is dict
+        assert {name: v.tolist() for name, v in one.items()} == {n: v.tolist() for n, v in other.items()}
+
+
+def test_a_loader_travels_to_another_process_with_its_position(dataset: Path) -> None:
+    loader = open_torch_loader(dataset, **ROWS)
+    alone = [batch.x.clone() for batch in loader]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 0, "step": 4})
+    again = pickle.loads(pickle.dumps(loader))
+    assert all(torch.equal(a, b.x) for a, b in zip(alone[4:], again, strict=True))
+    assert again.io_report()["tier"] == "cpu"
+
+
 def test_a_dataloader_resumes_in_the_middle_of_an_epoch(dataset: Path) -> None:
     alone = [batch.x.clone() for batch in open_torch_loader(dataset, **ROWS)]
     loader = open_torch_loader(dataset, **ROWS)

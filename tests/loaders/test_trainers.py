@@ -73,12 +73,17 @@ def test_a_node_prefetches_and_its_state_counts_what_was_delivered(dataset: Path
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stops", [[7], [1, 12]], ids=["once", "twice in an epoch"])
-def test_a_stateful_dataloader_resumes_mid_epoch(dataset: Path, workers: int, stops: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("stops", "itself"), [([7], True), ([1, 12], False)], ids=["the loader, once", "its batches, twice"]
+)
+def test_a_stateful_dataloader_resumes_mid_epoch(
+    dataset: Path, workers: int, stops: list[int], itself: bool
+) -> None:
     stateful = needs("torchdata.stateful_dataloader")
 
     def under() -> Any:
-        batches = open_torch_loader(dataset, **ROWS).as_torch_dataset()
+        loader = open_torch_loader(dataset, **ROWS)
+        batches: Any = loader if itself else loader.as_torch_dataset()
         return stateful.StatefulDataLoader(batches, batch_size=None, num_workers=workers)
 
     found: list[list[int]] = []

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
 class Batch(Mapping[str, Any]):
     """Rows of one step. Fields that were not asked for are `None` or empty, and absent from the mapping.
 

@@ -1,15 +1,11 @@
 """Which tier feeds a device: decided by what was asked for and what is there, and said aloud."""
 
-from typing import Final
-
 from featurestore.errors import DefinitionError
 from featurestore.loaders.device import Device
 from featurestore.loaders.loader import Tier
-from featurestore.loaders.prepare import Prepared
+from featurestore.loaders.prepare import DEVICE_IO, Prepared
 from featurestore.loaders.resident import FREE_SHARE, ResidentTier
 from featurestore.loaders.streamed import StreamedTier
-
-DEVICE_IO: Final = ("auto", "resident", "pinned", "gds")
 
 
 def device_tier(prepared: Prepared, device: Device) -> Tier:

@@ -11,8 +11,11 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from featurestore.core.time import Int64Array
+from featurestore.loaders.buffers import BufferPool
+from featurestore.loaders.device import Device
+from featurestore.loaders.host import host_gather
 from featurestore.loaders.prepare import Prepared
-from featurestore.loaders.shipping import Region
+from featurestore.loaders.shipping import Region, Shipment
 from featurestore.loaders.source import DatasetRows
 
 # Shorter reads cost more than a copy through the pinned ring; GPUDirect's libraries use the CPU for them too.
@@ -35,6 +38,24 @@ class DirectReader(Protocol):
     def read(self, reads: Sequence[DirectRead], target: Any) -> None:
         """Do all reads into a device buffer; the bytes are there when this returns."""
         ...
+
+
+class DeviceTier:
+    """What the tiers of a device have in common.
+
+    Attributes:
+        reason: Why this tier, for reports.
+        direct: Reads files into device memory; None: everything goes through pinned memory.
+    """
+
+    def __init__(
+        self, prepared: Prepared, device: Device, *, reason: str, direct: DirectReader | None
+    ) -> None:
+        self.prepared = prepared
+        self.device = device
+        self.reason = reason
+        self.direct = direct
+        self.shipment = Shipment(host_gather(prepared, BufferPool(idle=8)))
 
 
 def is_direct(region: Region, source: DatasetRows) -> bool:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from featurestore.errors import DefinitionError, LoaderStateError, SchemaError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.loader import HostTier, Loader
-from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
+from featurestore.loaders.prepare import LoaderOptions, Prepared, check_host_io, options_of, prepare, rank_of
 from featurestore.storage.shards import ShardSet
 
 _TIMES: Final = ("time", "delta_ns")
@@ -132,6 +132,7 @@ def open_jax_loader(
         DefinitionError: a batch that the sharding does not divide, rows that differ from batch to batch.
     """
     chosen: LoaderOptions = options_of(options)
+    check_host_io(chosen, "JAX moves batches to devices by itself")
     found = (jax.process_index(), jax.process_count()) if jax.process_count() > 1 else None
     rank, world = rank_of(chosen, found)
     prepared = prepare(dataset, version, chosen, rank=rank, world=world)

@@ -13,7 +13,7 @@ from featurestore.loaders.grain_source import GrainSource
 from featurestore.loaders.host import host_gather
 from featurestore.loaders.leakage import leakage_report
 from featurestore.loaders.prefetch import OrderedPrefetch, forks
-from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
+from featurestore.loaders.prepare import LoaderOptions, Prepared, check_host_io, options_of, prepare, rank_of
 from featurestore.loaders.progress import Progress, open_progress
 from featurestore.loaders.state import position_in, state_of
 from featurestore.loaders.stats import Stats
@@ -251,6 +251,15 @@ class Loader:
             self._current.close()
         self.tier.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Threads, buffers and mappings stay; what decides the batches travels.
+        if type(self.tier) is not HostTier:
+            raise LoaderStateError(
+                f"a {self.tier.report()['tier']} {type(self).__name__} cannot be carried to another process",
+                hint="open it there, and load the state",
+            )
+        return _reopened, (self.prepared, self.tier.reason, self._epoch, self._step)
+
     def __enter__(self) -> "Loader":
         return self
 
@@ -367,6 +376,12 @@ def batch_bytes(batch: Batch) -> int:
     return total
 
 
+def _reopened(prepared: Prepared, reason: str, epoch: int, step: int) -> Loader:
+    loader = Loader(prepared, HostTier(prepared, reason=reason))
+    loader._epoch, loader._step = epoch, step
+    return loader
+
+
 def open_loader(dataset: str | Path | ShardSet, version: int | None = None, **options: Any) -> Loader:
     """Open a loader of NumPy batches.
 
@@ -386,6 +401,7 @@ def open_loader(dataset: str | Path | ShardSet, version: int | None = None, **op
             f"device is {chosen.device!r}, and NumPy batches live on the host",
             hint="dataset.torch(…) and dataset.jax(…) deliver to devices",
         )
+    check_host_io(chosen, "NumPy batches live on the host")
     rank, world = rank_of(chosen)
     prepared = prepare(dataset, version, chosen, rank=rank, world=world)
     return Loader(prepared, HostTier(prepared, reason="batches of NumPy arrays were asked for"))

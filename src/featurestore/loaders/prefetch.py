@@ -81,14 +81,24 @@ def _run_tasks(tasks: "SimpleQueue[Task | None]") -> None:
         del task  # what it holds must not stay until the next one comes
 
 
-def surfaced(error: BaseException) -> BaseException:
-    """Return what a consumer sees of an error in a thread: the error as it was raised there.
+def delivered(take: Callable[[], T], close: Callable[[], None]) -> T:
+    """Return what `take` gives; whatever went wrong in a thread ends all of them and reaches the consumer.
 
-    An `OSError` or a cancelled task is seen as a `StorageError`.
+    Raises:
+        FeatureStoreError: what went wrong, as it was raised there.
+        StorageError: the same, where it was an `OSError` or a cancelled task.
     """
-    if isinstance(error, (OSError, CancelledError)) and not isinstance(error, FeatureStoreError):
-        return StorageError(f"a loader thread failed: {error}")
-    return error
+    try:
+        return take()
+    except FeatureStoreError:
+        close()
+        raise
+    except (OSError, CancelledError) as error:
+        close()
+        raise StorageError(f"a loader thread failed: {error}") from error
+    except BaseException:
+        close()
+        raise
 
 
 class OrderedPrefetch(Generic[T]):
@@ -141,14 +151,7 @@ class OrderedPrefetch(Generic[T]):
             FeatureStoreError: what went wrong in the thread.
             StorageError: the same, where it was an `OSError`.
         """
-        try:
-            return self._take()
-        except BaseException as error:
-            self.close()
-            seen = surfaced(error)
-            if seen is error:
-                raise
-            raise seen from error
+        return delivered(self._take, self.close)
 
     def close(self, *, wait: bool = True) -> None:
         """Drop what is pending and end the threads."""

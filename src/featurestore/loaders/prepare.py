@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, partial
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError
@@ -28,6 +29,9 @@ from featurestore.loaders.vocabulary import vocabulary_of
 from featurestore.loaders.windows import Window, WindowIndex
 from featurestore.storage.shards import ShardSet
 
+HOST_IO: Final = ("auto", "cpu", "mmap")
+DEVICE_IO: Final = ("auto", "resident", "pinned", "gds")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderOptions:
@@ -40,6 +44,7 @@ class LoaderOptions:
         label: One label, or `labels`; None: all labels of the dataset. `labels=[]` for none.
         shuffle: True (block shuffle), `"full"` (one exact permutation), False (time order).
         null_labels: `drop` rows whose label is null, or `keep` them as NaN.
+        window: Rows that each sample carries; a number is `Window(lookback=…)`.
         dtype: Type of the feature matrix; None keeps stored types, one matrix per type.
         fill: What stands for a null: a number, or numbers by column with `"*"` for the rest.
         vocabularies: Values of string columns in the order of their codes, fitted elsewhere.
@@ -65,7 +70,7 @@ class LoaderOptions:
     shuffle: bool | Literal["full"] = True
     seed: int = 0
     drop_last: DropLast = True
-    window: Window | None = None
+    window: Window | int | None = None
     dtype: str | None = None
     label_dtype: str | None = None
     fill: Fill = 0.0
@@ -131,11 +136,42 @@ def options_of(given: Mapping[str, Any]) -> LoaderOptions:
             raise DefinitionError(
                 f"{name} is the text {getattr(options, name)!r}", hint="give a list of names"
             )
+    _check_kinds(options)
+    if isinstance(options.window, int):
+        options = replace(options, window=Window(lookback=options.window))
     if options.shuffle not in {True, False, "full"}:
         raise DefinitionError(f"shuffle is {options.shuffle!r}", hint='True, False or "full"')
     if options.drop_last not in {True, False, "pad"}:
         raise DefinitionError(f"drop_last is {options.drop_last!r}", hint='True, False or "pad"')
     return options
+
+
+def _check_kinds(options: LoaderOptions) -> None:
+    """Refuse values of the wrong kind by name.
+
+    Raises:
+        DefinitionError: what should be a whole number is none, `window` is no window, or `io` is unknown.
+    """
+    whole = ("batch_size", "global_batch_size", "seed", "threads", "prefetch", "memory_bytes")
+    for name in whole:
+        value = getattr(options, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise DefinitionError(f"{name} is {value!r}", hint="a whole number", value=value)
+    if isinstance(options.window, bool) or not isinstance(options.window, (Window, int, type(None))):
+        raise DefinitionError(f"window is {options.window!r}", hint="Window(lookback=…), or a number of rows")
+    if options.io not in {*HOST_IO, *DEVICE_IO}:
+        known = dict.fromkeys((*HOST_IO, *DEVICE_IO))
+        raise DefinitionError(f"io is {options.io!r}", hint=f"one of {', '.join(known)}", value=options.io)
+
+
+def check_host_io(options: LoaderOptions, what: str) -> None:
+    """Refuse the tiers of a device where batches are made on the host.
+
+    Raises:
+        DefinitionError: `io` asks for one.
+    """
+    if options.io not in HOST_IO:
+        raise DefinitionError(f"io is {options.io!r}, and {what}", hint=f"one of {', '.join(HOST_IO)}")
 
 
 def prepare(
@@ -223,6 +259,7 @@ def samples_of(
     )
     windows = None
     if options.window is not None:
+        assert isinstance(options.window, Window)  # noqa: S101 - options_of made it one
         windows = WindowIndex(source, options.window, entities(), selection)
         selection = windows.anchors(selection)
     if options.shuffle is False:
@@ -276,7 +313,7 @@ def _identity(
     # The time plan holds the derived numbers; of the rest of a split only entity hashing decides.
     split = options.split if isinstance(options.split, tuple) else (options.split,)
     entity = [repr(part) for part in split if part is not None and not hasattr(part, "purge")]
-    window = None if options.window is None else asdict(options.window)
+    window = asdict(options.window) if isinstance(options.window, Window) else None
     return Identity(
         order={
             "dataset": digest(dataset),

@@ -8,13 +8,11 @@ import numpy.typing as npt
 
 from featurestore.core.time import Int64Array
 from featurestore.loaders.batch import Batch
-from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.device import Array, Device, Event
-from featurestore.loaders.direct import DirectReader, direct_reads, is_direct
-from featurestore.loaders.host import host_gather
+from featurestore.loaders.direct import DeviceTier, DirectReader, direct_reads, is_direct
 from featurestore.loaders.prefetch import OrderedPrefetch
 from featurestore.loaders.prepare import Prepared
-from featurestore.loaders.shipping import Region, Shipment
+from featurestore.loaders.shipping import Region
 from featurestore.loaders.stats import Stats
 from featurestore.loaders.steps import StepRows
 
@@ -24,7 +22,7 @@ _SLOTS: Final = 3
 _SLOT_BYTES: Final = 64 << 20
 
 
-class ResidentTier:
+class ResidentTier(DeviceTier):
     """Holds the loader's columns in device memory and gathers every batch there.
 
     The order is computed on the host, as for every tier; 4 bytes per row travel for it.
@@ -33,12 +31,7 @@ class ResidentTier:
     def __init__(
         self, prepared: Prepared, device: Device, *, reason: str, direct: DirectReader | None = None
     ) -> None:
-        self.prepared = prepared
-        self.device = device
-        self.reason = reason
-        self.direct = direct
-        gather = host_gather(prepared, BufferPool(idle=8))
-        self.shipment = Shipment(gather)
+        super().__init__(prepared, device, reason=reason, direct=direct)
         self.rows = resident_rows(prepared)
         self._views: dict[str, Array] | None = None
         self._buffer: Any = None

@@ -68,6 +68,8 @@ def position_in(
             between two steps of this batch size.
     """
     needed = {"v", "fingerprint", "parts", "epoch", "step", "global_batch"}
+    if not isinstance(state, Mapping):
+        raise LoaderStateError(f"{state!r} is not a loader's state", hint="pass what state_dict() returned")
     missing = needed - set(state)
     if missing or state["v"] != STATE_VERSION:
         raise LoaderStateError(

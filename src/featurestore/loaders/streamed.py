@@ -27,14 +27,19 @@ from typing import Any, Final
 import numpy as np
 
 from featurestore.loaders.batch import Batch
-from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.device import Array, Device, Event
-from featurestore.loaders.direct import DirectRead, DirectReader, direct_reads, has_long_runs, is_direct
+from featurestore.loaders.direct import (
+    DeviceTier,
+    DirectRead,
+    DirectReader,
+    direct_reads,
+    has_long_runs,
+    is_direct,
+)
 from featurestore.loaders.gather import UInt8Array
-from featurestore.loaders.host import host_gather
-from featurestore.loaders.prefetch import surfaced
+from featurestore.loaders.prefetch import delivered
 from featurestore.loaders.prepare import Prepared
-from featurestore.loaders.shipping import ALIGN, Region, Shipment, Unit, unit_of
+from featurestore.loaders.shipping import ALIGN, Region, Unit, unit_of
 from featurestore.loaders.stats import Stats
 
 SLOTS: Final = 3
@@ -76,24 +81,18 @@ class _Resident:
     used: list[Event]
 
 
-class StreamedTier:
+class StreamedTier(DeviceTier):
     """Feeds batches to a device through a pinned ring.
 
-    Memory: 3 pinned slots and 2 device buffers of `unit_bytes` each.
+    Whole packs are read by GPUDirect where there is a reader and the order has long enough runs of rows.
 
-    Args:
-        direct: Reads whole packs into the device buffers, where the order has long enough runs of rows.
+    Memory: 3 pinned slots and 2 device buffers of `unit_bytes` each.
     """
 
     def __init__(
         self, prepared: Prepared, device: Device, *, reason: str, direct: DirectReader | None = None
     ) -> None:
-        self.prepared = prepared
-        self.device = device
-        self.reason = reason
-        self.direct = direct
-        gather = host_gather(prepared, BufferPool(idle=8))
-        self.shipment = Shipment(gather)
+        super().__init__(prepared, device, reason=reason, direct=direct)
         self.direct_regions: list[Region] = []
         if direct is not None:
             self.direct_regions = [
@@ -192,14 +191,7 @@ class StreamedFeed:
         """
         if self._closed:
             return None
-        try:
-            return self._take()
-        except BaseException as error:
-            self.close()
-            seen = surfaced(error)
-            if seen is error:
-                raise
-            raise seen from error
+        return delivered(self._take, self.close)
 
     def close(self, *, wait: bool = True) -> None:
         """End the threads; with `wait`, return when no copy reads a slot any more."""

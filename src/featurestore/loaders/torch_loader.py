@@ -15,7 +15,7 @@ import torch.distributed
 
 from featurestore.errors import DefinitionError, LoaderStateError, MissingDependencyError, SchemaError
 from featurestore.loaders.batch import Batch
-from featurestore.loaders.device_tier import DEVICE_IO, device_tier
+from featurestore.loaders.device_tier import device_tier
 from featurestore.loaders.loader import HostTier, Loader, Tier
 from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
 from featurestore.loaders.state import position_in, state_of
@@ -23,7 +23,6 @@ from featurestore.storage.shards import ShardSet
 
 # torch has few operations on wide unsigned integers; the next signed type holds every value.
 _WIDER: Final = {"uint16": torch.int32, "uint32": torch.int64}
-_IO: Final = ("cpu", "mmap", *DEVICE_IO)
 
 
 def to_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
@@ -153,10 +152,39 @@ class TorchHostTier(HostTier):
         return batch.map(to_tensor)
 
 
-class TorchLoader(Loader):
-    """Batches of tensors. Give it to a trainer as it is: it needs no DataLoader around it."""
+class TorchLoader(Loader, torch.utils.data.IterableDataset[Any]):
+    """Batches of tensors. Give it to a trainer as it is: it needs no DataLoader around it.
+
+    Under `DataLoader(loader, batch_size=None)` batches are dicts of tensors; in the workers of one it is its
+    own `as_torch_dataset()`.
+    """
 
     _compared = False
+    _shared: "TorchBatches | None" = None
+
+    def __iter__(self) -> Any:
+        """Begin a pass; see `Loader`. In a worker of a `DataLoader`, over this worker's share of it."""
+        return super().__iter__() if _outside() else iter(self._share())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position after the last delivered batch; in a worker, the worker's own."""
+        return super().state_dict() if _outside() else self._share().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Set the position of the next pass; see `Loader`."""
+        if _outside():
+            super().load_state_dict(state, strict=strict)
+        else:
+            self._share().load_state_dict(state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process gets batches on the host, as a worker of a DataLoader makes them.
+        return _reopened, (self.prepared, self._epoch, self._step)
+
+    def _share(self) -> "TorchBatches":
+        if self._shared is None:
+            self._shared = self.as_torch_dataset()
+        return self._shared
 
     def before_pass(self) -> None:
         """Compare fingerprints and positions over ranks, once: one small all-gather.
@@ -264,6 +292,17 @@ class TorchBatches(torch.utils.data.IterableDataset[dict[str, Any]]):
         self.set_epoch(epoch + 1)
 
 
+def _outside() -> bool:
+    return torch.utils.data.get_worker_info() is None
+
+
+def _reopened(prepared: Prepared, epoch: int, step: int) -> TorchLoader:
+    tier = TorchHostTier(prepared, reason="carried to another process, where batches are made on the host")
+    loader = TorchLoader(prepared, tier)
+    loader._epoch, loader._step = epoch, step
+    return loader
+
+
 def _worker() -> tuple[int, int]:
     """Return (worker, workers) of a `DataLoader`, (0, 1) outside of one."""
     info = torch.utils.data.get_worker_info()
@@ -294,8 +333,6 @@ def choose_tier(prepared: Prepared) -> Tier:
         DefinitionError: an unknown `io`, a CUDA device that is not there.
     """
     options = prepared.options
-    if options.io not in _IO:
-        raise DefinitionError(f"io is {options.io!r}", hint=f"one of {', '.join(_IO)}")
     device = _device(options.device)
     if options.io in {"cpu", "mmap"}:
         return TorchHostTier(prepared, reason=f"io={options.io!r} was asked for")
@@ -348,7 +385,8 @@ def torchdata_node(loader: TorchLoader) -> Any:
             self._pass = iter(loader)
 
         def next(self) -> Batch:
-            return next(self._pass)
+            batch: Batch = next(self._pass)
+            return batch
 
         def get_state(self) -> dict[str, Any]:
             return loader.state_dict()
