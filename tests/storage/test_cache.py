@@ -163,6 +163,40 @@ def test_a_full_disk_costs_entries_before_it_costs_a_read(
     assert report.bytes <= 450
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of one megabyte; where mounting is not allowed the test skips."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)],  # noqa: S607
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)  # noqa: S607
+
+
+def test_a_disk_smaller_than_the_limit_is_used_as_far_as_it_goes(small_disk: Path) -> None:
+    cache = FileCache(small_disk / "cache", 10**9)
+    objects = [content(n, 200_000) for n in range(20)]
+    for _ in range(2):
+        for data in objects:
+            assert read(cache, data) == data
+    assert 3 <= cache.report().entries <= 5
+    cache.clear()
+    (small_disk / "ballast").write_bytes(bytes(500_000))  # others need the disk as well
+    for data in objects:
+        assert read(cache, data) == data
+    assert 1 <= cache.report().entries <= 2
+    with pytest.raises(StorageError, match="No space left"):
+        read(cache, content(99, 2_000_000))
+    assert cache.report().filling_bytes == 0
+    assert read(cache, objects[1]) == objects[1]
+
+
 def test_an_error_while_fetching_gives_the_room_back(tmp_path: Path) -> None:
     cache = FileCache(tmp_path, LIMIT)
     data = content(1, 900)

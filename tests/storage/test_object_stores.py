@@ -120,6 +120,23 @@ def test_loaders_read_a_remote_version_as_a_local_one(
     assert sum(ours.rows for ours, _ in pairs) > 100
 
 
+def test_frameworks_and_windows_read_a_remote_version_too(
+    stored: fs.FeatureStore, local: fs.FeatureStore
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("jax", reason="jax is not installed")
+    options: dict[str, Any] = {"batch_size": 16, "seed": 3, "dtype": "float32"}
+    for openers in (
+        [store.dataset("set").torch(**options) for store in (stored, local)],
+        [store.dataset("set").jax(**options, label_dtype="int32") for store in (stored, local)],
+        [store.dataset("set").loader(**options, window=3) for store in (stored, local)],
+    ):
+        mine, theirs = (next(iter(opened)) for opened in openers)
+        assert same(dict(mine), dict(theirs))
+    assert stored.sql('SELECT count(*) AS n FROM "set"').column("n").to_pylist() == [120]
+    assert not stored.compact("set").created
+
+
 def test_opened_rows_pickle_and_open_their_own_copies_elsewhere(stored: fs.FeatureStore) -> None:
     rows = open_rows(stored.dataset("set")._opened.shards())
     again = pickle.loads(pickle.dumps(rows))
