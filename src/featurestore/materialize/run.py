@@ -9,39 +9,23 @@ from featurestore.core.fingerprint import PartitionDigest, combine_partitions
 from featurestore.core.time import DAY_NS, day_of_text
 from featurestore.errors import FeatureStoreError
 from featurestore.materialize.carried import Carryover, ChainStates, state_key
-from featurestore.materialize.changes import FOREVER, Changes, Span
+from featurestore.materialize.changes import FOREVER, Changes
 from featurestore.materialize.compute import Answer, Work, compute_chain
 from featurestore.materialize.context import Context, Home
 from featurestore.materialize.executors import Executor
-from featurestore.materialize.inputs import (
-    Pinned,
-    merge_spans,
-    plain_inputs,
-    reach_of,
-    recorded,
-    slice_of,
-    stage_source,
-    statistics_of,
-)
+from featurestore.materialize.gathering import Gathered, gather_inputs
+from featurestore.materialize.inputs import Pinned, merge_spans, plain_inputs, recorded
 from featurestore.materialize.job import ENGINE, Job
 from featurestore.materialize.partition import Shape, Written
-from featurestore.materialize.plan import (
-    BEGINNING,
-    Chain,
-    MaterializationPlan,
-    plan_materialization,
-    task_rows_of,
-)
+from featurestore.materialize.plan import Chain
 from featurestore.materialize.progress import Progress
 from featurestore.materialize.publish import Opened, heal, local_folder, open_table, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
 from featurestore.materialize.staging import (
     EVERY_BUCKET,
-    Budget,
     FileSpan,
     Place,
     Staged,
-    Wanted,
     remove_spill,
 )
 from featurestore.storage.files import TEMPORARY, AnyPath, remove_folder
@@ -92,17 +76,14 @@ def compute_version(
         Sources are held split in memory up to half of `memory_bytes`, beyond that in spill files.
     """
     try:
-        staging = _Staging(job, pinned, executor, progress, carryover, memory_bytes=memory_bytes, spill=spill)
-        wanted = None if changes is None else list(changes.spans)
-        plan, spine, parts, carryover = (_stage_view if job.view is not None else _stage_set)(
-            staging, carryover, wanted, task_rows=task_rows_of(job, memory_bytes)
+        ready = gather_inputs(
+            job, pinned, executor, progress, changes, carryover, memory_bytes=memory_bytes, spill=spill
         )
-        answers = _execute(
-            job, shape, plan, spine, parts, carryover, executor, progress, memory_bytes=memory_bytes
-        )
+        answers = _execute(job, shape, ready, executor, progress, memory_bytes=memory_bytes)
         written = sorted((w for a in answers for w in a.written), key=lambda w: (w.data.date, w.data.bucket))
         states = merged([a.states for a in answers])
-        return Computed(tuple(written), frozenset(spine.parts), staging.spans, spine.dropped, states)
+        spine = ready.spine
+        return Computed(tuple(written), frozenset(spine.parts), ready.spans, spine.dropped, states)
     finally:
         remove_spill(spill)
 
@@ -301,136 +282,16 @@ def _with_mask(pack: Pack, shards: Sequence[Shard]) -> Pack:
     )
 
 
-class _Staging:
-    """Reads sources for a run, and remembers the times of the files that it read."""
-
-    def __init__(
-        self,
-        job: Job,
-        pinned: Mapping[str, Pinned],
-        executor: Executor,
-        progress: Progress,
-        carryover: Carryover,
-        *,
-        memory_bytes: int,
-        spill: Path,
-    ) -> None:
-        self.job = job
-        self.pinned = pinned
-        self.known = carryover.known
-        self.spans: dict[str, list[FileSpan]] = {}
-        self._in_memory = executor.shares_memory
-        self._progress = progress
-        self._budget = Budget(memory_bytes // 2)
-        self._spill = spill
-        progress.begin("read", len(job.sources()), 0)
-
-    def stage(self, name: str, wanted: Wanted | None, *, spine: bool) -> Staged:
-        """Read the wanted parts of one source."""
-        known = self.known.get(name, ())
-        staged, found = stage_source(
-            self.job.spine if spine else self.job.rows[name],
-            self.pinned[name],
-            slice_of(wanted, self.pinned[name], known),
-            buckets=self.job.buckets,
-            budget=self._budget,
-            spill=self._spill / ("spine" if spine else "rows") / name,
-            in_memory=self._in_memory,
-            spine=spine and self.job.kind == "training_set",
-            range_ns=_range(self.job, spine=spine),
-            heard=self._progress.advance,
-        )
-        self.spans[name] = merge_spans(self.spans.get(name, ()), found)
-        return staged
-
-    def plan(self, spine: Staged, carryover: Carryover, task_rows: int) -> MaterializationPlan:
-        """Plan the tasks over the spine's partitions."""
-        places = {p: part.rows for p, part in spine.parts.items()}
-        stats = {n: statistics_of(p, self.known.get(n, ())) for n, p in self.pinned.items()}
-        return plan_materialization(
-            self.job, places, task_rows=task_rows, sources=stats, states=carryover.days()
-        )
-
-    def end(self) -> None:
-        """Say that everything is read."""
-        self._progress.end()
-
-
-_Prepared = tuple[MaterializationPlan, Staged, dict[str, Staged], Carryover]
-
-
-def _stage_set(
-    staging: _Staging, carryover: Carryover, wanted: Sequence[Span] | None, *, task_rows: int
-) -> _Prepared:
-    """Read the spine, plan, then read of every source just what the tasks need."""
-    job = staging.job
-    spans = wanted
-    if spans is None and job.range_ns[0] is not None:
-        spans = [(EVERY_BUCKET, _first_day(job), FOREVER)]
-    reach = None if spans is None else reach_of(job.spine, spans, states={}, buckets=job.buckets)[0]
-    spine = staging.stage(job.spine.source.name, reach, spine=True)
-    plan = staging.plan(spine, carryover, task_rows)
-    while (sound := carryover.sound(plan.states())) is not carryover:
-        carryover = sound
-        plan = staging.plan(spine, carryover, task_rows)
-    parts = {name: staging.stage(name, plan.reach(name), spine=False) for name in job.rows}
-    staging.end()
-    return plan, spine, parts, carryover
-
-
-def _stage_view(
-    staging: _Staging, carryover: Carryover, wanted: Sequence[Span] | None, *, task_rows: int
-) -> _Prepared:
-    """A view's rows are both: read once, from where its own look-back begins."""
-    job = staging.job
-    name = job.spine.source.name
-    spans = list(wanted) if wanted is not None else [(EVERY_BUCKET, _first_day(job), FOREVER)]
-    while True:
-        reach, chosen = reach_of(job.rows[name], spans, states=carryover.days(), buckets=job.buckets)
-        sound = carryover.sound(chosen)
-        if sound is carryover:
-            break
-        carryover = sound
-    everything = staging.stage(name, reach, spine=False)
-    own = {p: part for p, part in everything.parts.items() if _in_view(job, p, wanted)}
-    spine = Staged(everything.schema, own, everything.dropped, everything.max_ns)
-    plan = staging.plan(spine, carryover, task_rows)
-    staging.end()
-    return plan, spine, {name: everything}, carryover
-
-
-def _first_day(job: Job) -> int:
-    return BEGINNING if job.range_ns[0] is None else job.range_ns[0] // DAY_NS
-
-
-def _range(job: Job, *, spine: bool) -> tuple[int | None, int | None]:
-    """Return which rows of a source are of use; what precedes a view's range is still looked back at."""
-    if not spine:
-        return None, None
-    return (None, job.range_ns[1]) if job.kind == "view" else job.range_ns
-
-
-def _in_view(job: Job, place: Place, wanted: Sequence[tuple[int, int, int]] | None) -> bool:
-    first = job.range_ns[0]
-    if first is not None and place[0] < first // DAY_NS:
-        return False
-    if wanted is None:
-        return True
-    return any(b in {place[1], EVERY_BUCKET} and first <= place[0] <= last for b, first, last in wanted)
-
-
 def _execute(
     job: Job,
     shape: Shape,
-    plan: MaterializationPlan,
-    spine: Staged,
-    parts: Mapping[str, Staged],
-    carryover: Carryover,
+    ready: Gathered,
     executor: Executor,
     progress: Progress,
     *,
     memory_bytes: int,
 ) -> list[Answer]:
+    plan, spine, parts = ready.plan, ready.spine, ready.parts
     progress.begin("compute", plan.tasks, plan.rows)
     threads = max(1, executor.workers // max(1, len(plan.chains)))
     works = [
@@ -442,7 +303,7 @@ def _execute(
             spine_schema=spine.schema,
             parts={name: staged.of_bucket(chain.tasks[0].bucket) for name, staged in parts.items()},
             schemas={name: staged.schema for name, staged in parts.items()},
-            states=_chain_states(job, shape, chain, carryover),
+            states=_chain_states(job, shape, chain, ready.carryover),
             threads=threads,
             memory_bytes=memory_bytes,
         )
