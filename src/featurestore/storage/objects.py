@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from featurestore.errors import (
@@ -28,8 +28,6 @@ from featurestore.errors import (
 from featurestore.storage.effects import announce, storage_errors
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fsspec import AbstractFileSystem
 
 PROBE: Final = ".probe-"
@@ -329,7 +327,7 @@ class ObjectPath:
         with object_errors("write", self):
             self.store.filesystem.pipe_file(self.key, data)
 
-    def upload(self, local: "Path") -> None:
+    def upload(self, local: Path) -> None:
         """Write a finished local file as an object whose name its content decides.
 
         Raises:
@@ -443,5 +441,5 @@ def _object_info(found: Mapping[str, Any]) -> ObjectInfo:
 
 def default_cache_folder() -> str:
     """Return where copies are kept unless the settings say otherwise: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")  # noqa: PTH111, PTH118 -- a text is wanted
-    return os.path.join(base, "featurestore")  # noqa: PTH118 -- see above
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return str(Path(base).expanduser() / "featurestore")
