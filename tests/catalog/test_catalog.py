@@ -9,7 +9,7 @@ from tests.catalog.house import SYMBOL, Columns, catalog_in, in_force, market, q
 
 from featurestore import Entity, FeatureService
 from featurestore.catalog.catalog import Catalog, open_catalog
-from featurestore.catalog.commit import commit_name, snapshot_name
+from featurestore.catalog.commit import commit_name, mark_name, snapshot_name
 from featurestore.core.clock import ManualClock
 from featurestore.errors import (
     CommitConflictError,
@@ -37,7 +37,7 @@ def reopened(folder: Path) -> Catalog:
 
 
 def commits_of(folder: Path) -> list[Path]:
-    return sorted(p for p in (folder / "catalog").iterdir() if "snapshot" not in p.name)
+    return sorted(p for p in (folder / "catalog").glob("*.json") if "snapshot" not in p.name)
 
 
 def test_an_empty_catalog_is_version_zero(catalog: Catalog, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_put_that_failed_after_it_was_done_counts_as_done(catalog: Catalog) ->
 
     store.put_if_absent = ambiguous  # type: ignore[method-assign]
     assert catalog.apply([quote_view()]).version == 1
-    assert calls == [commit_name(1)] * 2
+    assert calls == [commit_name(1), commit_name(1), mark_name(1)]
 
     def broken(name: str, data: bytes) -> bool:  # noqa: ARG001 -- the signature is the store's
         raise StorageError("the connection broke")
@@ -390,3 +390,14 @@ def test_a_catalog_serves_many_schema_readers(tmp_path: Path) -> None:
     columns = Columns()
     catalog_in(tmp_path, columns).apply([market()["train"]])
     assert sorted(columns.asked) == ["quotes", "trades"]
+
+
+def test_a_lost_newest_commit_is_noticed(catalog: Catalog, tmp_path: Path) -> None:
+    catalog.apply([quote_view()])
+    catalog.apply([quote_view(description="another word")])
+    commits_of(tmp_path)[-1].unlink()
+    with pytest.raises(CorruptDataError, match="commit 2 of the catalog is missing"):
+        open_catalog(tmp_path).snapshot()
+    (mark,) = (tmp_path / "catalog").glob("*.seen")
+    mark.unlink()
+    assert open_catalog(tmp_path).head == 1

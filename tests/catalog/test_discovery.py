@@ -143,6 +143,11 @@ def test_an_empty_folder_defines_nothing(tmp_path: Path) -> None:
             id="a circle of definitions",
         ),
         pytest.param(
+            {"a": "import featurestore as fs\n" + CIRCLE.format("a", "a")},
+            "a.py:2: feature view 'a' reads itself",
+            id="a view of itself",
+        ),
+        pytest.param(
             {
                 "a": "import featurestore as fs\nv = fs.FeatureView(\n    'v', source='s', entities=['e'],\n"
                 "    features={'x': 'now()'},\n)\n"

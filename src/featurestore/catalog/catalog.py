@@ -21,6 +21,8 @@ from featurestore.catalog.commit import (
     encode_commit,
     encode_snapshot,
     make_commit,
+    mark_name,
+    marked_version,
     snapshot_name,
     version_of_name,
 )
@@ -265,6 +267,9 @@ class Catalog:
         snapshot = apply_commit(head.snapshot, commit)
         self._advance(_Head(snapshot, commit.digest), commit)
         self._save_snapshot(snapshot, commit.digest)
+        with suppress(StorageError):  # the commit is made; the mark tells if it is lost later
+            self._store.put_if_absent(mark_name(commit.version), b"")
+            self._store.remove(mark_name(commit.version - 1))
         return commit
 
     def _put(self, commit: Commit) -> bool:
@@ -330,8 +335,13 @@ class Catalog:
                 self._head = head
 
     def _load(self) -> _Head:
-        """Read the newest snapshot and the commits behind it."""
-        found = [v for name in self._store.names() if (v := version_of_name(name)) is not None]
+        """Read the newest snapshot and the commits behind it.
+
+        Raises:
+            CorruptDataError: a commit is missing, also the newest.
+        """
+        names = self._store.names()
+        found = [v for name in names if (v := version_of_name(name)) is not None]
         saved = sorted((number for number, whole in found if whole), reverse=True)
         head = _Head(CatalogSnapshot(), "")
         for number in saved:
@@ -343,6 +353,13 @@ class Catalog:
                 self._keep(snapshot)
                 break
         last = max((number for number, whole in found if not whole), default=0)
+        made = max((marked_version(name) for name in names), default=0)
+        if made > last:
+            raise CorruptDataError(
+                f"commit {made} of the catalog is missing: it was made, and the newest there is {last}",
+                hint=f"restore it from a backup, or remove {mark_name(made)!r} to go on without it",
+                version=made,
+            )
         for number in range(head.snapshot.version + 1, last + 1):
             commit = self._commit(number)
             self._check_chain(head, commit)

@@ -77,6 +77,17 @@ def snapshot_name(version: int) -> str:
     return f"{version:0{_DIGITS}d}{_SNAPSHOT}"
 
 
+def mark_name(version: int) -> str:
+    """Return the name of the empty file that says a version was committed, whatever becomes of its commit."""
+    return f"{version:0{_DIGITS}d}.seen"
+
+
+def marked_version(name: str) -> int:
+    """Return the version that a mark speaks of; 0 for other files."""
+    digits, _, rest = name.partition(".")
+    return int(digits) if rest == "seen" and len(digits) == _DIGITS and digits.isdecimal() else 0
+
+
 def version_of_name(name: str) -> tuple[int, bool] | None:
     """Return the version of a file and whether it is a snapshot; `None` for other files."""
     digits, _, rest = name.partition(".")

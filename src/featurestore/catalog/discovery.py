@@ -15,7 +15,7 @@ from typing import Final
 
 from featurestore.catalog.collect import collect, difference
 from featurestore.catalog.definition import Definition
-from featurestore.catalog.desired import Desired, dependencies
+from featurestore.catalog.desired import Desired, dependencies, described
 from featurestore.catalog.graph import topological_order
 from featurestore.catalog.snapshot import KIND_WORDS, CatalogSnapshot, Key
 from featurestore.errors import DefinitionError, FeatureStoreError, NotFoundError
@@ -181,6 +181,11 @@ def _add(found: dict[Key, _Found], item: _Found) -> None:
 def _check_circles(found: Mapping[Key, _Found]) -> None:
     given = collect([item.definition for item in found.values()])
     desired = Desired(CatalogSnapshot(), given)
+    for key, item in found.items():
+        for d in dependencies(item.definition):
+            own = key[0] in d.kinds and d.ref.version is None and d.ref.name == key[1]
+            if own and not any(k != key[0] and desired.has((k, d.ref.name)) for k in d.kinds):
+                raise DefinitionError(f"{item.place}: {described(item.definition)} reads itself", name=key[1])
     reads = {
         key: {
             (kind, d.ref.name)
