@@ -130,6 +130,15 @@ def test_a_late_row_stays_only_while_it_can_still_win() -> None:
     assert places(rows_of([7, 7], [7, 20])) == [0, 1]
 
 
+def test_a_row_known_at_the_cut_itself_is_visible_there() -> None:
+    assert places(rows_of([7], [10])) == [0]
+    assert places(rows_of([6, 7], [6, 10])) == [1]
+
+
+def test_a_late_row_that_the_first_row_beats_goes() -> None:
+    assert places(rows_of([7, 6], [7, 20])) == [0]
+
+
 def test_rows_never_known_and_rows_without_a_key_go() -> None:
     assert places(rows_of([12, 13], [INT64_MAX, 13])) == [1]
     assert places(rows_of([12, 13], codes=[-1, 0])) == [1]

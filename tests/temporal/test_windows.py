@@ -17,6 +17,7 @@ from featurestore.errors import DefinitionError, ExpressionError, SchemaError
 from featurestore.temporal import threads, windows_order
 from featurestore.temporal.rows import Rows
 from featurestore.temporal.windows import FUNCTIONS, Window, window_aggregate
+from featurestore.temporal.windows_order import group_rows
 from featurestore.testing.window_oracle import oracle_aggregate, same
 
 SUMS = ("count", "sum", "mean", "min", "max", "std", "var")
@@ -65,6 +66,40 @@ def test_every_function_is_the_oracles_in_a_hundred_thousand_random_cases(
     monkeypatch.setattr(threads, "MIN_ROWS", 1)
     for seed in range(10_000, 110_000):
         check_in_batches(seed, monkeypatch)
+
+
+def cuts_are_small_and_whole(seed: int) -> bool:
+    """Whether batches hold few readers and rows, and every reader who has rows is in exactly one of them."""
+    rng = np.random.default_rng(seed)
+    sides = []
+    for count in (40, 60):
+        codes = np.minimum(rng.geometric(0.3, count) - 2, 4).astype(np.int32)
+        sides.append(group_rows(Rows(codes, rng.integers(0, 50, count)), entities=5, threads=1))
+    spine, rows = sides
+    cuts = windows_order.batches(spine, rows, 7, 1)
+    readers = [q for cut in cuts for q in range(cut[2], cut[3])]
+    wanted = [
+        q
+        for entity in range(5)
+        if rows.ends[entity] > rows.starts[entity]
+        for q in range(spine.starts[entity], spine.ends[entity])
+    ]
+    small = all(
+        cut[3] - cut[2] <= windows_order.BATCH_READERS
+        and (cut[5] - cut[4] <= windows_order.BATCH_ROWS or cut[3] - cut[2] <= windows_order.FEW_READERS)
+        for cut in cuts
+    )
+    return small and len(readers) == len(set(readers)) and set(wanted) <= set(readers)
+
+
+@pytest.mark.parametrize(("readers", "rows"), [(1, 3), (5, 9), (9, 5), (12, 30)])
+def test_batches_are_small_and_miss_no_reader(
+    readers: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows_order, "BATCH_READERS", readers)
+    monkeypatch.setattr(windows_order, "BATCH_ROWS", rows)
+    monkeypatch.setattr(windows_order, "FEW_READERS", 1)
+    assert all(map(cuts_are_small_and_whole, range(60)))
 
 
 def test_windows_of_many_blocks_of_rows_are_the_oracles() -> None:

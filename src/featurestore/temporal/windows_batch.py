@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.temporal.jit import lazy_module
-from featurestore.temporal.order import NO_INT32, NO_INT64
+from featurestore.temporal.order import NO_INT64
 from featurestore.temporal.rows import Int32Array, frozen
 from featurestore.temporal.windows_columns import INT, NO_BOOL, Column, Values
 from featurestore.temporal.windows_order import Grouped
@@ -194,7 +194,7 @@ def _answer(
 ) -> int:
     """Answer a group of tasks; return the reader + 1 whose integer sum overflows, else 0."""
     sums = np.ascontiguousarray(slots[:, :_SUMS])
-    answers = (windows, sums, NO_INT32, rows, rows.view(np.float64))
+    answers = (windows, sums, rows, rows.view(np.float64))
     wide, bad = np.full(len(tasks), late), 0
     if not late:
         bad = _sums.sum_by_prefix(tasks, values, batch.low, batch.high, *answers, wide)
@@ -205,7 +205,7 @@ def _answer(
         has = wanted >= 0
         if not has.any():
             continue
-        to = (windows[has], wanted[has], NO_INT32, rows)
+        to = (windows[has], wanted[has], rows)
         greatest = function == "max"
         if late:
             _extremes.extremes_by_moves(tasks, values, greatest, *batch.ranges[:4], *to)
@@ -219,7 +219,7 @@ def count_distinct(batch: Batch, column: Column, span: int) -> Int64Array:
     codes, distinct = column.codes()
     out: Int64Array = np.zeros((1, len(batch.places)), np.int64)
     used = np.array([span], np.int64)
-    _picks.count_distinct(batch.tasks, codes, distinct, *batch.ranges, used, NO_INT32, out)
+    _picks.count_distinct(batch.tasks, codes, distinct, *batch.ranges, used, out)
     distinct_of: Int64Array = out[0]
     return distinct_of
 
@@ -234,5 +234,5 @@ def pick_rows(batch: Batch, column: Column, span: int, count: int) -> npt.NDArra
     out = np.full((1, len(batch.places) * width), -1, np.int32)
     used, counts = np.array([span], np.int64), np.array([count], np.int64)
     tasks, positions = batch.tasks, batch.positions
-    _picks.pick_rows(tasks, column.valid(), *batch.ranges, used, counts, NO_INT32, positions, out, width)
+    _picks.pick_rows(tasks, column.valid(), *batch.ranges, used, counts, positions, out, width)
     return out.reshape(-1, width)

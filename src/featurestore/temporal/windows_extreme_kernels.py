@@ -111,7 +111,6 @@ def extremes_by_blocks(
     high: npt.NDArray[np.int32],
     windows: Int64Array,
     slots: Int64Array,
-    places: npt.NDArray[np.int32],
     out: Int64Array,
 ) -> None:
     """Write the least (greatest) value's bits per window to column `slots[w]`; empty windows stay alone."""
@@ -129,13 +128,12 @@ def extremes_by_blocks(
         fill_keys(values, lo, hi, greatest, keys)
         fill_blocks(keys, hi - lo, before, after, table)
         for q in range(tasks[k, 0], tasks[k, 1]):
-            place = int(places[q]) if len(places) else q
             b = int(high[q]) - lo
             for w in range(len(windows)):
                 a = int(low[windows[w], q]) - lo
                 if b > a:
                     least = range_minimum(keys, before, after, table, levels, a, b)
-                    out[place, slots[w]] = bits_of_key(least, values[2], greatest)
+                    out[q, slots[w]] = bits_of_key(least, values[2], greatest)
 
 
 @kernel
@@ -162,7 +160,6 @@ def extremes_by_moves(
     cutoffs: Int64Array,
     windows: Int64Array,
     slots: Int64Array,
-    places: npt.NDArray[np.int32],
     out: Int64Array,
 ) -> None:
     """Answer what `extremes_by_blocks` does for rows known out of order: O(log rows) per change."""
@@ -185,8 +182,7 @@ def extremes_by_moves(
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
-                    place = int(places[at]) if len(places) else at
-                    out[place, slots[w]] = bits_of_key(tree[1], values[2], greatest)
+                    out[at, slots[w]] = bits_of_key(tree[1], values[2], greatest)
                 elif code == REBUILD:
                     tree[:] = INT64_MAX
                     for i in range(low_w[at], high[at]):

@@ -82,7 +82,6 @@ def pick_rows(
     late: BoolArray,
     windows: Int64Array,
     counts: Int64Array,
-    places: npt.NDArray[np.int32],
     order: Int32Array,
     outs: npt.NDArray[np.int32],
     width: int,
@@ -91,7 +90,7 @@ def pick_rows(
 
     Args:
         windows: rows of `low`; `counts` has one entry for each: 0 for the first, k for the last k.
-        order: source positions of the sorted rows; empty: as they are.
+        order: source positions of the sorted rows.
         outs: `(len(windows), n * width)`, filled with -1; a reader's rows end its `width` slots.
     """
     for k in range(len(tasks)):
@@ -102,9 +101,8 @@ def pick_rows(
         for w in range(len(windows)):
             for q in range(tasks[k, 0], tasks[k, 1]):
                 a, b = low[windows[w], q] - lo, high[q] - lo
-                place = int(places[q]) if len(places) else q
                 cut = cutoffs[q] if is_late else 0
-                end = (place + 1) * width
+                end = (q + 1) * width
                 for j in range(max(counts[w], 1)):
                     if plain:
                         found = -1 if b <= a else (a if counts[w] == 0 else b - 1)
@@ -114,7 +112,7 @@ def pick_rows(
                         found = find_last(tree, a, b, cut)
                     if found < 0:
                         break
-                    outs[w, end - 1 - j] = order[lo + found] if len(order) else lo + found
+                    outs[w, end - 1 - j] = order[lo + found]
                     b = found
 
 
@@ -129,7 +127,6 @@ def count_distinct(
     cutoffs: Int64Array,
     late: BoolArray,
     windows: Int64Array,
-    places: npt.NDArray[np.int32],
     out: npt.NDArray[np.int64],
 ) -> None:
     """Write how many different codes there are per window and reader; a code of -1 (null) does not count."""
@@ -149,7 +146,7 @@ def count_distinct(
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
-                    out[w, int(places[at]) if len(places) else at] = different
+                    out[w, at] = different
                     continue
                 if code == REBUILD:
                     different = 0

@@ -197,7 +197,6 @@ def sum_by_prefix(
     high: npt.NDArray[np.int32],
     windows: Int64Array,
     slots: Int64Array,
-    places: npt.NDArray[np.int32],
     out: Int64Array,
     real: FloatArray,
     wide: BoolArray,
@@ -208,11 +207,10 @@ def sum_by_prefix(
         values: bits, validity (empty: all valid) and kind of a column, in sorted order.
         windows: which rows of `low` to answer.
         slots: `(len(windows), 5)`: which column of `out` takes count, sum, mean, var and std; -1: none.
-        places: where a sorted reader's answer goes; empty: in the same place.
         out: `(n, slots)` zeros; `real` is the same memory as doubles.
 
     Returns:
-        Place + 1 of a reader whose integer sum does not fit int64, else 0.
+        1 + the reader whose integer sum does not fit int64, else 0.
     """
     bits, valid, kind = values
     squares = any_spread(slots)
@@ -234,16 +232,13 @@ def sum_by_prefix(
                 specials = np.empty((scratch, 3), np.int32)
             fill_specials(bits, valid, lo, hi, specials)
         for q in range(tasks[k, 0], tasks[k, 1]):
-            place = int(places[q]) if len(places) else q
             b = int(high[q]) - lo
             for w in range(len(windows)):
                 a = int(low[windows[w], q]) - lo
                 if b > a:
                     seen = seen_special(specials, a, b) if special else 0
-                    if read_prefix(
-                        prefix[a], prefix[b], kind, seen, least - 1075, slots[w], out[place], real[place]
-                    ):
-                        overflow = place + 1
+                    if read_prefix(prefix[a], prefix[b], kind, seen, least - 1075, slots[w], out[q], real[q]):
+                        overflow = q + 1
     return overflow
 
 
@@ -396,7 +391,6 @@ def sum_by_moves(
     late: BoolArray,
     windows: Int64Array,
     slots: Int64Array,
-    places: npt.NDArray[np.int32],
     out: Int64Array,
     real: FloatArray,
 ) -> int:
@@ -429,7 +423,6 @@ def sum_by_moves(
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
-                    place = int(places[at]) if len(places) else at
                     if read_set(
                         kind,
                         least - 1075,
@@ -438,10 +431,10 @@ def sum_by_moves(
                         of_squares,
                         scratch,
                         slots[w],
-                        out[place],
-                        real[place],
+                        out[at],
+                        real[at],
                     ):
-                        overflow = place + 1
+                        overflow = at + 1
                 elif code == REBUILD:
                     total[:] = _ZERO
                     squares[:] = _ZERO
