@@ -234,3 +234,14 @@ def test_an_entity_is_erased_by_name_or_as_an_object(tmp_path: Path, entity: Any
         store.erase(entity, ["a"])
         assert store.dataset("last").to_arrow("x")["x"].to_pylist() == ["q"]
         assert store.unsuppress(entity, ["a"]) is True
+
+
+def test_rows_at_both_ends_of_time_are_materialized(tmp_path: Path) -> None:
+    ends = pa.array([-(2**63), 2**63 - 1], pa.timestamp("ns", "UTC"))
+    table = rows(["first", "last"], pa.string()).set_column(1, "event_timestamp", ends)
+    store, _ = opened(tmp_path, table)
+    with store:
+        store.materialize("pairs")
+        dataset = store.dataset("pairs")
+        assert dataset.to_arrow("last__x")["last__x"].to_pylist() == ["first", "last"]
+        assert dataset.recreate().fingerprint == dataset.fingerprint

@@ -246,7 +246,7 @@ class Carrier:
         """Take some dates in, and keep of everything what a reader after them could still use."""
         own = [p for day in days for p in self._between(bucket, day, day)]
         rows = pa.concat_tables([self._state, concat_parts(own, self._schema)])
-        at_ns = (days[-1] + 1) * DAY_NS
+        at_ns = min((days[-1] + 1) * DAY_NS, INT64_MAX)  # the last date of int64 has no next
         kept = [retained_rows(program, rows, at_ns=at_ns) for program in self._programs]
         positions: Int64Array = np.unique(np.concatenate(kept)) if kept else np.arange(rows.num_rows)
         self._state = rows if len(positions) == rows.num_rows else take_rows(rows, positions).combine_chunks()
