@@ -17,7 +17,9 @@ import featurestore as fs
 from featurestore.core.clock import ManualClock
 from featurestore.dataset import Dataset
 from featurestore.errors import NotFoundError, PinnedVersionError, SchemaError
-from featurestore.storage.suppression import read_ledger
+from featurestore.materialize.erasure.proof import prove
+from featurestore.materialize.erasure.subject import Subject
+from featurestore.storage.suppression import NOTHING, read_ledger
 
 DAY = 86_400_000_000_000
 SUBJECT = "subject-7f3a9c1e55"
@@ -172,7 +174,11 @@ def test_a_store_after_an_erasure_is_the_store_that_never_had_the_subject(
 
 
 @pytest.mark.parametrize(
-    "stride", [pytest.param(41, id="some"), pytest.param(1, id="all", marks=pytest.mark.soak)]
+    "stride",
+    [
+        pytest.param(41, id="some"),
+        pytest.param(3, id="more", marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+    ],
 )
 def test_an_erasure_killed_at_any_step_is_run_to_its_end_by_the_same_call(
     tmp_path: Path, stride: int
@@ -232,6 +238,24 @@ def test_the_scan_finds_what_an_erasure_did_not_know_of(tmp_path: Path) -> None:
         path.unlink()
     assert store.erase("user", SUBJECT).complete
     store.close()
+
+
+def test_the_scan_decodes_what_compression_and_numbers_hide(tmp_path: Path) -> None:
+    names = {"user"}
+    keys = pa.table({"user": pa.array([7], pa.int64())})
+    subject = Subject("user", ("user",), keys, NOTHING)
+    for kind in (pa.int8(), pa.int64(), pa.uint32()):
+        rows = pa.table({"user": pa.array([1, 7, 7], kind), "other": pa.array([7, 7, 7])})
+        pq.write_table(rows, tmp_path / "a.parquet", compression="zstd")
+        write_arrow(tmp_path / "a.arrow", rows)
+        found = prove(tmp_path, subject, names=names)
+        assert found.occurrences == {"a.parquet": 2, "a.arrow": 2}
+    text = Subject("user", ("user",), pa.table({"user": [SUBJECT]}), NOTHING)
+    inside = pa.table({"user": ["u", f"{SUBJECT}0"], "seen": [[SUBJECT], ["x"]]})
+    pq.write_table(inside, tmp_path / "a.parquet", compression="zstd")
+    write_arrow(tmp_path / "a.arrow", inside)
+    found = prove(tmp_path, text, names=names)
+    assert (found.occurrences, found.mentions) == ({}, {"a.parquet": 1, "a.arrow": 1})
 
 
 def test_the_online_file_holds_no_byte_of_erased_keys_and_keeps_all_others(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ text keys. A key that is part of another value (`user1` in `user10`) is told apa
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 from featurestore.core.canonical import canonical_json
 from featurestore.errors import CorruptDataError
 from featurestore.materialize.erasure.subject import Subject
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 _PARQUET: Final = b"PAR1"
 _ARROW: Final = b"ARROW1"
@@ -78,23 +81,14 @@ def prove(
     Raises:
         CorruptDataError: a file cannot be read as what it says it is.
     """
+    import duckdb  # noqa: PLC0415 -- heavy
+
     tally = _Tally()
-    texts = _texts(subject)
-    columns = frozenset(names)
     left_out = {path.resolve() for path in skip}
-    for path in _files(root, extra, left_out):
-        tally.files += 1
-        tally.bytes += path.stat().st_size
-        where = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-        tables = _decoded(path)
-        found = 0 if tables is None else _count_values(tables, subject, columns, tally, where)
-        if not found and texts:
-            exact, inside = _raw_hits(path, texts, tables)
-            found = exact
-            if inside:
-                tally.mentions[where] = tally.mentions.get(where, 0) + inside
-        if found:
-            tally.occurrences[where] = found
+    with duckdb.connect(":memory:") as connection:
+        for path in _files(root, extra, left_out):
+            where = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+            _scan(path, where, _decoded(path, connection), subject, frozenset(names), tally)
     return Proof(
         files=tally.files,
         bytes=tally.bytes,
@@ -103,6 +97,32 @@ def prove(
         mentions=tally.mentions,
         online=dict(online or {}),
     )
+
+
+def _scan(
+    path: Path,
+    where: str,
+    table: pa.Table | None,
+    subject: Subject,
+    names: frozenset[str],
+    tally: _Tally,
+) -> None:
+    """Count what one file holds of a subject; bytes are searched where no value was found."""
+    tally.files += 1
+    tally.bytes += path.stat().st_size
+    texts = _texts(subject)
+    found = mentions = 0
+    if table is not None:
+        tally.values += table.num_rows * table.num_columns
+        found = _rows_with_keys(table, subject, names)
+        mentions = _mentions(table, texts, names)
+    if not found and texts:
+        found, inside = _raw_hits(path, texts, table)
+        mentions = max(mentions, inside)
+    if found:
+        tally.occurrences[where] = found
+    if mentions:
+        tally.mentions[where] = mentions
 
 
 def _texts(subject: Subject) -> list[str]:
@@ -122,23 +142,20 @@ def _files(root: Path, extra: Iterable[Path], skip: set[Path]) -> Iterator[Path]
     yield from (p for p in extra if not p.is_relative_to(root))
 
 
-def _decoded(path: Path) -> "Sequence[pa.Table] | None":
+def _decoded(path: Path, connection: "DuckDBPyConnection") -> pa.Table | None:
     """Decode a file of columns with another reader than the one that writes them; `None` for other files."""
     with path.open("rb") as file:
         head = file.read(6)
     if head[:4] == _PARQUET:
-        return [_by_duckdb(path)]
-    if head == _ARROW:
-        return [_by_polars(path)]
-    return None
+        return _by_duckdb(path, connection)
+    return _by_polars(path) if head == _ARROW else None
 
 
-def _by_duckdb(path: Path) -> pa.Table:
+def _by_duckdb(path: Path, connection: "DuckDBPyConnection") -> pa.Table:
     import duckdb  # noqa: PLC0415 -- heavy
 
     try:
-        with duckdb.connect(":memory:") as connection:
-            return connection.read_parquet(str(path)).to_arrow_table()
+        return connection.read_parquet(str(path)).to_arrow_table()
     except duckdb.Error as error:
         raise CorruptDataError(f"{str(path)!r} is not a Parquet file: {error}", path=str(path)) from error
 
@@ -152,37 +169,20 @@ def _by_polars(path: Path) -> pa.Table:
         raise CorruptDataError(f"{str(path)!r} is not an Arrow file: {error}", path=str(path)) from error
 
 
-def _count_values(
-    tables: Sequence[pa.Table], subject: Subject, names: frozenset[str], tally: _Tally, where: str
-) -> int:
-    """Count rows that hold a key in key columns, and values elsewhere that are one."""
-    found = 0
-    for table in tables:
-        flat = _flat(table)
-        held = [n for n in flat.column_names if n in names]
-        found += _rows_with_keys(flat, subject, names)
-        tally.values += table.num_rows * max(1, len(held))
-        mentions = _mentions(flat, subject, names)
-        if mentions:
-            tally.mentions[where] = tally.mentions.get(where, 0) + mentions
-    return found
-
-
 def _rows_with_keys(table: pa.Table, subject: Subject, names: frozenset[str]) -> int:
     """Count rows whose key columns hold a key, by value: no hash is involved."""
     if len(subject.columns) > 1:
         found = 0
         for columns in _column_tuples(table, subject, names):
             right = subject.keys.rename_columns(list(columns))
-            kinds = pa.schema([table.schema.field(c) for c in columns])
-            found += (
-                table.select(list(columns))
-                .join(right.cast(kinds), keys=list(columns), join_type="left semi")
-                .num_rows
-            )
+            own = {c: next(_leaves(table.column(c))) for c in columns}
+            kinds = pa.schema([(c, column.type) for c, column in own.items()])
+            rows = pa.table(own).join(right.cast(kinds), keys=list(columns), join_type="left semi")
+            found += rows.num_rows
         return found
     wanted = set(subject.keys.column(0).to_pylist())
-    return sum(_among(table.column(n), wanted) for n in table.column_names if n in names)
+    held = [leaf for n in table.column_names if n in names for leaf in _leaves(table.column(n))]
+    return sum(_among(leaf, wanted) for leaf in held)
 
 
 def _column_tuples(table: pa.Table, subject: Subject, names: frozenset[str]) -> Iterator[tuple[str, ...]]:
@@ -192,10 +192,9 @@ def _column_tuples(table: pa.Table, subject: Subject, names: frozenset[str]) -> 
             yield columns
 
 
-def _mentions(table: pa.Table, subject: Subject, names: frozenset[str]) -> int:
-    texts = set(_texts(subject))
-    others = [n for n in table.column_names if n not in names and _is_text(table.schema.field(n).type)]
-    return sum(_among(table.column(n), texts) for n in others) if texts else 0
+def _mentions(table: pa.Table, texts: Sequence[str], names: frozenset[str]) -> int:
+    others = [c for n in table.column_names if n not in names for c in _leaves(table.column(n))]
+    return sum(_among(column, set(texts)) for column in others) if texts else 0
 
 
 def _among(column: pa.ChunkedArray, wanted: set[Any]) -> int:
@@ -224,18 +223,23 @@ def _in_range(value: Any, kind: pa.DataType) -> bool:
     return True
 
 
-def _flat(table: pa.Table) -> pa.Table:
+def _leaves(column: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
     """Open structs and lists, so that texts inside them are seen."""
-    columns: dict[str, pa.ChunkedArray] = {}
-    for name in table.column_names:
-        column = table.column(name)
-        if pa.types.is_string_view(column.type):
-            column = column.cast(pa.large_string())
-        columns[name] = column
-    return pa.table(columns)
+    kind = column.type
+    if pa.types.is_struct(kind):
+        for at in range(kind.num_fields):
+            yield from _leaves(pc.struct_field(column, at))
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _leaves(pc.list_flatten(column))
+    elif pa.types.is_string_view(kind):
+        yield column.cast(pa.large_string())
+    elif pa.types.is_binary_view(kind):
+        yield column.cast(pa.large_binary())
+    else:
+        yield column
 
 
-def _raw_hits(path: Path, texts: Sequence[str], tables: Sequence[pa.Table] | None) -> tuple[int, int]:
+def _raw_hits(path: Path, texts: Sequence[str], table: pa.Table | None) -> tuple[int, int]:
     """Count the keys whose bytes are in a file, and those that are there as part of something else.
 
     In JSON a key is a whole text; in files that people write it is a mention; in files of columns it may be
@@ -247,21 +251,18 @@ def _raw_hits(path: Path, texts: Sequence[str], tables: Sequence[pa.Table] | Non
         exact = [text for text in texts if canonical_json(text).encode() in block]
     elif path.suffix in _WRITTEN_BY_PEOPLE:
         exact = []
-    elif tables is not None:
-        exact = [text for text in hits if not any(_has_longer(_flat(table), text) for table in tables)]
+    elif table is not None:
+        exact = [text for text in hits if not _has_longer(table, text)]
     else:
         exact = hits
     return len(exact), len(set(hits) - set(exact))
 
 
 def _has_longer(table: pa.Table, text: str) -> bool:
-    for name in table.column_names:
-        column = table.column(name)
-        if _is_text(column.type) and not pa.types.is_dictionary(column.type):
-            inside = pc.match_substring(column, text)
-            if pc.any(inside).as_py():
-                return True
-    return False
+    """Say whether a value of a table explains the bytes of a text: it is that text, or contains it."""
+    leaves = (leaf for column in table.columns for leaf in _leaves(column))
+    plain = (leaf.cast(_plain(leaf.type)) for leaf in leaves if _is_text(leaf.type))
+    return any(pc.any(pc.match_substring(leaf, text)).as_py() for leaf in plain)
 
 
 def _is_text(kind: pa.DataType) -> bool:
