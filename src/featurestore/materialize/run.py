@@ -25,7 +25,6 @@ from featurestore.materialize.staging import (
     EVERY_BUCKET,
     FileSpan,
     Place,
-    Staged,
     remove_spill,
 )
 from featurestore.storage.files import TEMPORARY, AnyPath, remove_folder
