@@ -6,16 +6,13 @@ mutant that means the same is listed with the reason.
 """
 
 import ast
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
-from types import FrameType, SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
 import pytest
+from tests.temporal.mutants import loaded, survivors
 
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import FeatureStoreError, SchemaError
@@ -26,20 +23,6 @@ from featurestore.temporal.merge_blocks import BLOCK, place_block
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Int32Array, Rows
 from featurestore.testing.oracle import asof_oracle_of
 from featurestore.testing.strategies import JoinCase, random_case
-
-FOLDER: Final = Path(asof.__file__).parent
-SWAPS: Final[dict[type, type]] = {
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-}
 
 _SPEED: Final = "order or balance is found less often or later, and made or searched for instead"
 _STEPS: Final = "more or fewer of the steps are left to the plain loop"
@@ -94,79 +77,6 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
     ("sort_runs", "if hi - lo <= 48:", "LtE to Lt"): _SPEED,
     ("sort_runs", "if hi - lo <= 48:", "Sub to Add"): _SPEED,
 }
-
-
-class Endless(Exception):  # noqa: N818 -- it is a signal, not an error
-    """A mutant ran for too long."""
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Endless
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def changes(tree: ast.Module) -> Iterator[tuple[str, int, str, Callable[[], None], Callable[[], None]]]:
-    """Yield every single change as (function, line, description, apply, undo)."""
-    for function in tree.body:
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        for statement in function.body:
-            for node in ast.walk(statement):
-                yield from _changes_of(function.name, node)
-
-
-def _changes_of(
-    name: str, node: ast.AST
-) -> Iterator[tuple[str, int, str, Callable[[], None], Callable[[], None]]]:
-    if isinstance(node, ast.Compare):
-        for place, operator in enumerate(node.ops):
-            swapped = SWAPS.get(type(operator))
-            if swapped is not None:
-                yield _change(name, node, node.ops, place, operator, swapped())
-    elif isinstance(node, (ast.BoolOp, ast.BinOp, ast.AugAssign)) and type(node.op) in SWAPS:
-        swapped = SWAPS[type(node.op)]
-        holder: Any = node
-        old = node.op
-
-        def apply(holder: Any = holder, new: Any = swapped) -> None:
-            holder.op = new()
-
-        def undo(holder: Any = holder, old: Any = old) -> None:
-            holder.op = old
-
-        yield name, node.lineno, f"{type(old).__name__} to {swapped.__name__}", apply, undo
-
-
-def _change(
-    name: str, node: ast.Compare, ops: list[ast.cmpop], place: int, old: ast.cmpop, new: Any
-) -> tuple[str, int, str, Callable[[], None], Callable[[], None]]:
-    def apply() -> None:
-        ops[place] = new
-
-    def undo() -> None:
-        ops[place] = old
-
-    return name, node.lineno, f"{type(old).__name__} to {type(new).__name__}", apply, undo
-
-
-def loaded(tree: ast.Module, name: str) -> SimpleNamespace:
-    """Run a kernel module as plain Python."""
-    compiled = {"featurestore.temporal.jit", "featurestore.temporal.merge_blocks"}
-    kept = [n for n in tree.body if not (isinstance(n, ast.ImportFrom) and n.module in compiled)]
-    module = ast.Module(kept, [])
-    space: dict[str, Any] = {"kernel": lambda f: f, "inlined": lambda f: f, "__name__": name}
-    space |= {"BLOCK": BLOCK, "place_block": place_block_in_python}
-    exec(compile(ast.fix_missing_locations(module), name, "exec"), space)  # noqa: S102 -- our own source
-    return SimpleNamespace(**space)
 
 
 @cache
@@ -387,21 +297,9 @@ def test_no_mutant_of_a_kernel_survives(name: str, monkeypatch: pytest.MonkeyPat
     for module in (asof, merge, order):
         monkeypatch.setattr(module, "run_parallel", one_after_the_other)
     owner: Any = {"asof_kernels": asof, "merge_kernels": merge, "order_kernels": order}[name]
-    source = (FOLDER / f"{name}.py").read_text()
-    lines, tree = source.splitlines(), ast.parse(source)
-    monkeypatch.setattr(owner, "_kernels", loaded(tree, name))
-    assert not notices(), "the unchanged kernels must pass"
-    survivors, tried = [], 0
-    for function, line, what, apply, undo in changes(tree):
-        apply()
-        monkeypatch.setattr(owner, "_kernels", loaded(tree, name))
-        undo()
-        tried += 1
-        try:
-            with time_limit(3):
-                noticed = notices()
-        except Endless:
-            noticed = True
-        if not noticed and (function, lines[line - 1].strip(), what) not in SAME:
-            survivors.append(f"{function}:{line}: {what}: {lines[line - 1].strip()}")
-    assert not survivors, f"{len(survivors)} of {tried} mutants survive:\n" + "\n".join(survivors)
+
+    def load(tree: ast.Module) -> None:
+        monkeypatch.setattr(owner, "_kernels", loaded(tree, name, {"place_block": place_block_in_python}))
+
+    found = survivors(name, notices, load, SAME)
+    assert not found, f"{len(found)} mutants survive:\n" + "\n".join(found)
