@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -36,6 +37,8 @@ def s3_server() -> Iterator[dict[str, Any]]:
     host, port = running.get_host_and_port()
     options = s3_options(f"http://{host}:{port}")
     try:
+        # Servers of one process share what they hold: an earlier one left its buckets.
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
         s3fs.S3FileSystem(**options).mkdir(BUCKET)
         yield options
     finally:
