@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pyarrow as pa
@@ -184,11 +185,13 @@ def version_at(folder: AnyPath, time_ns: int, *, first: int = 0) -> int:
     Cost:
         One look at the folder and, as the clock only grows, log2 of the commits.
     """
-    names = [name for name, _ in _stamps(folder / LOG)]
-    versions = range(first, len(names))
+    log = folder / LOG
+    there = (p.name for p in log.iterdir()) if isinstance(log, ObjectPath) else _listed(log)
+    numbers = sorted(int(name[:20]) for name in there if _COMMIT.fullmatch(name))
+    versions = [number for number in numbers if number >= first]
 
     def committed_ns(version: int) -> int:
-        path = folder / LOG / names[version]
+        path = log / _name(version)
         return _commit(version, path, read_file(path)).time_ns
 
     found = bisect_right(versions, time_ns, key=committed_ns)
@@ -196,7 +199,7 @@ def version_at(folder: AnyPath, time_ns: int, *, first: int = 0) -> int:
         raise NotFoundError(
             f"{str(folder)!r} has no version that old",
             hint="the first was committed later" if versions else "nothing was committed yet",
-            first_ns=committed_ns(first) if versions else None,
+            first_ns=committed_ns(versions[0]) if versions else None,
         )
     return versions[found - 1]
 
@@ -239,6 +242,10 @@ def read_log(folder: AnyPath) -> DeltaLog | None:
     found = DeltaLog(folder, _table_id(commits[0]), commits, snapshot)
     _remember(folder, stamps, found)
     return found
+
+
+def _listed(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 -- names alone, without a Path each
 
 
 def _stamps(folder: AnyPath) -> tuple[Stamp, ...]:
