@@ -245,3 +245,22 @@ def test_rows_at_both_ends_of_time_are_materialized(tmp_path: Path) -> None:
         dataset = store.dataset("pairs")
         assert dataset.to_arrow("last__x")["last__x"].to_pylist() == ["first", "last"]
         assert dataset.recreate().fingerprint == dataset.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "kept"),
+    [
+        pytest.param(T0, T0 + 2 * SECOND, ["p", "q"], id="the start is inside, the end is not"),
+        pytest.param(T0 + 1, T0 + 2 * SECOND, ["q"], id="a nanosecond after a row leaves it out"),
+        pytest.param(None, T0 + SECOND, ["p"], id="a row at the end is out"),
+        pytest.param(None, T0 + SECOND + 1, ["p", "q"], id="a nanosecond later it is in"),
+    ],
+)
+@pytest.mark.parametrize(("name", "column"), [("pairs", "last__x"), ("last", "x")])
+def test_a_range_has_its_start_and_not_its_end(
+    tmp_path: Path, name: str, column: str, start: int | None, end: int, kept: list[str]
+) -> None:
+    store, _ = opened(tmp_path, rows(["p", "q", "r"], pa.string()))
+    with store:
+        store.materialize(name, start, end)
+        assert sorted(store.dataset(name).to_arrow(column)[column].to_pylist()) == kept

@@ -163,9 +163,9 @@ def _first_day(job: Job) -> int:
 
 def _range(job: Job, *, spine: bool) -> tuple[int | None, int | None]:
     """Return which rows of a source are of use; what precedes a view's range is still looked back at."""
-    if not spine:
-        return None, None
-    return (None, job.range_ns[1]) if job.kind == "view" else job.range_ns
+    if job.kind == "view":
+        return None, job.range_ns[1]
+    return job.range_ns if spine else (None, None)
 
 
 def _in_view(job: Job, place: Place, wanted: Sequence[tuple[int, int, int]] | None) -> bool:
