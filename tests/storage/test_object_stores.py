@@ -36,6 +36,7 @@ from featurestore.materialize.versions import vacuum
 from featurestore.storage.cache import FileCache
 from featurestore.storage.delta_files import delta_options
 from featurestore.storage.files import observed
+from featurestore.storage.lease import Lease
 from featurestore.storage.objects import ObjectPath
 from featurestore.storage.source_files import place_of
 
@@ -313,6 +314,7 @@ def test_a_writer_that_lost_its_lease_unaware_cannot_commit(
     """The commit is the fence: a paused writer wakes up behind its successor and is refused."""
     other = remote_store(store.root, s3, tmp_path / "other")
     monkeypatch.setattr("featurestore.materialize.publish.check_writing", lambda _home: None)
+    monkeypatch.setattr(Lease, "_keep", lambda _lease: None)  # stopped: it renews nothing
     done: list[int] = []
 
     def overtake(operation: str, path: str) -> None:
