@@ -17,7 +17,7 @@ import featurestore as fs
 from featurestore.core.clock import ManualClock
 from featurestore.dataset import Dataset
 from featurestore.errors import NotFoundError, PinnedVersionError, SchemaError
-from featurestore.materialize.erasure.proof import prove
+from featurestore.materialize.erasure.proof import _present, prove
 from featurestore.materialize.erasure.subject import Subject
 from featurestore.storage.suppression import NOTHING, read_ledger
 
@@ -256,6 +256,18 @@ def test_the_scan_decodes_what_compression_and_numbers_hide(tmp_path: Path) -> N
     write_arrow(tmp_path / "a.arrow", inside)
     found = prove(tmp_path, text, names=names)
     assert (found.occurrences, found.mentions) == ({}, {"a.parquet": 1, "a.arrow": 1})
+
+
+@given(st.integers(0, 2**32))
+def test_many_keys_are_found_among_bytes_as_one_by_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def draw(size: int) -> str:
+        return "".join(rng.choice(["a", "b"], size))
+
+    texts = sorted({draw(int(rng.integers(4, 14))) for _ in range(40)})
+    block = draw(int(rng.integers(0, 300))).encode()
+    assert sorted(_present(block, texts)) == [text for text in texts if text.encode() in block]
 
 
 def test_the_online_file_holds_no_byte_of_erased_keys_and_keeps_all_others(tmp_path: Path) -> None:

@@ -147,7 +147,9 @@ def lift(context: Context, entity: str, keys: Any) -> int:
     Raises:
         NotFoundError: no such entity.
         SchemaError: a join key is missing.
+        StorageError: the root is not a local folder.
     """
+    check_local(context)
     subject = subject_of(context.snapshot, entity, keys)
     ledger = read_ledger(context.root)
     if not ledger.entries:
