@@ -135,8 +135,17 @@ def test_a_row_known_at_the_cut_itself_is_visible_there() -> None:
     assert places(rows_of([6, 7], [6, 10])) == [1]
 
 
-def test_a_late_row_that_the_first_row_beats_goes() -> None:
+def test_a_row_that_the_first_row_beats_goes() -> None:
     assert places(rows_of([7, 6], [7, 20])) == [0]
+    assert places(rows_of([7, 5])) == [0]
+
+
+def test_ties_of_events_stay_by_known_then_by_sequence() -> None:
+    assert places(rows_of([7, 7], [9, 8])) == [0]
+    assert places(rows_of([7, 7], [8, 9])) == [1]
+    tied = Rows(np.zeros(2, np.int32), np.array([7, 7]), None, np.array([5, 3]))
+    assert places(tied) == [0]
+    assert places(Rows(tied.codes, tied.event_ns, np.array([8, 8]), np.array([5, 3]))) == [0]
 
 
 def test_rows_never_known_and_rows_without_a_key_go() -> None:

@@ -25,6 +25,8 @@ SLOTS = ("count", "sum", "mean", "var", "std", "min", "max")
 _SUMS = 5
 # Rows and readers of one call into the kernels of numbers: their answers should stay in the cache.
 _GROUP_ROWS = 1 << 15
+# Room for so many tasks more than entities is made before they are counted.
+_SPARE_TASKS = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def plan_batch(cut: Int64Array, spine: Grouped, rows: Grouped, spans: Sequence[t
 def _tasks(
     bounds: tuple[Int64Array, Int64Array], low: npt.NDArray[np.int32], high: npt.NDArray[np.int32]
 ) -> Int64Array:
-    out = np.empty((len(bounds[0]) + 1024, 5), np.int64)
+    out = np.empty((len(bounds[0]) + _SPARE_TASKS, 5), np.int64)
     count = _ranges.cut_tasks(bounds, low, high, out)
     if count > len(out):
         out = np.empty((count, 5), np.int64)

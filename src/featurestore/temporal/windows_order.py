@@ -19,6 +19,8 @@ BATCH_READERS: Final = 1 << 15
 BATCH_ROWS: Final = 1 << 17
 # Fewer readers of one entity than this stay together: their windows share most rows.
 FEW_READERS: Final = 64
+# Room for so many batches is made before they are counted.
+_FIRST_BATCHES: Final = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def batches(spine: Grouped, rows: Grouped, reach_ns: int, parts: int) -> Int64Ar
     sides = (spine.starts, spine.ends, rows.starts, rows.ends)
     times = (frozen(spine.rows.event_ns), _order(spine), frozen(rows.rows.event_ns), _order(rows))
     limits = (reach_ns if reach_ns <= INT64_MAX else -1, most_readers, most_rows, FEW_READERS)
-    out = np.empty((1024, 6), np.int64)
+    out = np.empty((_FIRST_BATCHES, 6), np.int64)
     made = _kernels.cut_batches(*sides, *times, *limits, out)
     if made > len(out):
         out = np.empty((made, 6), np.int64)
