@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,13 @@ class Traced:
         await self._http.stop()
 
     def spans(self) -> Sequence[ReadableSpan]:
-        """Return what was traced since the last time, oldest first."""
+        """Return what was traced since the last time, oldest first.
+
+        A server's span ends just after its caller has the answer: those of its parts are there before it.
+        """
+        deadline = time.monotonic() + 10
+        while not whole(self.exporter.get_finished_spans()) and time.monotonic() < deadline:
+            time.sleep(0.01)
         found = sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
         self.exporter.clear()
         return found
@@ -113,6 +120,11 @@ def request(*features: str) -> bytes:
     return pb.GetOnlineFeaturesRequest(
         features=features, entities=[pb.EntityColumn(name="symbol", strings=[SECRET])]
     ).SerializeToString()
+
+
+def whole(spans: Sequence[ReadableSpan]) -> bool:
+    ids = {span.context.span_id for span in spans if span.context}
+    return all(s.parent is None or s.parent.is_remote or s.parent.span_id in ids for s in spans)
 
 
 def names(spans: Sequence[ReadableSpan]) -> list[str]:

@@ -41,7 +41,7 @@ CORE: Final = (
 EXTRAS: Final = {
     "serve": (
         ("grpc", "grpcio"), ("grpc_health", "grpcio-health-checking"),
-        ("grpc_reflection", "grpcio-reflection"),
+        ("grpc_reflection", "grpcio-reflection"), ("jwt", "pyjwt"),
     ),
     "torch": (("torch", "torch"),),
     "jax": (("jax", "jax"),),
@@ -49,6 +49,8 @@ EXTRAS: Final = {
     "ray": (("ray", "ray"),),
     "redis": (("redis", "redis"),),
     "s3": (("s3fs", "s3fs"),),
+    "azure": (("adlfs", "adlfs"),),
+    "otel": (("opentelemetry.trace", "opentelemetry-api"), ("opentelemetry.sdk.trace", "opentelemetry-sdk")),
     "testing": (("pytest", "pytest"), ("hypothesis", "hypothesis")),
 }  # fmt: skip
 # Each prints one line: what it can use. It runs only where its extra imports.
