@@ -74,6 +74,7 @@ class TestLmdbStore(OnlineStoreConformance):
         subprocess.run([sys.executable, "-c", program, store.path], check=True)
         assert store.read_one(TABLE, b"a") == b"child"
 
+    @pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")  # JAX's, where it is loaded
     def test_a_store_does_not_cross_a_fork(self, store: LmdbStore) -> None:
         store.open_table(TABLE, FINGERPRINT)
         reading, writing = os.pipe()
