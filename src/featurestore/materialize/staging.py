@@ -199,16 +199,10 @@ class Stager:
         found.tables.append(piece)
         found.bytes += size
         if not self._budget.take(size):
-            self._spill_largest()
-
-    def _spill_largest(self) -> None:
-        """Write parts out, largest first, until half of the budget is free."""
-        for place in sorted(self._open, key=lambda p: -self._open[p].bytes):
-            if self._budget.held * 2 <= self._budget.limit:
-                return
-            self._write(place)
+            self._spill_all()
 
     def _spill_all(self) -> None:
+        """Write every part out: pieces of one batch share its memory, which goes with the last of them."""
         for place in sorted(self._open):
             self._write(place)
 
