@@ -1,18 +1,16 @@
 """Many processes apply at once: every version has one winner, nothing is lost, readers see whole versions."""
 
 import multiprocessing
-import os
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from tests.catalog.house import catalog_in
+from tests.environment import SOAK
 
 from featurestore import Entity
 from featurestore.errors import CommitConflictError
-
-SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 
 
 def apply_many(folder: str, me: int, times: int) -> None:

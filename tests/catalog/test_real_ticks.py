@@ -1,16 +1,15 @@
 """Expressions over real ticks agree with Polars, and the store's definitions plan over them."""
 
-import os
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from tests.environment import TICKS
 
 from featurestore import Entity, FeatureStore, FeatureView, Source
 from featurestore.catalog.expressions import evaluate
 
-TICKS = Path(os.environ.get("FEATURESTORE_TICKS") or Path(__file__).parents[3] / "shared" / "data" / "ticks")
 pytestmark = pytest.mark.skipif(
     not TICKS.is_dir(), reason="the real ticks are not here: set FEATURESTORE_TICKS"
 )

@@ -1,9 +1,9 @@
 """The whole path: it ends well on sound input, and says so with its exit status where a check fails."""
 
-import os
 from pathlib import Path
 
 import pytest
+from tests.environment import TICKS
 
 from featurestore import FeatureStore
 from featurestore.cli import main
@@ -13,7 +13,6 @@ from featurestore.demo.ticks import TickSize
 
 SMALL = TickSize(trades=20_000, quotes=200_000)
 REPOSITORY = Path(__file__).parents[2]
-TICKS = Path(os.environ.get("FEATURESTORE_TICKS", REPOSITORY.parent / "shared" / "data" / "ticks"))
 
 
 @pytest.mark.integration

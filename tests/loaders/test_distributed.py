@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.environment import SOAK
 
 pytest.importorskip("torch")
 
 SCRIPT = Path(__file__).parent / "gloo_ranks.py"
-WORLDS = [1, 2, 4, *([8] if os.environ.get("FEATURESTORE_SOAK") else [])]
+WORLDS = [1, 2, 4, *([8] if SOAK else [])]
 PLAN: list[list[Any]] = [
     *([f"epoch-{world}", world, "epoch", ""] for world in WORLDS),
     ["resumed", 2, "resume", "epoch-4"],

@@ -1,7 +1,6 @@
 """Carried state on disk: later runs go on from it, read no history, and answer as if they had."""
 
 import gc
-import os
 import shutil
 import tempfile
 import time
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.environment import cases
 from tests.materialize.faults import flipped
 from tests.materialize.house import START_NS, House, events, write
 
@@ -40,7 +40,6 @@ from featurestore.storage.source_readers import scan_file
 from featurestore.storage.sources import open_source
 from featurestore.storage.state_files import read_index
 
-SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 CONFIG = StoreConfig(buckets=3, threads=1)
 SOURCES = ("spine", "events", "prices")
 DAYS = 8
@@ -248,7 +247,7 @@ changes = st.lists(
         st.integers(0, 10_000),
     ),
     min_size=1,
-    max_size=5 if SOAK else 3,
+    max_size=cases(3, 5),
 )
 
 
@@ -267,7 +266,7 @@ def change(root: Path, what: str, source: str, seed: int, step: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "wide"), [("set", False), ("set", True), ("known", False), ("above", True)])
-@settings(max_examples=400 if SOAK else 3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=cases(3, 400), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=changes)
 def test_runs_on_stored_state_give_what_whole_runs_give(
     name: str, wide: bool, changes: list[tuple[str, str, int]]
@@ -290,7 +289,7 @@ def test_a_flipped_bit_in_a_state_is_found_and_its_rows_are_read_again(tmp_path:
     folder = Path(str(open_version(house.context, "set").folder))
     rng = np.random.default_rng(4)
     for path in [*sorted(folder.glob("state-*")), folder / "STATES.json"]:
-        for _ in range(20 if SOAK else 3):
+        for _ in range(cases(3, 20)):
             data = flipped(path, rng)
             with pytest.raises(CorruptDataError):
                 verify(house.context, "set")

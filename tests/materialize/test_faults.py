@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.environment import cases
 from tests.materialize.faults import Died, PowerLoss, Steps, copied, dying_at, flipped
 from tests.materialize.house import House, seed_store, spine_rows, write
 
@@ -27,11 +28,10 @@ from featurestore.materialize.versions import history, open_version, pin, rollba
 from featurestore.storage.delta_log import read_log
 from featurestore.storage.files import observed
 
-SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 CONFIG = StoreConfig(buckets=2, threads=1)
-KILLS = int(os.environ.get("FEATURESTORE_KILLS", "1000" if SOAK else "3"))
+KILLS = cases(3, 1000, "FEATURESTORE_KILLS")
 # One step in so many is tried in the gate; all of them with FEATURESTORE_SOAK=1.
-STRIDE = 1 if SOAK else 4
+STRIDE = cases(4, 1)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_power_loss_at_every_step_loses_nothing_acknowledged(
 ) -> None:
     origin, before, after = prepared
     count = len(_steps(prepared, tmp_path))
-    for seed in range(5 if SOAK else 1):
+    for seed in range(cases(1, 5)):
         for step in range(1 + seed, count + 1, STRIDE):
             house = _at(origin, copied(origin.root, tmp_path / f"p{step}"))
             power = PowerLoss(np.random.default_rng([seed, step]), step)
@@ -199,13 +199,13 @@ def test_a_disk_that_fills_up_at_any_moment_changes_nothing(
             ballast.unlink()
         _check_healed(house, after)
         shutil.rmtree(house.root)
-        free += page * (1 if SOAK else 6)
+        free += page * cases(6, 1)
     assert len(codes) >= 3
     assert set(codes) == {errno.ENOSPC}
     _check_healed(house, after)
 
 
-@pytest.mark.parametrize("flips", [3000 if SOAK else 150])
+@pytest.mark.parametrize("flips", [cases(150, 3000)])
 def test_no_flipped_bit_goes_unnoticed(
     prepared: tuple[House, pa.Table, str], tmp_path: Path, flips: int
 ) -> None:

@@ -1,6 +1,5 @@
 """An incremental run equals a full one, fingerprint for fingerprint, whatever arrived and in which order."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.environment import cases
 from tests.materialize.house import House, build, events, seed_store, spine_rows, write
 
 from featurestore.core.config import StoreConfig
@@ -19,7 +19,6 @@ from featurestore.materialize.training_set import materialize, materialize_incre
 from featurestore.materialize.versions import open_version, verify
 
 CONFIG = StoreConfig(buckets=3, threads=1)
-SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 
 changes = st.lists(
     st.tuples(
@@ -62,7 +61,7 @@ def _is_unbounded(house: House) -> bool:
 
 @pytest.mark.parametrize("unbounded", [False, True], ids=["bounded look-back", "unbounded look-back"])
 @settings(
-    max_examples=300 if SOAK else 5,
+    max_examples=cases(5, 300),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
@@ -125,7 +124,7 @@ def open_times(house: House) -> np.ndarray:
 
 
 @pytest.mark.parametrize("view", ["near", "recent", "ever"])
-@settings(max_examples=200 if SOAK else 5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=cases(5, 200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=changes, days=st.integers(2, 8))
 def test_a_view_follows_its_source(view: str, changes: list[tuple[str, str, int]], days: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,5 @@
 """Versions for people: found by number, tag or time, compared, restored, recreated, cleaned up."""
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from tests.environment import SOAK
 from tests.materialize.house import START_NS, House, as_bag, events, seed_store, spine_rows, write
 
 from featurestore.core.clock import ManualClock
@@ -33,7 +33,6 @@ from featurestore.materialize.versions import (
 from featurestore.storage import delta_log
 from featurestore.storage.delta_log import read_log
 
-SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 CONFIG = StoreConfig(buckets=2, threads=1)
 
 

@@ -1,6 +1,5 @@
 """The promise of serving: what is read online at t is what training sees at t."""
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -25,7 +24,6 @@ from featurestore.serve.response import STATUS
 SNAPSHOT = snapshot_of()
 SYMBOLS = ["A", "B", "Ä" * 300]
 VIEWS = ("quote", "last", "flow")
-SOAK = bool(os.environ.get("FEATURESTORE_SOAK"))
 
 values = st.one_of(st.none(), st.sampled_from([0.0, -0.0, 0.1, 1e300, float("inf")]))
 rows = st.fixed_dictionaries(

@@ -1,7 +1,6 @@
 """Object stores that tests start themselves, and feature stores in them."""
 
 import logging
-import os
 import shutil
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
+from tests.environment import SOAK
 
 import featurestore as fs
 from featurestore.catalog.definition import Definition
@@ -87,7 +87,7 @@ def _azurite() -> Path:
         return program
     if shutil.which("npm") is None or shutil.which("node") is None:
         pytest.skip("Azurite needs node and npm")
-    if os.environ.get("FEATURESTORE_SOAK") != "1":
+    if not SOAK:
         pytest.skip("Azurite is not installed: FEATURESTORE_SOAK=1 installs it")
     folder.mkdir(parents=True, exist_ok=True)
     install = ["npm", "install", "--no-audit", "--no-fund", "--silent", f"azurite@{AZURITE}"]

@@ -20,6 +20,7 @@ import xxhash
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.environment import cases
 
 from featurestore.errors import CorruptDataError, StorageError
 from featurestore.storage.cache import FileCache
@@ -368,7 +369,7 @@ def test_processes_that_hammer_a_small_cache_read_right_and_never_outgrow_it(tmp
 def test_killed_fills_leave_no_partial_entry_and_their_room_comes_back(tmp_path: Path) -> None:
     limit = 20_000
     rng = np.random.default_rng(1)
-    for seed in range(int(os.environ.get("FEATURESTORE_CACHE_KILLS", "4"))):
+    for seed in range(cases(4, 200)):
         running = [hammer(tmp_path, limit, 10 * seed + k, 30) for k in range(2)]
         assert [line_of(p) for p in running] == ["ready"] * 2
         time.sleep(rng.random() * 0.1)

@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from tests.environment import SOAK, cases
 
 from featurestore.errors import (
     AlreadyExistsError,
@@ -25,7 +26,6 @@ from featurestore.storage.delta_checkpoint import check_checkpoint, write_checkp
 from featurestore.storage.delta_log import DataFile, DeltaLog, commit, create_table, read_log, version_at
 from featurestore.storage.files import read_files
 
-SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 SCHEMA = pa.schema([("key", pa.string()), pa.field("ts", pa.int64())])
 TABLE_ID = "6fc42268-8faa-40e7-98e7-bcde79fd75ca"
 
@@ -135,7 +135,7 @@ def test_no_damage_to_a_commit_passes(table: Path, version: int, damage: str) ->
 def test_no_flipped_bit_of_a_commit_passes(table: Path) -> None:
     rng = np.random.default_rng(3)
     before = opened(table)
-    for _ in range(4000 if SOAK else 400):
+    for _ in range(cases(400, 4000)):
         path = table / "_delta_log" / f"{int(rng.integers(4)):020d}.json"
         data = path.read_bytes()
         spoiled = bytearray(data)
@@ -247,7 +247,7 @@ def test_no_flipped_bit_of_a_checkpoint_passes(table: Path) -> None:
     write_checkpoint(opened(table))
     rng = np.random.default_rng(3)
     names = ["_last_checkpoint", f"{3:020d}.checkpoint.parquet"]
-    for _ in range(2000 if SOAK else 200):
+    for _ in range(cases(200, 2000)):
         path = table / "_delta_log" / names[int(rng.integers(2))]
         data = path.read_bytes()
         spoiled = bytearray(data)
@@ -264,7 +264,7 @@ def test_no_flipped_bit_of_a_checkpoint_passes(table: Path) -> None:
 def test_a_thousand_commits_are_followed_in_little_time(table: Path) -> None:
     """The time of a commit does not grow with the log: what is known is not read again."""
     seconds = []
-    for number in range(4, 304 if not SOAK else 2004):
+    for number in range(4, cases(304, 2004)):
         begin = time.process_time()
         commit(opened(table), added=[data_file(number)], removed=[], operation="WRITE", app_id="a", now_ns=5)
         seconds.append(time.process_time() - begin)

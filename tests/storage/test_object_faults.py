@@ -1,6 +1,5 @@
 """Requests fail, answers are lost, writers die: a version appears once and whole, or not at all."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import s3fs  # type: ignore[import-untyped] # it has no types
+from tests.environment import SOAK, cases
 from tests.materialize.faults import dying_at
 from tests.materialize.house import House, seed_store, spine_rows, write
 from tests.storage.buckets import BUCKET, copy_sources, filled_store, remote_store, s3_options, s3_server
@@ -20,9 +20,8 @@ import featurestore as fs
 from featurestore.core.config import StoreConfig
 from featurestore.errors import FeatureStoreError, NotFoundError, StorageError
 
-SOAK = os.environ.get("FEATURESTORE_SOAK") == "1"
 # One request, or step, in so many is tried in the gate; all of them with FEATURESTORE_SOAK=1.
-STRIDE = int(os.environ.get("FEATURESTORE_STRIDE", "1" if SOAK else "60"))
+STRIDE = cases(60, 1, "FEATURESTORE_STRIDE")
 # Nobody between us and the store tries again: every fault is seen.
 BARE = {"config_kwargs": {"retries": {"max_attempts": 0}, "read_timeout": 20}}
 

@@ -1,6 +1,5 @@
 """Every trade of three real days, against DuckDB: another engine, another algorithm, the same answers."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from tests.environment import TICKS
 
 import featurestore as fs
 
-TICKS = Path(os.environ.get("FEATURESTORE_TICKS", Path(__file__).parents[3] / "shared" / "data" / "ticks"))
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not TICKS.is_dir(), reason=f"no real ticks at {TICKS} (set FEATURESTORE_TICKS)"),

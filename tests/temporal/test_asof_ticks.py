@@ -1,7 +1,5 @@
 """Real quotes as of real trades: a sample against the oracle, all of it against Polars."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,22 +8,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from tests.environment import TICKS
 
 from featurestore.temporal.align import AsOf, align, align_with_statistics
 from featurestore.temporal.join import asof_join
 from featurestore.testing.oracle import asof_oracle
 
-FOLDER = Path(os.environ.get("FEATURESTORE_TICKS") or Path(__file__).parents[3] / "shared" / "data" / "ticks")
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not FOLDER.is_dir(), reason="no tick data: set FEATURESTORE_TICKS to its folder"),
+    pytest.mark.skipif(not TICKS.is_dir(), reason="no tick data: set FEATURESTORE_TICKS to its folder"),
 ]
 
 
 @pytest.fixture(scope="module")
 def ticks() -> tuple[pa.Table, pa.Table]:
     """One day of trades and of quotes, each in its file's order: symbol by symbol, not in time."""
-    trades, quotes = (pq.read_table(FOLDER / kind / "20131008.parquet") for kind in ("trades", "quotes"))
+    trades, quotes = (pq.read_table(TICKS / kind / "20131008.parquet") for kind in ("trades", "quotes"))
     return trades, quotes.append_column("row", pa.array(np.arange(len(quotes))))
 
 
