@@ -151,9 +151,10 @@ def _gpu_driver() -> Finding:
 
 
 def _warm() -> Finding:
+    from featurestore.core.compiling import announced
     from featurestore.temporal.warm import warm_kernels
 
-    with notes().status("compiling kernels"):
+    with announced(), notes().status("compiling kernels"):
         warm_kernels()
     return Finding("kernels", True, "compiled and cached")
 

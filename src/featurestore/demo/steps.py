@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.core.compiling import announced
 from featurestore.core.time import format_instant
 from featurestore.demo.audit import BOOK, Audit, audit_rows, raw_rows
 from featurestore.demo.bar import Bar
@@ -75,7 +76,7 @@ def define(demo: Demo) -> None:
 
 def materialize(demo: Demo) -> None:
     """Step 2: one version of the training set, and where its rows come from."""
-    with demo.screen.work("compiling kernels, once per machine"):
+    with announced(), demo.screen.work("compiling kernels, once per machine"):
         seconds = rehearse(demo.ticks, demo.root, TRAINING_SET)
     demo.screen.say(f"rehearsed on a few rows in {seconds:.1f} s: kernels are compiled once per machine")
     with Bar(demo.screen.console) as bar:

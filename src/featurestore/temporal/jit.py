@@ -5,6 +5,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar, cast
 
+from featurestore.core.compiling import listen
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -24,6 +26,7 @@ def inlined(function: Callable[P, R]) -> Callable[P, R]:
 
 def _compiled(function: Callable[P, R], **options: Any) -> Callable[P, R]:
     numba = importlib.import_module("numba")
+    listen()
     options |= {"nogil": True, "error_model": "numpy"}
     try:
         return cast("Callable[P, R]", numba.njit(cache=True, **options)(function))
