@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from featurestore.catalog.arguments import text
 from featurestore.core.names import check_feature_name, check_output_name
 from featurestore.core.time import Duration, duration_ns, format_duration
 from featurestore.errors import DefinitionError
@@ -63,7 +64,7 @@ class Aggregation:
                 f"aggregation of {column!r} has window {window!r} and tile {tile!r}",
                 hint="the window is positive, and the tile positive and no longer than the window",
             )
-        if function not in FUNCTIONS and not _LAST_N.fullmatch(function):
+        if function not in FUNCTIONS and not _LAST_N.fullmatch(text("an aggregation", "function", function)):
             raise DefinitionError(
                 f"aggregation function {function!r} is not known",
                 hint=f"one of {', '.join(FUNCTIONS)}, last_n(k)",

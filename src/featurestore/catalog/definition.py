@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from featurestore.catalog.arguments import mapped, text
 from featurestore.core.canonical import canonical_json, digest_json
 
 METADATA_FIELDS = ("owner", "description", "tags")
@@ -21,6 +22,32 @@ class Definition(ABC):
     kind: ClassVar[str]
 
     name: str
+    owner: str
+    description: str
+    tags: Mapping[str, str]
+
+    def _put(self, **fields: Any) -> None:
+        # Frozen for everyone but its own constructor.
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+
+    def _describe(self, owner: object, description: object, tags: object) -> None:
+        """Set what describes the definition without changing what it means.
+
+        Raises:
+            DefinitionError: owner or description is no text, or the tags are no mapping of texts.
+        """
+        what = f"{self.kind.replace('_', ' ')} {self.name!r}"
+        pairs = mapped(what, "tags", tags, '{"team": "risk"}')
+        self._put(
+            owner=text(what, "owner", owner),
+            description=text(what, "description", description),
+            tags={key: text(what, f"tags: {key}", value) for key, value in pairs.items()},
+        )
+
+    def about(self) -> dict[str, Any]:
+        """Return owner, description and tags as plain JSON values."""
+        return {"owner": self.owner, "description": self.description, "tags": dict(sorted(self.tags.items()))}
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
@@ -47,8 +74,3 @@ class Definition(ABC):
             if key not in {"kind", "name"} and value not in (None, "", [], {})
         )
         return f"{type(self).__name__}({self.name!r}{', ' + fields if fields else ''})"
-
-
-def metadata_spec(owner: str, description: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields that describe a definition without changing what it means."""
-    return {"owner": owner, "description": description, "tags": dict(sorted(tags.items()))}

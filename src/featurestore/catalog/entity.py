@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.arguments import listed
+from featurestore.catalog.definition import Definition
 from featurestore.core.names import check_feature_name, check_name
 from featurestore.errors import DefinitionError
 
@@ -20,9 +21,6 @@ class Entity(Definition):
     kind: ClassVar[str] = "entity"
 
     join_keys: tuple[str, ...]
-    owner: str
-    description: str
-    tags: Mapping[str, str]
 
     def __init__(
         self,
@@ -38,12 +36,9 @@ class Entity(Definition):
         Raises:
             DefinitionError: a bad name, no join key, or one given twice.
         """
-        keys = (name,) if join_keys is None else _key_columns(name, join_keys)
-        object.__setattr__(self, "name", check_name(name, "entity"))
-        object.__setattr__(self, "join_keys", keys)
-        object.__setattr__(self, "owner", owner)
-        object.__setattr__(self, "description", description)
-        object.__setattr__(self, "tags", dict(tags or {}))
+        self._put(name=check_name(name, "entity"))
+        self._put(join_keys=(name,) if join_keys is None else _key_columns(name, join_keys))
+        self._describe(owner, description, tags)
 
     def spec(self) -> dict[str, Any]:
         """Return the entity as plain JSON values."""
@@ -51,27 +46,29 @@ class Entity(Definition):
             "kind": self.kind,
             "name": self.name,
             "join_keys": list(self.join_keys),
-            **metadata_spec(self.owner, self.description, self.tags),
+            **self.about(),
         }
 
 
 def _key_columns(name: str, join_keys: Sequence[str]) -> tuple[str, ...]:
-    keys = (join_keys,) if isinstance(join_keys, str) else tuple(join_keys)
-    if not keys or len(set(keys)) != len(keys):
+    what = f"entity {name!r}"
+    keys = (join_keys,) if isinstance(join_keys, str) else listed(what, "join_keys", join_keys, "columns")
+    checked = tuple(check_feature_name(key, "join key") for key in keys)
+    if not checked or len(set(checked)) != len(checked):
         raise DefinitionError(
-            f"entity {name!r} has join keys {list(keys)}",
+            f"{what} has join keys {list(checked)}",
             hint="give at least one join key, each once",
             entity=name,
         )
-    return tuple(check_feature_name(key, "join key") for key in keys)
+    return checked
 
 
-def entity_names(what: str, entities: "Sequence[Entity | str]") -> tuple[str, ...]:
-    """Return the names of entities given as objects or by name.
+def entity_names(what: str, entities: Any) -> tuple[tuple[str, ...], tuple[Entity, ...]]:
+    """Return the names of entities given as objects or by name, and the objects among them.
 
     Raises:
         DefinitionError: one entity where a list of them is meant, or a bad name.
     """
-    if isinstance(entities, (str, Entity)):
-        raise DefinitionError(f"{what} has entities={entities!r}", hint="give a list of entities")
-    return tuple(e.name if isinstance(e, Entity) else check_name(e, "entity") for e in entities)
+    given = listed(what, "entities", entities, "entities")
+    names = tuple(e.name if isinstance(e, Entity) else check_name(e, "entity") for e in given)
+    return names, tuple(e for e in given if isinstance(e, Entity))

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Union
 
 from featurestore.catalog.aggregation import Aggregation
-from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.arguments import flag, listed, mapped, reference, refuse, text
+from featurestore.catalog.definition import Definition
 from featurestore.catalog.entity import Entity, entity_names
 from featurestore.catalog.expressions import check_scalar
-from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.catalog.refs import Ref
 from featurestore.catalog.source import Source
 from featurestore.core.names import check_name, check_output_name
 from featurestore.core.time import Duration, duration_ns
@@ -55,9 +56,6 @@ class FeatureView(Definition):
     ttl_ns: int | None
     nulls: str
     online: bool
-    owner: str
-    description: str
-    tags: Mapping[str, str]
     source_object: "Source | FeatureView | None"
     entity_objects: tuple[Entity, ...]
 
@@ -82,25 +80,26 @@ class FeatureView(Definition):
             DefinitionError: no features, a repeated name, no entity, an unknown `nulls`, a ttl that is not
                 positive, or an expression that is not a function of one row (of Feature objects: at `plan`).
         """
-        put = object.__setattr__
-        put(self, "name", check_name(name, "feature view"))
-        put(self, "source", _source_ref(source))
-        put(self, "entities", _entity_names(name, entities))
-        put(self, "features", _features(name, features))
-        put(self, "aggregations", tuple(aggregations))
-        put(self, "ttl_ns", _ttl_ns(name, ttl))
-        put(self, "nulls", nulls)
-        put(self, "online", online)
-        put(self, "owner", owner)
-        put(self, "description", description)
-        put(self, "tags", dict(tags or {}))
-        put(self, "source_object", None if isinstance(source, str) else source)
-        put(self, "entity_objects", tuple(e for e in entities if isinstance(e, Entity)))
-        _check_names(name, self.feature_names)
+        what = f"feature view {check_name(name, 'feature view')!r}"
+        names, objects = entity_names(what, entities)
+        if not names:
+            refuse(what, "entities", entities, "give a list with at least one entity")
         if nulls not in NULLS:
-            raise DefinitionError(
-                f"feature view {name!r} has nulls={nulls!r}", hint=f"one of {', '.join(NULLS)}"
-            )
+            refuse(what, "nulls", nulls, f"one of {', '.join(NULLS)}")
+        self._put(
+            name=name,
+            source=reference(what, "source", source, (Source, FeatureView)),
+            entities=names,
+            features=view_features(what, features),
+            aggregations=_aggregations(what, aggregations),
+            ttl_ns=_ttl_ns(what, ttl),
+            nulls=nulls,
+            online=flag(what, "online", online),
+            source_object=None if isinstance(source, str) else source,
+            entity_objects=objects,
+        )
+        self._describe(owner, description, tags)
+        _check_names(what, self.feature_names)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -119,57 +118,57 @@ class FeatureView(Definition):
             "ttl_ns": self.ttl_ns,
             "nulls": self.nulls,
             "online": self.online,
-            **metadata_spec(self.owner, self.description, self.tags),
+            **self.about(),
         }
 
 
-def _source_ref(source: Source | FeatureView | str) -> Ref:
-    return parse_ref(source) if isinstance(source, str) else Ref(source.name)
+def view_features(what: str, features: Any) -> tuple[Feature, ...]:
+    """Return features given as names, as Feature objects or as a mapping from name to expression.
 
-
-def _entity_names(name: str, entities: Sequence[Entity | str]) -> tuple[str, ...]:
-    names = entity_names(f"feature view {name!r}", entities)
-    if not names:
-        raise DefinitionError(
-            f"feature view {name!r} has entities={entities!r}",
-            hint="give a list with at least one entity",
-        )
-    return names
-
-
-def _features(name: str, features: Sequence[str | Feature] | Mapping[str, str]) -> tuple[Feature, ...]:
-    if isinstance(features, str):
-        raise DefinitionError(
-            f"feature view {name!r} has features={features!r}", hint="give a list or a mapping"
-        )
+    Raises:
+        DefinitionError: anything else, or an expression that is not a function of one row.
+    """
     if isinstance(features, Mapping):
-        for expression in features.values():
-            check_scalar(expression)
-        return tuple(Feature(key, expression) for key, expression in features.items())
-    return tuple(f if isinstance(f, Feature) else Feature(f) for f in features)
+        for expression in mapped(what, "features", features, '{"name": "SQL expression"}').values():
+            check_scalar(text(what, "an expression", expression))
+        return tuple(Feature(name, expression) for name, expression in features.items())
+    given = listed(what, "features", features, 'names or a mapping {"name": "SQL expression"}')
+    made = tuple(f if isinstance(f, Feature) else Feature(f) for f in given)
+    for feature in made:
+        if feature.expression is not None:
+            text(what, f"features: the expression of {feature.name!r}", feature.expression)
+    return made
 
 
-def _check_names(name: str, feature_names: Sequence[str]) -> None:
+def _aggregations(what: str, aggregations: Any) -> tuple[Aggregation, ...]:
+    given = listed(what, "aggregations", aggregations, "aggregations")
+    for one in given:
+        if not isinstance(one, Aggregation):
+            refuse(what, "aggregations", one, "give a list of Aggregation objects")
+    return given
+
+
+def _check_names(what: str, feature_names: Sequence[str]) -> None:
     if not feature_names:
-        raise DefinitionError(f"feature view {name!r} has no features", hint="give features or aggregations")
+        raise DefinitionError(f"{what} has no features", hint="give features or aggregations")
     for feature in feature_names:
         check_output_name(feature, "feature")
     repeated = sorted({f for f in feature_names if feature_names.count(f) > 1})
     if repeated:
         raise DefinitionError(
-            f"feature view {name!r} has more than one feature named {repeated[0]!r}",
+            f"{what} has more than one feature named {repeated[0]!r}",
             hint="rename one; an aggregation takes name=…",
             feature=repeated[0],
         )
 
 
-def _ttl_ns(name: str, ttl: Duration | None) -> int | None:
+def _ttl_ns(what: str, ttl: Duration | None) -> int | None:
     if ttl is None:
         return None
-    nanos = duration_ns(ttl, what=f"ttl of feature view {name!r}")
+    nanos = duration_ns(ttl, what=f"ttl of {what}")
     if nanos == 0:
         raise DefinitionError(
-            f"feature view {name!r} has ttl={ttl!r}: only a value of its very instant could be read",
+            f"{what} has ttl={ttl!r}: only a value of its very instant could be read",
             hint='None means that values never expire; "1ns" is the least',
         )
     return nanos

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.arguments import reference, text
+from featurestore.catalog.definition import Definition
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.label_terms import parse_label
-from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.catalog.refs import Ref
 from featurestore.catalog.source import Source
 from featurestore.core.names import check_name
 from featurestore.core.time import Duration, duration_ns
@@ -35,9 +36,6 @@ class Label(Definition):
     source: Ref
     expression: str
     horizon_ns: int
-    owner: str
-    description: str
-    tags: Mapping[str, str]
     source_object: Source | FeatureView | None
 
     def __init__(
@@ -57,22 +55,22 @@ class Label(Definition):
             DefinitionError: a bad name, a horizon that is not positive, or an expression that is empty or no
                 scalar one over plain columns, `start.column` and the aggregates above.
         """
-        horizon_ns = duration_ns(horizon, what=f"horizon of label {name!r}")
-        if horizon_ns == 0 or not expression.strip():
+        what = f"label {check_name(name, 'label')!r}"
+        horizon_ns = duration_ns(horizon, what=f"horizon of {what}")
+        if horizon_ns == 0 or not text(what, "expression", expression).strip():
             raise DefinitionError(
-                f"label {name!r} has horizon={horizon!r}, expression={expression!r}",
+                f"{what} has horizon={horizon!r}, expression={expression!r}",
                 hint="the horizon is positive and the expression not empty",
             )
         parse_label(expression)
-        put = object.__setattr__
-        put(self, "name", check_name(name, "label"))
-        put(self, "source", parse_ref(source) if isinstance(source, str) else Ref(source.name))
-        put(self, "expression", expression)
-        put(self, "horizon_ns", horizon_ns)
-        put(self, "owner", owner)
-        put(self, "description", description)
-        put(self, "tags", dict(tags or {}))
-        put(self, "source_object", None if isinstance(source, str) else source)
+        self._put(
+            name=name,
+            source=reference(what, "source", source, (Source, FeatureView)),
+            expression=expression,
+            horizon_ns=horizon_ns,
+            source_object=None if isinstance(source, str) else source,
+        )
+        self._describe(owner, description, tags)
 
     def spec(self) -> dict[str, Any]:
         """Return the label as plain JSON values."""
@@ -82,5 +80,5 @@ class Label(Definition):
             "source": str(self.source),
             "expression": self.expression,
             "horizon_ns": self.horizon_ns,
-            **metadata_spec(self.owner, self.description, self.tags),
+            **self.about(),
         }

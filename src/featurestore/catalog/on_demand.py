@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Final
 
 import pyarrow as pa
 
-from featurestore.catalog.definition import Definition, metadata_spec
-from featurestore.catalog.expressions import check_scalar
-from featurestore.catalog.feature_view import Feature, FeatureView
-from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.catalog.arguments import listed, mapped, reference
+from featurestore.catalog.definition import Definition
+from featurestore.catalog.feature_view import Feature, FeatureView, view_features
+from featurestore.catalog.refs import Ref
 from featurestore.core.names import check_feature_name, check_name, check_output_name
 from featurestore.errors import DefinitionError
 
@@ -41,9 +41,6 @@ class OnDemandFeatureView(Definition):
     inputs: tuple[Ref, ...]
     request: Mapping[str, str]
     features: tuple[Feature, ...]
-    owner: str
-    description: str
-    tags: Mapping[str, str]
     input_objects: tuple[FeatureView, ...]
 
     def __init__(
@@ -63,31 +60,23 @@ class OnDemandFeatureView(Definition):
             DefinitionError: no features, a request type that is not one of `REQUEST_TYPES`, or an
                 expression that is not a function of one row (of Feature objects: at `plan`).
         """
-        typed = {column: _request_type(name, column, kind) for column, kind in (request or {}).items()}
-        if not features:
-            raise DefinitionError(f"on-demand view {name!r} has no features")
-        if isinstance(features, Mapping):
-            for expression in features.values():
-                check_scalar(expression)
-            features = [Feature(key, expression) for key, expression in features.items()]
-        names = [check_output_name(feature.name, "feature") for feature in features]
-        if len(set(names)) != len(names) or any(f.expression is None for f in features):
-            raise DefinitionError(
-                f"on-demand view {name!r} has features {names}", hint="each once, each with its expression"
-            )
-        put = object.__setattr__
-        put(self, "name", check_name(name, "on-demand view"))
-        put(
-            self,
-            "inputs",
-            tuple(parse_ref(i) if isinstance(i, str) else Ref(i.name) for i in inputs),
+        what = f"on-demand view {check_name(name, 'on-demand view')!r}"
+        fields = mapped(what, "request", request, '{"field": "float64"}')
+        made = view_features(what, features)
+        names = [check_output_name(feature.name, "feature") for feature in made]
+        if not made:
+            raise DefinitionError(f"{what} has no features", hint='give a mapping {"name": "SQL expression"}')
+        if len(set(names)) != len(names) or any(f.expression is None for f in made):
+            raise DefinitionError(f"{what} has features {names}", hint="each once, each with its expression")
+        given = listed(what, "inputs", inputs, "views and references")
+        self._put(
+            name=name,
+            inputs=tuple(reference(what, "inputs", i, (FeatureView,)) for i in given),
+            request={column: _request_type(what, column, kind) for column, kind in fields.items()},
+            features=made,
+            input_objects=tuple(i for i in given if isinstance(i, FeatureView)),
         )
-        put(self, "request", typed)
-        put(self, "features", tuple(features))
-        put(self, "owner", owner)
-        put(self, "description", description)
-        put(self, "tags", dict(tags or {}))
-        put(self, "input_objects", tuple(i for i in inputs if isinstance(i, FeatureView)))
+        self._describe(owner, description, tags)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -102,17 +91,17 @@ class OnDemandFeatureView(Definition):
             "inputs": [str(i) for i in self.inputs],
             "request": dict(self.request),
             "features": [{"name": f.name, "expression": f.expression} for f in self.features],
-            **metadata_spec(self.owner, self.description, self.tags),
+            **self.about(),
         }
 
 
-def _request_type(view: str, column: str, kind: Any) -> str:
+def _request_type(what: str, column: str, kind: Any) -> str:
     check_feature_name(column, "request field")
     given = _PYTHON_TYPES.get(kind, "") if isinstance(kind, type) else kind
     for name, arrow in REQUEST_TYPES.items():
         if given == (arrow if isinstance(given, pa.DataType) else name):
             return name
     raise DefinitionError(
-        f"on-demand view {view!r}: request field {column!r} has type {kind!r}",
+        f"{what}: request field {column!r} has type {kind!r}",
         hint=f"one of {', '.join(REQUEST_TYPES)}, or the Arrow type",
     )

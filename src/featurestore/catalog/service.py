@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.arguments import listed, reference
+from featurestore.catalog.definition import Definition
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.on_demand import OnDemandFeatureView
-from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.catalog.refs import Ref
 from featurestore.core.names import check_name
 from featurestore.errors import DefinitionError
 
@@ -21,9 +22,6 @@ class FeatureService(Definition):
     kind: ClassVar[str] = "feature_service"
 
     features: tuple[Ref, ...]
-    owner: str
-    description: str
-    tags: Mapping[str, str]
     view_objects: tuple[FeatureView | OnDemandFeatureView, ...]
 
     def __init__(
@@ -40,13 +38,9 @@ class FeatureService(Definition):
         Raises:
             DefinitionError: no features, or one given twice.
         """
-        put = object.__setattr__
-        put(self, "name", check_name(name, "feature service"))
-        put(self, "features", feature_refs(f"feature service {name!r}", features))
-        put(self, "owner", owner)
-        put(self, "description", description)
-        put(self, "tags", dict(tags or {}))
-        put(self, "view_objects", tuple(f for f in features if not isinstance(f, str)))
+        refs, objects = feature_refs(f"feature service {check_name(name, 'feature service')!r}", features)
+        self._put(name=name, features=refs, view_objects=objects)
+        self._describe(owner, description, tags)
 
     def spec(self) -> dict[str, Any]:
         """Return the service as plain JSON values."""
@@ -54,20 +48,23 @@ class FeatureService(Definition):
             "kind": self.kind,
             "name": self.name,
             "features": [str(f) for f in self.features],
-            **metadata_spec(self.owner, self.description, self.tags),
+            **self.about(),
         }
 
 
-def feature_refs(what: str, features: Sequence[FeatureLike]) -> tuple[Ref, ...]:
-    """Turn views and texts into references, in order.
+def feature_refs(
+    what: str, features: Any
+) -> tuple[tuple[Ref, ...], tuple[FeatureView | OnDemandFeatureView, ...]]:
+    """Turn views and texts into references, in order, and return the views among them.
 
     Raises:
         DefinitionError: none given, or one given twice.
     """
-    if isinstance(features, str) or not features:
-        raise DefinitionError(f"{what} has features={features!r}", hint="give a list of features")
-    refs = tuple(parse_ref(f) if isinstance(f, str) else Ref(f.name) for f in features)
+    given = listed(what, "features", features, "features")
+    if not given:
+        raise DefinitionError(f"{what} has no features", hint="give a list of views and references")
+    refs = tuple(reference(what, "features", f, (FeatureView, OnDemandFeatureView)) for f in given)
     repeated = [str(r) for r in refs if refs.count(r) > 1]
     if repeated:
         raise DefinitionError(f"{what} lists {repeated[0]!r} twice", hint="list each feature once")
-    return refs
+    return refs, tuple(f for f in given if not isinstance(f, str))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any, ClassVar, Final
 
-from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.arguments import text
+from featurestore.catalog.definition import Definition
 from featurestore.catalog.entity import Entity, entity_names
 from featurestore.core.names import check_feature_name, check_name
 from featurestore.core.time import Duration, duration_ns
@@ -41,9 +42,6 @@ class Source(Definition):
     entities: tuple[str, ...]
     query: str | None
     format: str | None
-    owner: str
-    description: str
-    tags: Mapping[str, str]
     entity_objects: tuple[Entity, ...]
 
     def __init__(
@@ -67,11 +65,13 @@ class Source(Definition):
         Raises:
             DefinitionError: a bad name, an empty path, an unknown format, or a negative delay.
         """
-        if not fspath(path):
-            raise DefinitionError(f"source {name!r} has an empty path", source=name)
+        what = f"source {check_name(name, 'source')!r}"
+        place = fspath(path) if isinstance(path, PathLike) else path
+        if not text(what, "path", place):
+            raise DefinitionError(f"{what} has an empty path", hint="give a file, a folder, a glob or a URL")
         if format is not None and format not in FORMATS:
             raise DefinitionError(
-                f"source {name!r} has format {format!r}",
+                f"{what} has format {format!r}",
                 hint=f"one of {', '.join(FORMATS)}, or None to find out from the path",
             )
         columns = [timestamp_field, created_timestamp_column, sequence_column]
@@ -79,21 +79,21 @@ class Source(Definition):
             if column is not None:
                 check_feature_name(column, "column")
         _check_distinct(name, [c for c in columns if c is not None])
-        put = object.__setattr__
-        put(self, "name", check_name(name, "source"))
-        put(self, "path", fspath(path))
-        put(self, "timestamp_field", timestamp_field)
-        put(self, "created_timestamp_column", created_timestamp_column)
-        put(self, "sequence_column", sequence_column)
         delay = 0 if availability_delay is None else availability_delay
-        put(self, "availability_delay_ns", duration_ns(delay, what="availability_delay"))
-        put(self, "entities", entity_names(f"source {name!r}", entities))
-        put(self, "query", query)
-        put(self, "format", format)
-        put(self, "owner", owner)
-        put(self, "description", description)
-        put(self, "tags", dict(tags or {}))
-        put(self, "entity_objects", tuple(e for e in entities if isinstance(e, Entity)))
+        names, objects = entity_names(what, entities)
+        self._put(
+            name=name,
+            path=place,
+            timestamp_field=timestamp_field,
+            created_timestamp_column=created_timestamp_column,
+            sequence_column=sequence_column,
+            availability_delay_ns=duration_ns(delay, what=f"availability_delay of {what}"),
+            entities=names,
+            query=None if query is None else text(what, "query", query),
+            format=format,
+            entity_objects=objects,
+        )
+        self._describe(owner, description, tags)
 
     def spec(self) -> dict[str, Any]:
         """Return the source as plain JSON values."""
@@ -108,7 +108,7 @@ class Source(Definition):
             "entities": list(self.entities),
             "query": self.query,
             "format": self.format,
-            **metadata_spec(self.owner, self.description, self.tags),
+            **self.about(),
         }
 
 

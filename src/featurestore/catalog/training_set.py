@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar
 
-from featurestore.catalog.definition import Definition, metadata_spec
+from featurestore.catalog.arguments import flag, listed, mapped, reference
+from featurestore.catalog.definition import Definition
 from featurestore.catalog.entity import Entity, entity_names
 from featurestore.catalog.label import Label
-from featurestore.catalog.refs import Ref, parse_ref
+from featurestore.catalog.refs import Ref
 from featurestore.catalog.service import FeatureLike, FeatureService, feature_refs
 from featurestore.catalog.source import Source
 from featurestore.core.names import check_feature_name, check_name
@@ -41,9 +42,6 @@ class TrainingSet(Definition):
     entities: tuple[str, ...]
     key_map: KeyMap
     full_feature_names: bool
-    owner: str
-    description: str
-    tags: Mapping[str, str]
     objects: tuple[Definition, ...]
 
     def __init__(
@@ -66,32 +64,28 @@ class TrainingSet(Definition):
         Raises:
             DefinitionError: a bad name, no features, or a key_map that is not one of the two forms.
         """
+        what = f"training set {check_name(name, 'training set')!r}"
         if isinstance(features, FeatureService):
             service, features = features, ()
         if service is not None and features:
-            raise DefinitionError(f"training set {name!r} has both features and a service", hint="give one")
-        put = object.__setattr__
-        put(self, "name", check_name(name, "training set"))
-        put(self, "spine", _ref_of(spine))
-        put(
-            self,
-            "features",
-            () if service is not None else feature_refs(f"training set {name!r}", features),
+            raise DefinitionError(f"{what} has both features and a service", hint="give one")
+        refs, views = ((), ()) if service is not None else feature_refs(what, features)
+        names, objects = entity_names(what, entities)
+        targets = listed(what, "labels", labels, "labels")
+        self._put(
+            name=name,
+            spine=reference(what, "spine", spine, (Source,)),
+            features=refs,
+            service=None if service is None else reference(what, "service", service, (FeatureService,)),
+            labels=tuple(reference(what, "labels", label, (Label,)) for label in targets),
+            entities=names,
+            key_map=_key_map(what, key_map),
+            full_feature_names=flag(what, "full_feature_names", full_feature_names),
+            objects=tuple(
+                o for o in (spine, service, *views, *targets, *objects) if isinstance(o, Definition)
+            ),
         )
-        put(self, "service", _ref_of(service))
-        put(
-            self,
-            "labels",
-            tuple(_ref_of(x) for x in labels),
-        )
-        put(self, "entities", entity_names(f"training set {name!r}", entities))
-        put(self, "key_map", _key_map(name, key_map or {}))
-        put(self, "full_feature_names", full_feature_names)
-        put(self, "owner", owner)
-        put(self, "description", description)
-        put(self, "tags", dict(tags or {}))
-        given: list[object] = [spine, service, *features, *labels, *entities]
-        put(self, "objects", tuple(o for o in given if isinstance(o, Definition)))
+        self._describe(owner, description, tags)
 
     def spec(self) -> dict[str, Any]:
         """Return the training set as plain JSON values."""
@@ -105,27 +99,14 @@ class TrainingSet(Definition):
             "entities": list(self.entities),
             "key_map": {k: v if isinstance(v, str) else dict(v) for k, v in self.key_map.items()},
             "full_feature_names": self.full_feature_names,
-            **metadata_spec(self.owner, self.description, self.tags),
+            **self.about(),
         }
 
 
-@overload
-def _ref_of(given: Definition | str) -> Ref: ...
-
-
-@overload
-def _ref_of(given: Definition | str | None) -> Ref | None: ...
-
-
-def _ref_of(given: Definition | str | None) -> Ref | None:
-    if given is None:
-        return None
-    return parse_ref(given) if isinstance(given, str) else Ref(given.name)
-
-
-def _key_map(name: str, key_map: KeyMap) -> dict[str, str | dict[str, str]]:
+def _key_map(what: str, key_map: KeyMap | None) -> dict[str, str | dict[str, str]]:
+    form = '{"join_key": "spine_column"} or {"alias": {"join_key": "spine_column"}}'
     out: dict[str, str | dict[str, str]] = {}
-    for key, value in key_map.items():
+    for key, value in mapped(what, "key_map", key_map, form).items():
         if isinstance(value, str):
             out[check_feature_name(key, "join key")] = check_feature_name(value, "spine column")
         elif isinstance(value, Mapping):
@@ -134,8 +115,5 @@ def _key_map(name: str, key_map: KeyMap) -> dict[str, str | dict[str, str]]:
                 for k, v in value.items()
             }
         else:
-            raise DefinitionError(
-                f"training set {name!r}: key_map[{key!r}] is {value!r}",
-                hint='write {"join_key": "spine_column"} or {"alias": {"join_key": "spine_column"}}',
-            )
+            raise DefinitionError(f"{what}: key_map[{key!r}] is {value!r}", hint=f"write {form}")
     return out
