@@ -193,7 +193,7 @@ def test_names_that_could_be_paths_look_alikes_or_refs_are_refused(
         pytest.param(lambda: quote_view(nulls="skip"), "nulls", id="an unknown nulls"),
         pytest.param(lambda: quote_view(features=[]), "no features", id="no features"),
         pytest.param(lambda: quote_view(features=["a", "a"]), "more than one", id="a feature twice"),
-        pytest.param(lambda: quote_view(features="bid"), "list of names or a mapping", id="features as a text"),
+        pytest.param(lambda: quote_view(features="bid"), "names or a mapping", id="features as a text"),
         pytest.param(lambda: quote_view(features={"x": "now()"}), "now", id="the clock in an expression"),
         pytest.param(lambda: quote_view(features={"x": "sum(bid)"}), "aggregate", id="an aggregate"),
         pytest.param(lambda: quote_view(features={"x": "(SELECT 1)"}), "subquery", id="a subquery"),
