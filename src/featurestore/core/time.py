@@ -112,11 +112,11 @@ def instant_ns(value: Instant, *, what: str = "time") -> int:
         DefinitionError: the text is not a time.
         TimeOverflowError: outside 1677-09-21 to 2262-04-11.
     """
-    if isinstance(value, datetime):
+    if isinstance(value, datetime) and value == value:  # noqa: PLR0124 -- pandas.NaT is a datetime
         nanos = _datetime_ns(value)
     elif isinstance(value, np.datetime64):
         nanos = _datetime64_ns(value, what)
-    elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    elif isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64)):
         nanos = int(value)
     elif isinstance(value, str):
         nanos = _text_ns(value, what)

@@ -19,6 +19,7 @@ from featurestore.temporal.order import NO_INT64
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Int32Array, Rows, check_choice
 from featurestore.temporal.statistics import JoinStatistics, join_statistics
 from featurestore.temporal.tables import as_table, check_text, check_unique, column_of, names_of
+from featurestore.temporal.threads import check_count
 from featurestore.temporal.times import is_time_type, times_ns, valid_mask
 
 NULLS: Final = ("keep", "last_known")
@@ -168,6 +169,8 @@ def aligned(
         raise DefinitionError(
             f"streams is a {type(streams).__name__}", hint='name them: {"quote": AsOf(quotes), …}'
         )
+    if threads is not None:
+        check_count(threads, "threads")
     check_time_column(table, on, spine_name)
     for key in keys:
         key_kind(column_of(table, key, spine_name).type, key)
@@ -209,7 +212,8 @@ def _plan(name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...]
             f"stream {name!r} is a {type(rule).__name__}", hint="wrap its table in AsOf(...)"
         )
     time = on if rule.on is None else rule.on
-    for text in (rule.prefix, time, rule.created_on or "", rule.matched_timestamp or "", rule.age or ""):
+    optional = (rule.created_on, rule.matched_timestamp, rule.age)
+    for text in (rule.prefix, time, *(text for text in optional if text is not None)):
         check_text(text, f"a name or prefix of {name!r}")
     check_choice(rule.direction, DIRECTIONS, f"direction of {name!r}")
     check_choice(rule.boundary, BOUNDARIES, f"boundary of {name!r}")

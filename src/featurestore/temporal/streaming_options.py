@@ -1,13 +1,14 @@
 """What a stream was asked to do, checked once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from featurestore.core.time import Duration, duration_ns
 from featurestore.errors import DefinitionError
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, check_choice
-from featurestore.temporal.tables import check_unique, names_of
+from featurestore.temporal.tables import check_text, check_unique, names_of
+from featurestore.temporal.threads import check_count
 from featurestore.temporal.windows import Window
 
 LATE: Final = ("drop", "error", "side_output")
@@ -63,7 +64,7 @@ def checked_options(
     columns: Sequence[str] | None,
     prefix: str,
     matched_timestamp: str | None,
-    aggregations: Sequence[Any],
+    aggregations: object,
     max_pending_rows: int | None,
 ) -> Options:
     """Check the arguments of a stream.
@@ -73,6 +74,9 @@ def checked_options(
         TimeOverflowError: a duration longer than int64 nanoseconds.
         SchemaError: two aggregations of a name.
     """
+    optional = (right_on, created_on, matched_timestamp)
+    for text in (on, prefix, *(text for text in optional if text is not None)):
+        check_text(text, "a name or prefix of the stream")
     keys = names_of(by)
     right_keys = keys if right_by is None else names_of(right_by)
     if len(keys) != len(right_keys):
@@ -80,8 +84,10 @@ def checked_options(
             f"right is joined by {list(right_keys)}, left by {list(keys)}",
             hint="name as many key columns on both sides, in the same order",
         )
-    if max_pending_rows is not None and max_pending_rows <= 0:
-        raise DefinitionError(f"max_pending_rows is {max_pending_rows}", hint="a positive number, or None")
+    if max_pending_rows is not None:
+        check_count(max_pending_rows, "max_pending_rows")
+    if not isinstance(aggregations, Iterable):
+        raise DefinitionError(f"aggregations is {aggregations!r}", hint="pass a list of Aggregation objects")
     windows = tuple(map(_window, aggregations))
     check_unique([w.name for w in windows], "two aggregations are named", "give each its own name")
     return Options(

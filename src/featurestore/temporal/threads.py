@@ -7,12 +7,23 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final
 
+from featurestore.errors import DefinitionError
 from featurestore.temporal.jit import lazy_module
 
 # Below this many rows per thread, handing work over costs more than it saves.
 MIN_ROWS: Final = 1 << 16
 
 _numba = lazy_module("numba")
+
+
+def check_count(value: object, what: str) -> None:
+    """Check that a number of threads or rows is one.
+
+    Raises:
+        DefinitionError: it is no integer, or not positive.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise DefinitionError(f"{what} is {value!r}", hint="a positive integer, or None")
 
 
 def thread_count(threads: int | None, rows: int) -> int:
