@@ -36,7 +36,7 @@ from featurestore.materialize.plan import (
 from featurestore.materialize.training_set import materialize, materialize_incremental, plan_run
 from featurestore.materialize.versions import open_version, recreate, rollback, vacuum, verify
 from featurestore.storage.source_files import Place, SourceFile
-from featurestore.storage.source_readers import scan_file
+from featurestore.storage.source_readers import Scanned, scan_file
 from featurestore.storage.sources import open_source
 from featurestore.storage.state_files import read_index
 
@@ -119,7 +119,7 @@ def opened_files() -> Iterator[set[str]]:
     """Collect the names of the source files that are read while the block runs."""
     read: set[str] = set()
 
-    def spy(place: Place, file: SourceFile, kind: str, **of: Any) -> Iterator[pa.RecordBatch]:
+    def spy(place: Place, file: SourceFile, kind: str, **of: Any) -> Iterator[Scanned]:
         read.add(f"{Path(file.path).parent.name}/{file.name}")
         return scan_file(place, file, kind, **of)
 

@@ -18,8 +18,8 @@ from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array, day
 from featurestore.errors import CorruptDataError, NotFoundError
 from featurestore.materialize.changes import Comparison
 from featurestore.materialize.job import Job, Rows
-from featurestore.materialize.plan import BEGINNING, Input, Task, is_long
-from featurestore.materialize.staging import EVERY_BUCKET, FileSpan, Part, Place, concat_parts
+from featurestore.materialize.plan import Input, Task, is_long
+from featurestore.materialize.staging import BEGINNING, EVERY_BUCKET, FileSpan, Part, Place, concat_parts
 from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.retain import retained_rows
 from featurestore.storage.files import AnyPath

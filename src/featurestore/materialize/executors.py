@@ -1,7 +1,7 @@
 """Who runs the tasks of a plan: threads or processes; the answer never depends on it (PIT-6)."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     Future,
@@ -34,8 +34,12 @@ class Executor(Protocol):
     workers: int
     shares_memory: bool
 
-    def run(self, work: Callable[[Task], Answer], tasks: Sequence[Task]) -> Iterator[Answer]:
-        """Yield the answers as they come, in any order; the first error stops the rest and is raised."""
+    def run(self, work: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]:
+        """Yield the answers as they come, in any order; the first error stops the rest and is raised.
+
+        Tasks are taken one by one as there is room for them, by the thread that asks for answers: making one
+        may take time, in which those that were taken run.
+        """
         ...
 
 
@@ -47,9 +51,9 @@ class Threads:
     def __init__(self, workers: int = 0) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
 
-    def run(self, work: Callable[[Task], Answer], tasks: Sequence[Task]) -> Iterator[Answer]:
+    def run(self, work: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]:
         """Yield the answers as they come, in any order; the first error stops the rest and is raised."""
-        if self.workers == 1 or len(tasks) == 1:
+        if self.workers == 1:
             yield from map(work, tasks)
             return
         with ThreadPoolExecutor(self.workers, "materialize") as pool:
@@ -64,7 +68,7 @@ class Processes:
     def __init__(self, workers: int = 0) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
 
-    def run(self, work: Callable[[Task], Answer], tasks: Sequence[Task]) -> Iterator[Answer]:
+    def run(self, work: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]:
         """Yield the answers as they come, in any order; the first error stops the rest and is raised.
 
         Raises:
@@ -80,7 +84,7 @@ class Processes:
             )
 
         try:
-            with ProcessPoolExecutor(max(1, min(self.workers, len(tasks))), get_context("spawn")) as pool:
+            with ProcessPoolExecutor(self.workers, get_context("spawn")) as pool:
                 yield from _drain(pool, work, tasks, self.workers)
         except BrokenProcessPool as error:
             raise StorageError(
@@ -120,13 +124,12 @@ def _ray(workers: int) -> Executor:
 
 
 def _drain(
-    pool: Pool, work: Callable[[Task], Answer], tasks: Sequence[Task], workers: int
+    pool: Pool, work: Callable[[Task], Answer], tasks: Iterable[Task], workers: int
 ) -> Iterator[Answer]:
     """Keep at most two tasks per worker in flight, so that answers do not pile up."""
-    left = iter(tasks)
     running: set[Future[Answer]] = set()
     try:
-        for task in left:
+        for task in tasks:
             running.add(pool.submit(work, task))
             if len(running) < 2 * workers:
                 continue

@@ -20,6 +20,7 @@ from featurestore.materialize.plan import (
     task_rows_of,
 )
 from featurestore.materialize.staging import Place
+from featurestore.storage.source_readers import GroupTimes
 from featurestore.temporal.times import times_ns
 
 
@@ -64,7 +65,7 @@ def _places(job: Job, spine: Pinned, spans: Sequence[Span] | None, carryover: Ca
         time_range_ns=time_range(wanted, job.range_ns),
         files=chosen.files,
     )
-    for _, batch in batches:
+    for _, batch, _ in batches:
         event_ns, null = times_ns(batch.column(timestamp), timestamp)
         keep = (event_ns >= low) & (event_ns <= high)
         keep &= True if null is None else ~null
@@ -83,7 +84,11 @@ def _statistics(source: Pinned, carryover: Carryover) -> SourceStat:
     stat = statistics_of(source, carryover.known.get(source.table.spec.name, ()))
     unknown = [f.name for f in stat.files if f.rows is None]
     times = source.table.file_times(source.snapshot, unknown)
-    return SourceStat(
-        stat.version,
-        tuple(f if f.name not in times else FileStat(f.name, f.bytes, *times[f.name]) for f in stat.files),
-    )
+    return SourceStat(stat.version, tuple(_completed(f, times.get(f.name)) for f in stat.files))
+
+
+def _completed(file: FileStat, groups: Sequence[GroupTimes] | None) -> FileStat:
+    if not groups:
+        return file
+    rows = sum(g.rows for g in groups)
+    return FileStat(file.name, file.bytes, rows, min(g.min_ns for g in groups), max(g.max_ns for g in groups))

@@ -1,69 +1,70 @@
-"""The inputs of a run: the plan of its tasks, and just the rows of the sources that these need."""
+"""The inputs of a run, wave by wave: the tasks of some dates, and just the rows that these need.
 
-from collections.abc import Mapping, Sequence
+Sources are read side by side. As soon as all of them are complete up to some date, as far as the footers of
+their files tell, the tasks up to there are planned and handed out, and their rows are let go: what arrives in
+the order of time is never all in memory, nor split on disk. A source that is in no order is read to its end
+first, and in a run that goes on from an earlier version everything is planned before other sources than the
+spine are read: all tasks are one wave then.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
 
 from featurestore.core.time import DAY_NS
 from featurestore.materialize.carried import Carryover
 from featurestore.materialize.changes import FOREVER, Changes, Span
 from featurestore.materialize.executors import Executor
-from featurestore.materialize.inputs import (
-    Pinned,
-    merge_spans,
-    reach_of,
-    slice_of,
-    stage_source,
-    statistics_of,
+from featurestore.materialize.inputs import Pinned, merge_spans, reach_of, slice_of
+from featurestore.materialize.job import Job, Rows
+from featurestore.materialize.plan import (
+    MaterializationPlan,
+    first_day_read,
+    is_carried,
+    plan_materialization,
+    task_rows_of,
 )
-from featurestore.materialize.job import Job
-from featurestore.materialize.plan import BEGINNING, MaterializationPlan, plan_materialization, task_rows_of
 from featurestore.materialize.progress import Progress
-from featurestore.materialize.staging import EVERY_BUCKET, Budget, FileSpan, Place, Staged, Wanted
+from featurestore.materialize.source_reader import SourceReader
+from featurestore.materialize.staging import (
+    BEGINNING,
+    EVERY_BUCKET,
+    Budget,
+    FileSpan,
+    Part,
+    Place,
+    Stager,
+    Wanted,
+)
+from featurestore.storage.source_readers import GroupTimes
+
+Parts = Mapping[Place, Part]
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
-    """What the tasks of a run start from.
+class Wave:
+    """What the tasks of some dates start from.
 
     Attributes:
-        parts: Each source's rows, split.
-        spans: Times of the files read, by source.
-        carryover: With the states that turned out to be sound.
+        spine: The spine's rows, split; `parts` each source's, `schemas` their columns.
     """
 
     plan: MaterializationPlan
-    spine: Staged
-    parts: Mapping[str, Staged]
-    spans: Mapping[str, list[FileSpan]]
-    carryover: Carryover
+    spine: Parts
+    spine_schema: pa.Schema
+    parts: Mapping[str, Parts]
+    schemas: Mapping[str, pa.Schema]
 
 
-def gather_inputs(
-    job: Job,
-    pinned: Mapping[str, Pinned],
-    executor: Executor,
-    progress: Progress,
-    changes: Changes | None,
-    carryover: Carryover,
-    *,
-    memory_bytes: int,
-    spill: Path,
-) -> Gathered:
-    """Read the sources once, and plan.
+class Gathering:
+    """Reads the sources of a run.
 
-    Raises:
-        CorruptDataError: a source is not what was pinned, or damaged.
-        SchemaError: a missing column, or a spine row without a time.
+    Attributes:
+        carryover: With the states that turned out to be sound.
+        places: Partitions of the spine that have been handed out.
     """
-    reading = _Reading(job, pinned, executor, progress, carryover, memory_bytes=memory_bytes, spill=spill)
-    wanted = None if changes is None else list(changes.spans)
-    gather = _of_set if job.view is None else _of_view
-    return gather(reading, carryover, wanted, task_rows=task_rows_of(job, memory_bytes))
-
-
-class _Reading:
-    """Reads sources for a run, and remembers the times of the files that it read."""
 
     def __init__(
         self,
@@ -71,90 +72,207 @@ class _Reading:
         pinned: Mapping[str, Pinned],
         executor: Executor,
         progress: Progress,
+        changes: Changes | None,
         carryover: Carryover,
         *,
         memory_bytes: int,
         spill: Path,
     ) -> None:
-        self.job = job
-        self.pinned = pinned
-        self.known = carryover.known
-        self.spans: dict[str, list[FileSpan]] = {}
+        self.carryover = carryover
+        self.places: set[Place] = set()
+        self._job = job
+        self._pinned = pinned
+        self._wanted = None if changes is None else list(changes.spans)
         self._in_memory = executor.shares_memory
         self._progress = progress
+        self._task_rows = self._wave_rows = task_rows_of(job, memory_bytes)
         self._budget = Budget(memory_bytes // 2)
         self._spill = spill
-        progress.begin("read", len(job.sources()), 0)
+        self._computing = False
+        self._spine_rows = 0
+        self._readers: dict[str, SourceReader] = {}
+        self._spine: SourceReader | None = None
+        self._planned = changes is not None or bool(carryover.index.states) or is_carried(job)
 
-    def stage(self, name: str, wanted: Wanted | None, *, spine: bool) -> Staged:
-        """Read the wanted parts of one source."""
-        known = self.known.get(name, ())
-        staged, found = stage_source(
-            self.job.spine if spine else self.job.rows[name],
-            self.pinned[name],
-            slice_of(wanted, self.pinned[name], known),
-            buckets=self.job.buckets,
+    @property
+    def dropped(self) -> int:
+        """Rows of a view's source without an event timestamp."""
+        return 0 if self._spine is None else self._spine.stager.dropped
+
+    def spans(self) -> dict[str, list[FileSpan]]:
+        """Return the times of the files read, by source."""
+        found = {name: reader.spans() for name, reader in self._readers.items()}
+        if self._spine is not None:
+            name = self._job.spine.source.name
+            found[name] = merge_spans(found.get(name, ()), self._spine.spans())
+        return found
+
+    def close(self) -> None:
+        """Stop reading."""
+        for reader in self._all():
+            reader.close()
+
+    def waves(self) -> Iterator[Wave]:
+        """Read on, and yield what is complete.
+
+        Raises:
+            CorruptDataError: a source is not what was pinned, or damaged.
+            SchemaError: a missing column, or a spine row without a time.
+            StorageError: the disk refused rows that are too many for memory.
+        """
+        self._progress.begin("read", len(self._job.sources()), 0)
+        if self._job.view is None:
+            self._open_set()
+        else:
+            self._open_view()
+        done = BEGINNING
+        while behind := [r for r in self._all() if not r.is_done]:
+            last = min(behind, key=lambda r: r.reached)
+            if (
+                last.reached > done
+                and self._spine_reader.stager.rows_of(done, last.reached) >= self._wave_rows
+            ):
+                yield self._wave(done, last.reached)
+                done = last.reached
+            last.read_on()
+        yield self._wave(done, FOREVER + 1)
+
+    @property
+    def _spine_reader(self) -> SourceReader:
+        assert self._spine is not None  # noqa: S101 -- opened first
+        return self._spine
+
+    def _all(self) -> list[SourceReader]:
+        spine = [] if self._spine is None else [self._spine]
+        return list(dict.fromkeys([*spine, *self._readers.values()]))
+
+    def _open_set(self) -> None:
+        """Open the spine; the other sources once its times are known: by its footers, or by its rows."""
+        job = self._job
+        spans = self._wanted
+        if spans is None and job.range_ns[0] is not None:
+            spans = [(EVERY_BUCKET, _first_day(job), FOREVER)]
+        reach = None if spans is None else reach_of(job.spine, spans, states={}, buckets=job.buckets)[0]
+        times = None if self._planned else self._times(job.spine.source.name)
+        self._spine = self._reader(job.spine, reach, times, spine=True)
+        if times is None:
+            while not self._spine.is_done:
+                self._spine.read_on()
+            plan = self._plan(self._places(BEGINNING, FOREVER + 1))
+            while (sound := self.carryover.sound(plan.states())) is not self.carryover:
+                self.carryover = sound
+                plan = self._plan(self._places(BEGINNING, FOREVER + 1))
+            wanted = {name: plan.reach(name) for name in job.rows}
+        else:
+            self._spine_rows = _rows_of(times)
+            days = _days_of(job, times)
+            wanted = {n: reach_of(r, days, states={}, buckets=job.buckets)[0] for n, r in job.rows.items()}
+        for name, rows in job.rows.items():
+            known = None if self._planned else self._times(name)
+            self._readers[name] = self._reader(rows, wanted[name], known, spine=False)
+
+    def _open_view(self) -> None:
+        """A view's rows are both: read once, from where its own look-back begins."""
+        job = self._job
+        name = job.spine.source.name
+        spans = self._wanted if self._wanted is not None else [(EVERY_BUCKET, _first_day(job), FOREVER)]
+        while True:
+            states = self.carryover.days()
+            reach, chosen = reach_of(job.rows[name], spans, states=states, buckets=job.buckets)
+            sound = self.carryover.sound(chosen)
+            if sound is self.carryover:
+                break
+            self.carryover = sound
+        times = None if self._planned else self._times(name)
+        self._spine_rows = _rows_of(times or ())
+        self._spine = self._readers[name] = self._reader(job.rows[name], reach, times, spine=False)
+
+    def _times(self, name: str) -> list[tuple[str, list[GroupTimes]]] | None:
+        """Return the times of a source's files, in its order; `None` where one does not tell."""
+        pinned = self._pinned[name]
+        names = pinned.table.file_names(pinned.snapshot)
+        found = pinned.table.file_times(pinned.snapshot, names)
+        return [(n, found[n]) for n in names] if len(found) == len(names) else None
+
+    def _reader(
+        self,
+        rows: Rows,
+        wanted: Wanted | None,
+        times: Sequence[tuple[str, Sequence[GroupTimes]]] | None,
+        *,
+        spine: bool,
+    ) -> SourceReader:
+        name = rows.source.name
+        pinned = self._pinned[name]
+        range_ns = _range(self._job, spine=spine)
+        stager = Stager(
+            rows,
+            buckets=self._job.buckets,
             budget=self._budget,
             spill=self._spill / ("spine" if spine else "rows") / name,
             in_memory=self._in_memory,
-            spine=spine and self.job.kind == "training_set",
-            range_ns=_range(self.job, spine=spine),
-            heard=self._progress.advance,
+            spine=spine and self._job.kind == "training_set",
+            range_ns=range_ns,
+            places=wanted,
         )
-        self.spans[name] = merge_spans(self.spans.get(name, ()), found)
-        return staged
+        chosen = slice_of(wanted, pinned, self.carryover.known.get(name, ()))
+        return SourceReader(rows, pinned, chosen, stager, times=times, range_ns=range_ns, heard=self._heard)
 
-    def plan(self, spine: Staged, carryover: Carryover, task_rows: int) -> MaterializationPlan:
-        """Plan the tasks over the spine's partitions."""
-        places = {p: part.rows for p, part in spine.parts.items()}
-        stats = {n: statistics_of(p, self.known.get(n, ())) for n, p in self.pinned.items()}
+    def _places(self, first: int, end: int) -> dict[Place, Part]:
+        """Return the spine's parts of dates from `first` up to before `end`."""
+        parts = self._spine_reader.stager.parts()
+        if self._job.view is None:
+            return {p: part for p, part in parts.items() if first <= p[0] < end}
+        own = self._wanted
+        return {p: part for p, part in parts.items() if first <= p[0] < end and _in_view(self._job, p, own)}
+
+    def _plan(self, spine: Parts) -> MaterializationPlan:
+        places = {p: part.rows for p, part in spine.items()}
         return plan_materialization(
-            self.job, places, task_rows=task_rows, sources=stats, states=carryover.days()
+            self._job, places, task_rows=self._task_rows, states=self.carryover.days()
         )
 
-    def end(self) -> None:
-        """Say that everything is read."""
+    def _wave(self, first: int, end: int) -> Wave:
+        """Plan the dates from `first` up to before `end`, and let go of what later ones do not need."""
+        job = self._job
+        spine = self._places(first, end)
+        plan = self._plan(spine)
+        self.places |= spine.keys()
+        parts = {}
+        for name, reader in self._readers.items():
+            reach = plan.reach(name)
+            parts[name] = {p: part for p, part in reader.stager.parts().items() if reach.has(*p)}
+        if not self._computing:
+            self._begin_computing(plan)
+        schemas = {name: reader.schema for name, reader in self._readers.items()}
+        wave = Wave(plan, spine, self._spine_reader.schema, parts, schemas)
+        for name, reader in self._readers.items():
+            reader.release(end, first_day_read(job.rows[name], end, ())[0])
+        if job.view is None:
+            self._spine_reader.release(end, end)
+        return wave
+
+    def _begin_computing(self, first: MaterializationPlan) -> None:
+        """Tell how much there is to do, from what comes first of it."""
         self._progress.end()
+        self._computing = True
+        rows = max(first.rows, self._spine_rows)
+        self._progress.begin("compute", round(first.tasks * rows / max(1, first.rows)), rows)
+
+    def _heard(self, rows: int) -> None:
+        if not self._computing:
+            self._progress.advance(rows)
 
 
-def _of_set(
-    reading: _Reading, carryover: Carryover, wanted: Sequence[Span] | None, *, task_rows: int
-) -> Gathered:
-    """Read the spine, plan, then read of every source just what the tasks need."""
-    job = reading.job
-    spans = wanted
-    if spans is None and job.range_ns[0] is not None:
-        spans = [(EVERY_BUCKET, _first_day(job), FOREVER)]
-    reach = None if spans is None else reach_of(job.spine, spans, states={}, buckets=job.buckets)[0]
-    spine = reading.stage(job.spine.source.name, reach, spine=True)
-    plan = reading.plan(spine, carryover, task_rows)
-    while (sound := carryover.sound(plan.states())) is not carryover:
-        carryover = sound
-        plan = reading.plan(spine, carryover, task_rows)
-    parts = {name: reading.stage(name, plan.reach(name), spine=False) for name in job.rows}
-    reading.end()
-    return Gathered(plan, spine, parts, reading.spans, carryover)
+def _rows_of(times: Sequence[tuple[str, Sequence[GroupTimes]]]) -> int:
+    return sum(group.rows for _, groups in times for group in groups)
 
 
-def _of_view(
-    reading: _Reading, carryover: Carryover, wanted: Sequence[Span] | None, *, task_rows: int
-) -> Gathered:
-    """A view's rows are both: read once, from where its own look-back begins."""
-    job = reading.job
-    name = job.spine.source.name
-    spans = list(wanted) if wanted is not None else [(EVERY_BUCKET, _first_day(job), FOREVER)]
-    while True:
-        reach, chosen = reach_of(job.rows[name], spans, states=carryover.days(), buckets=job.buckets)
-        sound = carryover.sound(chosen)
-        if sound is carryover:
-            break
-        carryover = sound
-    everything = reading.stage(name, reach, spine=False)
-    own = {p: part for p, part in everything.parts.items() if _in_view(job, p, wanted)}
-    spine = Staged(everything.schema, own, everything.dropped, everything.max_ns)
-    plan = reading.plan(spine, carryover, task_rows)
-    reading.end()
-    return Gathered(plan, spine, {name: everything}, reading.spans, carryover)
+def _days_of(job: Job, times: Sequence[tuple[str, Sequence[GroupTimes]]]) -> list[Span]:
+    """Return the dates that a spine's files say it has, as far as they are wanted."""
+    first = _first_day(job)
+    spans = {(g.min_ns // DAY_NS, g.max_ns // DAY_NS) for _, groups in times for g in groups}
+    return [(EVERY_BUCKET, max(low, first), high) for low, high in sorted(spans) if high >= first]
 
 
 def _first_day(job: Job) -> int:

@@ -1,8 +1,7 @@
-"""The sources of a run: pinned first, then each read once and split into parts."""
+"""The sources of a run: pinned first, then read as far as the run needs them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,9 @@ from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN
 from featurestore.materialize.context import Context
 from featurestore.materialize.job import Job, Rows
 from featurestore.materialize.plan import FileStat, SourceStat, StateDays, first_day_read
-from featurestore.materialize.read_ahead import read_ahead
-from featurestore.materialize.staging import EVERY_BUCKET, Budget, FileSpan, Staged, Stager, Wanted
+from featurestore.materialize.staging import EVERY_BUCKET, FileSpan, Wanted
 from featurestore.storage.snapshots import Snapshot
 from featurestore.storage.sources import SourceTable, open_source
-from featurestore.temporal.times import times_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,58 +51,6 @@ def pin_sources(
         snapshot = table.snapshot() if pinned is None else pinned[name]
         out[name] = Pinned(table, snapshot)
     return out
-
-
-def stage_source(
-    rows: Rows,
-    pinned: Pinned,
-    chosen: Slice,
-    *,
-    buckets: int,
-    budget: Budget,
-    spill: Path,
-    in_memory: bool,
-    spine: bool,
-    range_ns: tuple[int | None, int | None],
-    heard: Callable[[int], None],
-) -> tuple[Staged, list[FileSpan]]:
-    """Read a source once and split its rows.
-
-    Returns:
-        The parts, and the times that each file read holds.
-
-    Raises:
-        CorruptDataError: the content is not what was pinned, or damaged.
-        SchemaError: a missing column, or a spine row without a time.
-    """
-    stager = Stager(
-        rows,
-        buckets=buckets,
-        budget=budget,
-        spill=spill,
-        in_memory=in_memory,
-        spine=spine,
-        range_ns=range_ns,
-        places=chosen.wanted,
-    )
-    spans: dict[str, FileSpan] = {}
-    partly: set[str] = set()
-    batches = pinned.table.scan_named(
-        list(rows.columns),
-        snapshot=pinned.snapshot,
-        time_range_ns=time_range(chosen.wanted, range_ns),
-        files=chosen.files,
-        partly=partly,
-    )
-    for name, found in read_ahead(batches):
-        batch = pinned.table.erased.remaining(found, rows.renamed)
-        stager.add(batch)
-        heard(batch.num_rows)
-        _widen(spans, name, batch.column(rows.times.timestamp), rows.times.timestamp)
-    schema = pinned.table.schema
-    empty = schema.empty_table().select(list(rows.columns)).schema
-    found = [replace(s, whole=s.name not in partly) for s in spans.values()]
-    return stager.finish(empty), found
 
 
 def reach_of(
@@ -211,18 +156,3 @@ def time_range(wanted: Wanted | None, range_ns: tuple[int | None, int | None]) -
     if days is not None:
         low, high = max(low, days[0] * DAY_NS), min(high, (days[1] + 1) * DAY_NS)
     return None if (low, high) == (INT64_MIN, INT64_MAX) else (low, high)
-
-
-def _widen(spans: dict[str, FileSpan], name: str, column: Any, what: str) -> None:
-    if len(column) == 0:
-        return
-    event_ns, null = times_ns(column, what)
-    if null is not None:
-        event_ns = event_ns[~null]
-    if event_ns.size == 0:
-        return
-    low, high = int(np.min(event_ns)), int(np.max(event_ns))
-    known = spans.get(name)
-    if known is not None:
-        low, high = min(low, known.min_ns), max(high, known.max_ns)
-    spans[name] = FileSpan(name, event_ns.size + (known.rows if known else 0), low, high)

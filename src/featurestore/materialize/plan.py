@@ -8,11 +8,10 @@ from typing import Final, NamedTuple
 
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, day_text
 from featurestore.materialize.job import Job, Rows
-from featurestore.materialize.staging import EVERY_BUCKET, Place, Wanted
+from featurestore.materialize.staging import BEGINNING, EVERY_BUCKET, Place, Wanted
 
 # A look-back of at most this many days is read again by each task; a longer one is carried as state.
 _LOOK_BACK_DAYS: Final = 2
-BEGINNING: Final = INT64_MIN // DAY_NS
 _SHOWN: Final = 20
 _TASK_ROWS: Final = 1 << 20
 

@@ -5,7 +5,7 @@ Every node must see the root under the same path (a shared file system); one mac
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import ray
@@ -36,7 +36,7 @@ class RayExecutor:
             ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
-    def run(self, work: Callable[[Task], Answer], tasks: Sequence[Task]) -> Iterator[Answer]:
+    def run(self, work: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer]:
         """Yield the answers as they come, in any order; the first error stops the rest and is raised.
 
         Raises:
@@ -44,10 +44,9 @@ class RayExecutor:
         """
         remote = ray.remote(max_retries=0)(_call)
         shared = ray.put(work)
-        left = iter(tasks)
         running: list[Any] = []
         try:
-            for task in left:
+            for task in tasks:
                 running.append(remote.remote(shared, task))
                 if len(running) >= 2 * self.workers:
                     yield _first(running)

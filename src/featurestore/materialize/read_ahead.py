@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -23,10 +23,10 @@ class _End:
         self.error = error
 
 
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
     """Yield the items, taken from their source by a thread of its own; what the source raises is raised here.
 
-    Leaving early stops the thread after the item it is at.
+    The thread starts with the first item asked for. Leaving early stops the thread after the item it is at.
     """
     waiting: queue.Queue[Item | _End] = queue.Queue(_AHEAD)
     stopped = threading.Event()

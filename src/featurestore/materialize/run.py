@@ -1,7 +1,8 @@
 """One run, from pinned sources to a published version. Every step is numbered by the files it announces."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from featurestore.materialize.changes import FOREVER, Changes
 from featurestore.materialize.compute import Answer, Work, compute_chain
 from featurestore.materialize.context import Context, Home
 from featurestore.materialize.executors import Executor
-from featurestore.materialize.gathering import Gathered, gather_inputs
+from featurestore.materialize.gathering import Gathering
 from featurestore.materialize.inputs import Pinned, merge_spans, plain_inputs, recorded
 from featurestore.materialize.job import ENGINE, Job
 from featurestore.materialize.partition import Shape, Written
@@ -21,12 +22,7 @@ from featurestore.materialize.plan import Chain
 from featurestore.materialize.progress import Progress
 from featurestore.materialize.publish import Opened, heal, local_folder, open_table, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
-from featurestore.materialize.staging import (
-    EVERY_BUCKET,
-    FileSpan,
-    Place,
-    remove_spill,
-)
+from featurestore.materialize.staging import EVERY_BUCKET, FileSpan, Part, Place, remove_spill
 from featurestore.storage.files import TEMPORARY, AnyPath, remove_folder
 from featurestore.storage.manifest import Manifest, ManifestColumn, Pack, Shard, schema_text, version_folder
 from featurestore.storage.objects import ObjectPath
@@ -65,24 +61,26 @@ def compute_version(
     memory_bytes: int,
     spill: Path,
 ) -> Computed:
-    """Read the sources once and compute every partition that is wanted.
+    """Read the sources once and compute every partition wanted, early dates while later ones are read.
 
     Args:
         changes: Compute only what these can reach; `None`: everything.
         carryover: States of an earlier version to go on from, and what is known of unchanged files.
 
     Cost:
-        Sources are held split in memory up to half of `memory_bytes`, beyond that in spill files.
+        Rows that wait for others are held split in memory up to half of `memory_bytes`, beyond that in spill
+        files; sources in the order of time hardly wait.
     """
     try:
-        ready = gather_inputs(
+        gathering = Gathering(
             job, pinned, executor, progress, changes, carryover, memory_bytes=memory_bytes, spill=spill
         )
-        answers = _execute(job, shape, ready, executor, progress, memory_bytes=memory_bytes)
+        with closing(gathering):
+            answers = _execute(job, shape, gathering, executor, progress, memory_bytes=memory_bytes)
         written = sorted((w for a in answers for w in a.written), key=lambda w: (w.data.date, w.data.bucket))
         states = merged([a.states for a in answers])
-        spine = ready.spine
-        return Computed(tuple(written), frozenset(spine.parts), ready.spans, spine.dropped, states)
+        places = frozenset(gathering.places)
+        return Computed(tuple(written), places, gathering.spans(), gathering.dropped, states)
     finally:
         remove_spill(spill)
 
@@ -284,36 +282,47 @@ def _with_mask(pack: Pack, shards: Sequence[Shard]) -> Pack:
 def _execute(
     job: Job,
     shape: Shape,
-    ready: Gathered,
+    gathering: Gathering,
     executor: Executor,
     progress: Progress,
     *,
     memory_bytes: int,
 ) -> list[Answer]:
-    plan, spine, parts = ready.plan, ready.spine, ready.parts
-    progress.begin("compute", plan.tasks, plan.rows)
-    threads = max(1, executor.workers // max(1, len(plan.chains)))
-    works = [
-        Work(
-            job=job,
-            shape=shape,
-            chain=chain,
-            spine=spine.of_bucket(chain.tasks[0].bucket),
-            spine_schema=spine.schema,
-            parts={name: staged.of_bucket(chain.tasks[0].bucket) for name, staged in parts.items()},
-            schemas={name: staged.schema for name, staged in parts.items()},
-            states=_chain_states(job, shape, chain, ready.carryover),
-            threads=threads,
-            memory_bytes=memory_bytes,
-        )
-        for chain in plan.chains
-    ]
+    """Compute what is gathered as it comes: reading goes on while tasks run."""
+    works = _works(job, shape, gathering, executor.workers, memory_bytes)
     answers: list[Answer] = []
-    for answer in executor.run(compute_chain, works):
-        answers.append(answer)
-        progress.advance(sum(w.data.rows for w in answer.written))
+    with closing(works):
+        for answer in executor.run(compute_chain, works):
+            answers.append(answer)
+            progress.advance(sum(w.data.rows for w in answer.written))
     progress.end()
     return answers
+
+
+def _works(
+    job: Job, shape: Shape, gathering: Gathering, workers: int, memory_bytes: int
+) -> Generator[Work, None, None]:
+    for wave in gathering.waves():
+        threads = max(1, workers // max(1, len(wave.plan.chains)))
+        for chain in wave.plan.chains:
+            bucket = chain.tasks[0].bucket
+            yield Work(
+                job=job,
+                shape=shape,
+                chain=chain,
+                spine=_of_bucket(wave.spine, bucket),
+                spine_schema=wave.spine_schema,
+                parts={name: _of_bucket(parts, bucket) for name, parts in wave.parts.items()},
+                schemas=wave.schemas,
+                states=_chain_states(job, shape, chain, gathering.carryover),
+                threads=threads,
+                memory_bytes=memory_bytes,
+            )
+
+
+def _of_bucket(parts: Mapping[Place, Part], bucket: int) -> dict[Place, Part]:
+    """Return the parts that readers of a bucket may need."""
+    return {p: part for p, part in parts.items() if p[1] in {bucket, EVERY_BUCKET}}
 
 
 def _chain_states(job: Job, shape: Shape, chain: Chain, carryover: Carryover) -> ChainStates:

@@ -4,24 +4,24 @@ Within a part rows keep the order of the source, which decides ties (PIT-2).
 """
 
 import shutil
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.core.keys import buckets_of
-from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array, epoch_days
-from featurestore.errors import SchemaError
+from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array, day_text, epoch_days
+from featurestore.errors import CorruptDataError, SchemaError
 from featurestore.materialize.job import Rows
 from featurestore.storage.files import announce, make_folders, storage_errors
 from featurestore.temporal.times import times_ns
 
 EVERY_BUCKET: Final = -1
+BEGINNING: Final = INT64_MIN // DAY_NS
 _RUNS_MAX: Final = 64
 
 Place = tuple[int, int]  # day number, bucket
@@ -60,44 +60,30 @@ class FileSpan:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """A source, split.
+class Budget:
+    """Bytes that staged rows may hold in memory, shared by all sources of a run.
 
-    Attributes:
-        parts: By day number and bucket; bucket `EVERY_BUCKET` where every bucket needs the rows.
-        dropped: Rows without an event timestamp: no reader could see them.
-        max_ns: The greatest event timestamp, `INT64_MIN` without rows.
+    Where they are too many, the source that holds most writes all of its rows to disk: one that is read
+    later finds room, and no file is small.
     """
 
-    schema: pa.Schema
-    parts: dict[Place, Part]
-    dropped: int
-    max_ns: int
-
-    def of_bucket(self, bucket: int) -> dict[Place, Part]:
-        """Return the parts that readers of a bucket may need."""
-        return {p: part for p, part in self.parts.items() if p[1] in {bucket, EVERY_BUCKET}}
-
-
-class Budget:
-    """Bytes that staged rows may hold in memory, shared by all sources of a run."""
-
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.held = 0
-        self._lock = threading.Lock()
+        self._limit = limit
+        self._held: dict[Stager, int] = {}
 
-    def take(self, size: int) -> bool:
-        """Add to what is held; says whether that is still within the limit."""
-        with self._lock:
-            self.held += size
-            return self.held <= self.limit
+    def take(self, stager: "Stager", size: int) -> None:
+        """Add to what a source holds; some source spills if that is too much in all.
 
-    def give(self, size: int) -> None:
-        """Subtract from what is held."""
-        with self._lock:
-            self.held -= size
+        Raises:
+            StorageError: the disk refused.
+        """
+        self._held[stager] = self._held.get(stager, 0) + size
+        if sum(self._held.values()) > self._limit:
+            max(self._held, key=lambda s: self._held[s]).spill()
+
+    def give(self, stager: "Stager", size: int) -> None:
+        """Subtract from what a source holds."""
+        self._held[stager] -= size
 
 
 @dataclass(slots=True)
@@ -111,7 +97,13 @@ class _Open:
 
 
 class Stager:
-    """Collects one source's batches into parts."""
+    """Collects one source's batches into parts, until these are released.
+
+    Attributes:
+        schema: The columns, `None` before the first batch.
+        dropped: Rows without an event timestamp: no reader could see them.
+        complete_day: Rows of earlier dates have been handed out: none may come any more.
+    """
 
     def __init__(
         self,
@@ -135,17 +127,19 @@ class Stager:
         self._high = INT64_MAX if range_ns[1] is None else range_ns[1] - 1
         self._wanted = places
         self._open: dict[Place, _Open] = {}
-        self._dropped = 0
-        self._max_ns = INT64_MIN
-        self._schema: pa.Schema | None = None
+        self.dropped = 0
+        self.schema: pa.Schema | None = None
+        self.complete_day = BEGINNING
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Split one batch and keep its pieces.
 
         Raises:
             SchemaError: the event timestamps of a spine hold nulls, or a column is no time.
+            CorruptDataError: rows of dates that the statistics of the source's files said were past.
+            StorageError: the disk refused rows that are too many for memory.
         """
-        self._schema = batch.schema
+        self.schema = batch.schema
         if batch.num_rows == 0:
             return
         table, event_ns = self._timed(pa.Table.from_batches([batch]))
@@ -154,22 +148,44 @@ class Stager:
             table, event_ns = table.filter(pa.array(keep)), event_ns[keep]
         if table.num_rows == 0:
             return
-        self._max_ns = max(self._max_ns, int(event_ns.max()))
         days = epoch_days(event_ns)
+        if int(days[int(event_ns.argmin())]) < self.complete_day:
+            self._refuse()
         buckets = self._bucket_of(table)
         for (day, bucket), piece in _pieces(table, days, buckets):
             if self._wanted is None or self._wanted.has(day, bucket):
                 self._keep((day, bucket), piece)
 
-    def finish(self, schema: pa.Schema) -> Staged:
-        """Return the parts; without shared memory everything is on disk then."""
+    def parts(self) -> dict[Place, Part]:
+        """Return the parts as they are; without shared memory everything is on disk then.
+
+        Raises:
+            StorageError: the disk refused.
+        """
         if not self._in_memory:
-            self._spill_all()
-        parts = {
+            self.spill()
+        return {
             place: Part(found.rows, tuple(found.tables), tuple(found.paths))
             for place, found in self._open.items()
         }
-        return Staged(self._schema or schema, parts, self._dropped, self._max_ns)
+
+    def rows_of(self, first: int, end: int) -> int:
+        """Count the rows held of dates from `first` up to before `end`."""
+        return sum(found.rows for place, found in self._open.items() if first <= place[0] < end)
+
+    def release(self, day: int) -> None:
+        """Let go of the parts of earlier dates: whoever still needs them has them."""
+        for place in [p for p in self._open if p[0] < day]:
+            self._budget.give(self, self._open.pop(place).bytes)
+
+    def spill(self) -> None:
+        """Write every part out: pieces of one batch share its memory, which goes with the last of them.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        for place in sorted(self._open):
+            self._write(place)
 
     def _timed(self, table: pa.Table) -> tuple[pa.Table, Int64Array]:
         name = self._rows.times.timestamp
@@ -184,8 +200,17 @@ class Stager:
                 source=self._rows.source.name,
                 rows=count,
             )
-        self._dropped += count
+        self.dropped += count
         return table.filter(pa.array(~null)), event_ns[~null]
+
+    def _refuse(self) -> NoReturn:
+        name = self._rows.source.name
+        raise CorruptDataError(
+            f"source {name!r} holds rows of dates before {day_text(self.complete_day)} where the statistics "
+            "of its files say that all rows are later",
+            hint="the statistics in these Parquet files are wrong; write the files again",
+            source=name,
+        )
 
     def _bucket_of(self, table: pa.Table) -> np.ndarray | None:
         if self._rows.keys is None:
@@ -198,13 +223,7 @@ class Stager:
         found.rows += piece.num_rows
         found.tables.append(piece)
         found.bytes += size
-        if not self._budget.take(size):
-            self._spill_all()
-
-    def _spill_all(self) -> None:
-        """Write every part out: pieces of one batch share its memory, which goes with the last of them."""
-        for place in sorted(self._open):
-            self._write(place)
+        self._budget.take(self, size)
 
     def _write(self, place: Place) -> None:
         found = self._open[place]
@@ -222,7 +241,7 @@ class Stager:
                 writer.write_table(table)
         found.paths.append(str(path))
         found.tables.clear()
-        self._budget.give(found.bytes)
+        self._budget.give(self, found.bytes)
         found.bytes = 0
 
 

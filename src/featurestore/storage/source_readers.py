@@ -1,18 +1,32 @@
 """Rows of one source file, batch by batch, in the file's order."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from featurestore.core.time import UNIT_NS
+from featurestore.core.time import INT64_MAX, INT64_MIN, UNIT_NS
 from featurestore.errors import CorruptDataError, FeatureStoreError, SchemaError
 from featurestore.storage.files import storage_errors
 from featurestore.storage.source_files import Place, SourceFile
 
 TimeRange = tuple[int, int]
+# A batch, and the smallest event timestamp that what follows it in its file may hold: `INT64_MIN` where that
+# is not known, `INT64_MAX` where nothing follows.
+Scanned = tuple[pa.RecordBatch, int]
+
+
+class GroupTimes(NamedTuple):
+    """What a file's footer says of the event timestamps of some of its rows, which lie together."""
+
+    rows: int
+    min_ns: int
+    max_ns: int
 
 
 @contextmanager
@@ -71,7 +85,7 @@ def scan_file(
     time_range_ns: TimeRange | None,
     batch_rows: int,
     partly: set[str] | None = None,
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[Scanned]:
     """Read columns of one file; with `time_range_ns` `[start, end)`, row groups outside may be left out.
 
     Args:
@@ -84,9 +98,9 @@ def scan_file(
     if kind == "parquet":
         yield from _scan_parquet(place, file, columns, timestamp, time_range_ns, batch_rows, partly)
     elif kind == "arrow":
-        yield from _scan_arrow(place, file, columns, batch_rows)
+        yield from ((batch, INT64_MIN) for batch in _scan_arrow(place, file, columns, batch_rows))
     else:
-        yield from _scan_csv(place, file, columns, schema)
+        yield from ((batch, INT64_MIN) for batch in _scan_csv(place, file, columns, schema))
 
 
 def _scan_parquet(
@@ -97,53 +111,63 @@ def _scan_parquet(
     time_range_ns: TimeRange | None,
     batch_rows: int,
     partly: set[str] | None,
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[Scanned]:
     with reading(file.path), place.open(file.path) as handle:
         reader = pq.ParquetFile(handle, page_checksum_verification=True, pre_buffer=place.remote is not None)
         groups = list(range(reader.metadata.num_row_groups))
-        if timestamp is not None and time_range_ns is not None:
-            groups = _groups_within(reader, timestamp, time_range_ns)
+        times = [None for _ in groups] if timestamp is None else _group_times(reader, timestamp)
+        if time_range_ns is not None:
+            groups = [g for g in groups if _is_within(times[g], time_range_ns)]
         if partly is not None and len(groups) < reader.metadata.num_row_groups:
             partly.add(file.name)
-        if groups:
-            yield from reader.iter_batches(
-                batch_rows, row_groups=groups, columns=list(columns), use_threads=True
-            )
+        if not groups:
+            return
+        ends = list(accumulate(reader.metadata.row_group(g).num_rows for g in groups))
+        # Of the groups behind each: what is read next may come out of any of them.
+        ahead = [*accumulate((_min_ns(times[g]) for g in reversed(groups)), min)][::-1]
+        batches = reader.iter_batches(batch_rows, row_groups=groups, columns=list(columns), use_threads=True)
+        seen = 0
+        for batch in batches:
+            seen += batch.num_rows
+            group = bisect_right(ends, seen)
+            yield batch, INT64_MAX if group == len(groups) else ahead[group]
 
 
-def file_times(place: Place, file: SourceFile, timestamp: str) -> tuple[int, int, int] | None:
-    """Return rows, smallest and greatest event timestamp in ns by a Parquet file's footer, if it says so.
+def group_times(place: Place, file: SourceFile, timestamp: str) -> list[GroupTimes] | None:
+    """Return the event timestamps of the row groups of a Parquet file with rows, if its footer tells all.
 
     Raises:
         CorruptDataError: the footer cannot be read.
     """
     with reading(file.path), place.open(file.path) as handle:
-        reader = pq.ParquetFile(handle)
-        found = _time_column(reader, timestamp)
-        if found is None or reader.metadata.num_rows == 0:
-            return None
-        index, factor = found
-        stats = [reader.metadata.row_group(g).column(index).statistics for g in range(reader.num_row_groups)]
-        if any(s is None or not s.has_min_max for s in stats):
-            return None
-        low, high = min(s.min_raw for s in stats), max(s.max_raw for s in stats)
-        return reader.metadata.num_rows, low * factor, high * factor
+        found = _group_times(pq.ParquetFile(handle), timestamp)
+    known = [times for times in found if times is not None]
+    return [times for times in known if times.rows] if len(known) == len(found) else None
 
 
-def _groups_within(reader: pq.ParquetFile, timestamp: str, time_range_ns: TimeRange) -> list[int]:
-    everything = list(range(reader.metadata.num_row_groups))
+def _group_times(reader: pq.ParquetFile, timestamp: str) -> list[GroupTimes | None]:
+    """Return the event timestamps of each row group, ns; `None` where the footer does not say."""
+    metadata = reader.metadata
     found = _time_column(reader, timestamp)
-    if found is None:
-        return everything
-    index, factor = found
-    start, end = time_range_ns
-    kept = []
-    for group in everything:
-        stats = reader.metadata.row_group(group).column(index).statistics
-        unknown = stats is None or not stats.has_min_max
-        if unknown or (stats.max_raw * factor >= start and stats.min_raw * factor < end):
-            kept.append(group)
-    return kept
+    out: list[GroupTimes | None] = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        stats = None if found is None else group.column(found[0]).statistics
+        if group.num_rows == 0:
+            out.append(GroupTimes(0, INT64_MAX, INT64_MIN))
+        elif found is None or stats is None or not stats.has_min_max:
+            out.append(None)
+        else:
+            out.append(GroupTimes(group.num_rows, stats.min_raw * found[1], stats.max_raw * found[1]))
+    return out
+
+
+def _min_ns(times: GroupTimes | None) -> int:
+    return INT64_MIN if times is None else times.min_ns
+
+
+def _is_within(times: GroupTimes | None, time_range_ns: TimeRange) -> bool:
+    return times is None or (times.max_ns >= time_range_ns[0] and times.min_ns < time_range_ns[1])
 
 
 def _time_column(reader: pq.ParquetFile, timestamp: str) -> tuple[int, int] | None:

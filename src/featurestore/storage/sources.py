@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from featurestore.core.canonical import digest_json
 from featurestore.core.names import near
 from featurestore.core.table_rows import decoded_type, plain_type
+from featurestore.core.time import INT64_MIN
 from featurestore.errors import CorruptDataError, NotFoundError, SchemaError
 from featurestore.storage.delta_files import DeltaFiles, delta_files
 from featurestore.storage.files import AnyPath, is_remote
@@ -29,10 +30,24 @@ from featurestore.storage.source_files import (
     place_of,
     suffixes_of,
 )
-from featurestore.storage.source_readers import TimeRange, file_schema, file_times, scan_file
+from featurestore.storage.source_readers import GroupTimes, TimeRange, file_schema, group_times, scan_file
 from featurestore.storage.suppression import NOTHING, Ledger, Suppression, read_ledger
 
 BATCH_ROWS: Final = 1 << 17
+
+
+class NamedBatch(NamedTuple):
+    """Rows of one file of a source.
+
+    Attributes:
+        file: Its name; empty where a query mixes files.
+        ahead_ns: The smallest event timestamp that what follows in the file may hold; `INT64_MIN` where that
+            is not known, `INT64_MAX` where nothing follows.
+    """
+
+    file: str
+    rows: pa.RecordBatch
+    ahead_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +210,7 @@ class SourceTable:
         named = self.scan_named(
             columns, snapshot=snapshot, time_range_ns=time_range_ns, files=files, batch_rows=batch_rows
         )
-        return (batch for _, batch in named)
+        return (found.rows for found in named)
 
     def scan_named(
         self,
@@ -206,8 +221,8 @@ class SourceTable:
         files: Sequence[str] | None = None,
         batch_rows: int = BATCH_ROWS,
         partly: set[str] | None = None,
-    ) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """Read rows as batches, each with the name of its file; empty where a query mixes files.
+    ) -> Iterator[NamedBatch]:
+        """Read rows as batches, each with the name of its file.
 
         Args:
             partly: Gets the names of files of which rows were left out.
@@ -219,10 +234,10 @@ class SourceTable:
         from featurestore.storage.duckdb_sql import run_query  # noqa: PLC0415 -- only queries pay
 
         raw = self._scan_raw(self._raw_schema.names, snapshot, None, files, batch_rows, None)
-        whole = pa.Table.from_batches([batch for _, batch in raw], self._raw_schema)
+        whole = pa.Table.from_batches([found.rows for found in raw], self._raw_schema)
         result = self.erased.remaining(run_query(self.spec.query, {"source": whole})).select(wanted)
         for batch in result.to_batches(max_chunksize=batch_rows):
-            yield "", batch
+            yield NamedBatch("", batch, INT64_MIN)
 
     def file_names(self, snapshot: Snapshot) -> list[str]:
         """Return the names of the files that a snapshot consists of.
@@ -242,8 +257,8 @@ class SourceTable:
             return [(f.name, f.size) for f in delta_files(self._place, snapshot.version).files]
         return [(f.path, f.size) for f in snapshot.files]
 
-    def file_times(self, snapshot: Snapshot, names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-        """Return rows, smallest and greatest event timestamp (ns) of files whose footers tell.
+    def file_times(self, snapshot: Snapshot, names: Sequence[str]) -> dict[str, list[GroupTimes]]:
+        """Return rows, smallest and greatest event timestamp (ns) of the parts of files whose footers tell.
 
         Cost:
             Opens each file; no rows are read.
@@ -252,7 +267,7 @@ class SourceTable:
         if kind not in {"parquet", "delta"} or timestamp is None or self.spec.query is not None:
             return {}
         files = delta_files(self._place, snapshot.version).files if kind == "delta" else self._files()
-        found = {f.name: file_times(self._place, f, timestamp) for f in files if f.name in wanted}
+        found = {f.name: group_times(self._place, f, timestamp) for f in files if f.name in wanted}
         return {name: times for name, times in found.items() if times is not None}
 
     def _columns(self, columns: Sequence[str] | None) -> list[str]:
@@ -283,13 +298,13 @@ class SourceTable:
         names: Sequence[str] | None,
         batch_rows: int,
         partly: set[str] | None,
-    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+    ) -> Iterator[NamedBatch]:
         """Read the files' rows without those of erased entities, whose keys are read along to tell them."""
         hidden = [n for n in self.erased.columns_in(self._raw_schema) if n not in wanted]
         found = self._scan_files([*wanted, *hidden], snapshot, time_range_ns, names, batch_rows, partly)
-        for name, batch in found:
-            kept = self.erased.remaining(batch)
-            yield name, kept.select(list(wanted)) if hidden else kept
+        for batch in found:
+            kept = self.erased.remaining(batch.rows)
+            yield batch._replace(rows=kept.select(list(wanted)) if hidden else kept)
 
     def _scan_files(
         self,
@@ -299,7 +314,7 @@ class SourceTable:
         names: Sequence[str] | None,
         batch_rows: int,
         partly: set[str] | None,
-    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+    ) -> Iterator[NamedBatch]:
         found = (
             delta_files(self._place, snapshot.version if snapshot else None)
             if self._kind == "delta"
@@ -315,7 +330,7 @@ class SourceTable:
             inside = [n for n in wanted if n not in hive]
             with self._nearest(file, found) as place:
                 self._check_file(place, file, target, hive)
-                for batch in scan_file(
+                for batch, ahead_ns in scan_file(
                     place,
                     file,
                     "parquet" if found else self._kind,
@@ -326,7 +341,7 @@ class SourceTable:
                     batch_rows=batch_rows,
                     partly=partly,
                 ):
-                    yield file.name, _shaped(batch, target, hive, file)
+                    yield NamedBatch(file.name, _shaped(batch, target, hive, file), ahead_ns)
         if snapshot is not None and found is None:
             self._pinned(snapshot, None)
 

@@ -82,7 +82,7 @@ def _counted(context: Context, place: SourcePlace, subject: Subject) -> SourceRo
     columns = list(dict.fromkeys(c for columns in names for c in columns))
     rows: dict[str, int] = {}
     own = []
-    for name, batch in lies.scan_named(columns):
+    for name, batch, _ in lies.scan_named(columns):
         count = int(subject.mask(batch, place.renamed).sum())
         if count:
             path = _path_of(base.path, name)
