@@ -80,6 +80,15 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, make: object) -> None:
     assert source(tmp_path, str(tmp_path / path)).read(["v"]).column_names == ["v"]
 
 
+def test_in_a_csv_file_only_nothing_is_null(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        'k,ts,v\nNA,2025-06-02T10:00:00Z,nan\nnull,2025-06-02T10:00:00Z,-inf\n,,\n"",2025-06-02T10:00:00Z,1\n'
+    )
+    found = source(tmp_path, "t.csv").read()
+    assert found["k"].to_pylist() == ["NA", "null", None, ""]
+    assert [str(value) for value in found["v"].to_pylist()] == ["nan", "-inf", "None", "1.0"]
+
+
 def test_the_position_follows_the_names_of_files(tmp_path: Path) -> None:
     for name, value in (("b/x.parquet", 2.0), ("a/z.parquet", 1.0), ("c.parquet", 3.0)):
         write_parquet(tmp_path / "t" / name, pa.table({"v": [value]}))

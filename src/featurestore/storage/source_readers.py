@@ -214,6 +214,9 @@ def _csv_reader(
         column_types=schema,
         timestamp_parsers=[pa_csv.ISO8601],
         strings_can_be_null=True,
+        # Nothing at all is null; "NA" is a country, "nan" is a number, and "" in quotes is a text.
+        null_values=[""],
+        quoted_strings_can_be_null=False,
     )
     return pa_csv.open_csv(
         stream,
