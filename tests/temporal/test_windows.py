@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from tests.temporal.window_cases import WindowCase, bits, random_window_case, window_cases
 
-from featurestore.core.time import INT64_MAX, INT64_MIN
+from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array
 from featurestore.errors import DefinitionError, ExpressionError, SchemaError
 from featurestore.temporal import threads, windows_order
 from featurestore.temporal.rows import Rows
@@ -68,6 +68,14 @@ def test_every_function_is_the_oracles_in_a_hundred_thousand_random_cases(
         check_in_batches(seed, monkeypatch)
 
 
+def rows_of_first_reader(spine: windows_order.Grouped, rows: windows_order.Grouped, cut: Int64Array) -> int:
+    """Count the rows of a part up to its first reader; 0 where it is no part but whole entities."""
+    if cut[1] - cut[0] > 1:
+        return 0
+    time, event = spine.taken(spine.rows.event_ns, *cut[2:4]), rows.taken(rows.rows.event_ns, *cut[4:6])
+    return int((event <= time[0]).sum())
+
+
 def cuts_are_small_and_whole(seed: int) -> bool:
     """Whether batches hold few readers and rows, and every reader who has rows is in exactly one of them."""
     rng = np.random.default_rng(seed)
@@ -84,11 +92,12 @@ def cuts_are_small_and_whole(seed: int) -> bool:
         if rows.ends[entity] > rows.starts[entity]
         for q in range(spine.starts[entity], spine.ends[entity])
     ]
-    small = all(
-        cut[3] - cut[2] <= windows_order.BATCH_READERS
-        and (cut[5] - cut[4] <= windows_order.BATCH_ROWS or cut[3] - cut[2] <= windows_order.FEW_READERS)
-        for cut in cuts
-    )
+    small = True
+    for cut in cuts:
+        seen = rows_of_first_reader(spine, rows, cut)
+        count, most = cut[3] - cut[2], max(windows_order.BATCH_READERS, seen // 2)
+        few = cut[5] - cut[4] <= max(windows_order.BATCH_ROWS, 2 * seen) or count <= windows_order.FEW_READERS
+        small = small and few and bool(count <= most)
     return small and len(readers) == len(set(readers)) and set(wanted) <= set(readers)
 
 
@@ -100,6 +109,19 @@ def test_batches_are_small_and_miss_no_reader(
     monkeypatch.setattr(windows_order, "BATCH_ROWS", rows)
     monkeypatch.setattr(windows_order, "FEW_READERS", 1)
     assert all(map(cuts_are_small_and_whole, range(60)))
+
+
+def parts_hold_rows_a_few_times(window: int, count: int = 400_000) -> bool:
+    """Whether the parts of one hot entity are all of its readers, and hold each of its rows a few times."""
+    side = group_rows(Rows(np.zeros(count, np.int32), np.arange(count)), entities=1, threads=1)
+    cuts = windows_order.batches(side, side, window, 1)
+    whole = cuts[0, 2] == 0 and (cuts[1:, 2] == cuts[:-1, 3]).all() and cuts[-1, 3] == count
+    return bool(whole) and int((cuts[:, 5] - cuts[:, 4]).sum()) <= 4 * count
+
+
+@pytest.mark.parametrize("window", [1_000, 10_000, 100_000, 200_000, 400_000])
+def test_parts_of_a_hot_entity_hold_its_rows_a_few_times_however_long_the_window(window: int) -> None:
+    assert parts_hold_rows_a_few_times(window)
 
 
 def test_windows_of_many_blocks_of_rows_are_the_oracles() -> None:

@@ -39,6 +39,9 @@ def cut_batches(
 ) -> int:
     """Cut entities into batches of few readers and rows; an entity with more of them in parts.
 
+    A part holds few of both, too, or about as many again as its first reader sees: so that all parts together
+    hold a row a few times, however long the window is.
+
     Args:
         reach: a row so long before a reader's time is out of its reach; -1: every earlier row is in it.
         few_readers: a part of an entity is not cut below so many, whatever rows they see.
@@ -61,15 +64,18 @@ def cut_batches(
             begin = -1
         if is_large:
             while q < q_end:
-                last = min(q + most_readers, q_end)
                 now = time[spine_order[q] if len(spine_order) else q]
                 a = r
                 if reach >= 0 and now >= INT64_MIN + reach:
                     a = place_after(event, row_order, r, r_end, now - reach)
+                # What the first reader sees is held anew by this part, which must be worth it.
+                seen = place_after(event, row_order, a, r_end, now) - a
+                limit = max(most_rows, 2 * seen)
+                last = min(q + max(most_readers, seen >> 1), q_end)
                 while True:
                     then = time[spine_order[last - 1] if len(spine_order) else last - 1]
                     b = place_after(event, row_order, a, r_end, then)
-                    if b - a <= most_rows or last - q <= few_readers:
+                    if b - a <= limit or last - q <= few_readers:
                         break
                     last = q + ((last - q) >> 1)
                 count = write_batch(out, count, e, e + 1, q, last, a, b)
