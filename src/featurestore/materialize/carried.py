@@ -7,6 +7,7 @@ instead of reading history again.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,15 @@ from featurestore.errors import CorruptDataError, NotFoundError
 from featurestore.materialize.changes import Comparison
 from featurestore.materialize.job import Job, Rows
 from featurestore.materialize.plan import Input, Task, is_long
-from featurestore.materialize.staging import BEGINNING, EVERY_BUCKET, FileSpan, Part, Place, concat_parts
+from featurestore.materialize.staging import (
+    BEGINNING,
+    EVERY_BUCKET,
+    FileSpan,
+    Part,
+    Place,
+    concat_parts,
+    parked,
+)
 from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.retain import retained_rows
 from featurestore.storage.files import AnyPath
@@ -171,48 +180,71 @@ class Carrier:
         self,
         rows: Rows,
         programs: Sequence[ViewProgram],
-        parts: Mapping[Place, Part],
         schema: pa.Schema,
         *,
+        bucket: int,
         folder: AnyPath | None,
         states: Sequence[State],
-        save: Callable[[pa.Table, int], None] | None,
     ) -> None:
         self._rows = rows
         self._programs = programs
-        self._parts = parts
         self._schema = schema
+        self._bucket = bucket if rows.keys is not None else EVERY_BUCKET
         self._folder = folder
         self._states = sorted(states, key=lambda s: s.date)
         self._state_days = sorted(day_of_text(s.date) for s in states)
-        self._save = save
+        self._parts: Mapping[Place, Part] = {}
+        self._save: Callable[[pa.Table, int], None] | None = None
         self._state = schema.empty_table()
         self._done = BEGINNING
+        self._taken = BEGINNING
         self._since = 0
+
+    def go_on(self, parts: Mapping[Place, Part], save: Callable[[pa.Table, int], None] | None) -> None:
+        """Take over the rows of the dates to come, and what writes the states that they leave behind."""
+        self._parts, self._save = parts, save
 
     def rows_for(self, task: Task, need: Input) -> pa.Table:
         """Return the rows that a task reads: carried ones, its own dates', and its look-ahead."""
         first, last = task.days[0], task.days[-1]
         before: list[Part] = []
         if need.carried:
-            self._advance(need.bucket, first)
+            self._advance(first)
         else:
-            before = self._between(need.bucket, need.first_day, first - 1)
-        own = concat_parts(self._between(need.bucket, first, last), self._schema)
-        after = self._between(need.bucket, last + 1, need.last_day)
+            before = self._between(need.first_day, first - 1)
+        own = concat_parts(self._between(first, last), self._schema)
+        after = self._between(last + 1, need.last_day)
         low = first * DAY_NS - (0 if need.carried else self._rows.look_back_ns or 0)
         high = (last + 1) * DAY_NS + self._rows.look_ahead_ns
         near_before = self._cut(concat_parts(before, self._schema), low, high)
         near_after = self._cut(concat_parts(after, self._schema), low, high)
         return pa.concat_tables([self._state, near_before, own, near_after])
 
-    def finish(self, task: Task, need: Input) -> None:
-        """Take in the last task's own dates, so that a later run goes on behind them."""
-        if need.carried and self._save is not None:
-            self._advance(need.bucket, task.days[-1] + 1, last=True)
+    def hand_on(self, until: int, park: Path, limit_bytes: int) -> None:
+        """Take in all dates before `until`, whose rows are let go of then.
 
-    def _between(self, bucket: int, first: int, last: int) -> list[Part]:
-        chosen = sorted(p for p in self._parts if p[1] in {bucket, EVERY_BUCKET} and first <= p[0] <= last)
+        Args:
+            park: File for the state until the next wave, where it is larger than `limit_bytes`.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        if is_long(self._rows.look_back_ns):
+            self._advance(max(until, self._done))
+            if self._state.nbytes > limit_bytes:
+                self._state = parked(park, self._state)
+        self._parts = {}
+
+    def finish(self, until: int) -> None:
+        """Take in all dates before `until`, so that a later run goes on behind them."""
+        if not is_long(self._rows.look_back_ns) or self._save is None:
+            return
+        self._advance(max(until, self._done))
+        if self._since and self._state.num_rows <= _SMALL_ROWS:
+            self._save(self._state, self._taken)
+
+    def _between(self, first: int, last: int) -> list[Part]:
+        chosen = sorted(p for p in self._parts if p[1] == self._bucket and first <= p[0] <= last)
         return [self._parts[p] for p in chosen]
 
     def _cut(self, rows: pa.Table, low: int, high: int) -> pa.Table:
@@ -222,7 +254,7 @@ class Carrier:
         keep = (event_ns >= max(low, INT64_MIN)) & (event_ns <= min(high, INT64_MAX))
         return filter_rows(rows, keep)
 
-    def _advance(self, bucket: int, until: int, *, last: bool = False) -> None:
+    def _advance(self, until: int) -> None:
         """Bring the state to the start of a date: from a stored one where there is one, then date by date."""
         stored = bisect_left(self._state_days, until) - 1
         if self._folder is not None and stored >= 0 and self._state_days[stored] >= self._done:
@@ -230,41 +262,43 @@ class Carrier:
             self._state = table.cast(self._schema)
             self._done = self._state_days[stored] + 1
             self._since = 0
-        days = sorted({d for d, b in self._parts if b in {bucket, EVERY_BUCKET} and self._done <= d < until})
+        days = sorted({d for d, b in self._parts if b == self._bucket and self._done <= d < until})
         held: list[int] = []
         rows = 0
         for day in days:
             held.append(day)
-            rows += sum(p.rows for p in self._between(bucket, day, day))
+            rows += sum(p.rows for p in self._between(day, day))
             # Several dates at a time where the state is larger than they: each row is looked at about twice.
             if rows >= self._state.num_rows or day == days[-1]:
-                self._take(bucket, held, last=last and day == days[-1])
+                self._take(held)
                 held, rows = [], 0
         self._done = until
 
-    def _take(self, bucket: int, days: Sequence[int], *, last: bool) -> None:
+    def _take(self, days: Sequence[int]) -> None:
         """Take some dates in, and keep of everything what a reader after them could still use."""
-        own = [p for day in days for p in self._between(bucket, day, day)]
+        own = [p for day in days for p in self._between(day, day)]
         rows = pa.concat_tables([self._state, concat_parts(own, self._schema)])
-        at_ns = min((days[-1] + 1) * DAY_NS, INT64_MAX)  # the last date of int64 has no next
+        self._taken = days[-1]
+        at_ns = min((self._taken + 1) * DAY_NS, INT64_MAX)  # the last date of int64 has no next
         kept = [retained_rows(program, rows, at_ns=at_ns) for program in self._programs]
         positions: Int64Array = np.unique(np.concatenate(kept)) if kept else np.arange(rows.num_rows)
         self._state = rows if len(positions) == rows.num_rows else take_rows(rows, positions).combine_chunks()
         self._since += sum(p.rows for p in own)
-        due = self._since >= self._state.num_rows or (last and self._state.num_rows <= _SMALL_ROWS)
-        if self._save is not None and due:
-            self._save(self._state, days[-1])
+        if self._save is not None and self._since >= self._state.num_rows:
+            self._save(self._state, self._taken)
             self._since = 0
 
 
-def saver(writer: StateWriter, states: ChainStates, need: Input) -> Callable[[pa.Table, int], None] | None:
+def saver(
+    writer: StateWriter, states: ChainStates, source: str, bucket: int
+) -> Callable[[pa.Table, int], None] | None:
     """Return what writes a source's states, `None` where another chain does or none are wanted."""
-    key = states.keys.get(need.source)
+    key = states.keys.get(source)
     if key is None:
         return None
 
     def save(table: pa.Table, day: int) -> None:
         if day <= states.last_day:
-            writer.add(table, source=need.source, date=day_text(day), bucket=need.bucket, key=key)
+            writer.add(table, source=source, date=day_text(day), bucket=bucket, key=key)
 
     return save

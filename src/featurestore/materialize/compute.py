@@ -1,9 +1,10 @@
 """Computing a chain of tasks: rows in, finished partitions out. Runs in a thread or in another process."""
 
 import threading
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -23,8 +24,8 @@ from featurestore.materialize.partition import (
     take_rows,
     write_partition,
 )
-from featurestore.materialize.plan import Chain, Input, Task
-from featurestore.materialize.staging import Part, Place, concat_parts
+from featurestore.materialize.plan import Chain, Task
+from featurestore.materialize.staging import EVERY_BUCKET, Part, Place, concat_parts
 from featurestore.resolve.training import resolve_features
 from featurestore.resolve.views import view_events
 from featurestore.storage.state_files import StateIndex, StateWriter
@@ -32,30 +33,71 @@ from featurestore.temporal.times import times_ns
 
 # What a cell costs while its partition is sorted, hashed, packed and written, with all copies.
 _CELL_BYTES: Final = 48
+# States that wait for the next wave may take this share of the budget; larger ones wait on disk.
+_STATE_SHARE: Final = 8
 _HEAVY: Final = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
+class Relay:
+    """What the tasks of a bucket hand on from one wave of a run to the next, within this process.
+
+    Attributes:
+        carriers: By source; made by the first wave.
+    """
+
+    def __init__(self) -> None:
+        self.carriers: dict[str, Carrier] = {}
+        self._rests = threading.Event()
+        self._rests.set()
+        self._failed = False
+
+    def take(self) -> bool:
+        """Wait until the wave before has handed on; says whether it did: otherwise nothing is to follow."""
+        self._rests.wait()
+        self._rests.clear()
+        return not self._failed
+
+    @contextmanager
+    def handing_on(self) -> Iterator[None]:
+        """Hand on behind the block."""
+        self._failed = True
+        try:
+            yield
+            self._failed = False
+        finally:
+            self._rests.set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A chain and the rows it needs.
+    """The tasks of a bucket in one wave, and the rows they need.
 
     Attributes:
         spine: The spine's parts, by place.
         parts: Each source's parts, by place.
         schemas: Each source's columns as staged.
         states: What earlier versions left behind, and what this chain leaves.
+        until: Behind the tasks, all dates before this one are taken in, for waves or runs to come.
+        is_last: Whether no wave follows.
+        relay: What the wave before handed on, and where it is handed on; `None`: this is the only wave.
+        spill: Folder for what is handed on, where it is too much for memory.
         threads: Threads for the kernels of one task.
         memory_bytes: The run's budget: tasks that would take much of it run one at a time.
     """
 
     job: Job
     shape: Shape
+    bucket: int
     chain: Chain
     spine: Mapping[Place, Part]
     spine_schema: pa.Schema
     parts: Mapping[str, Mapping[Place, Part]]
     schemas: Mapping[str, pa.Schema]
     states: ChainStates
+    until: int
+    is_last: bool
+    relay: Relay | None
+    spill: Path
     threads: int
     memory_bytes: int
 
@@ -76,16 +118,23 @@ def compute_chain(work: Work) -> Answer:
         ExpressionError: an expression failed on the values it met.
         StorageError: disk full or no permission.
     """
+    with nullcontext() if work.relay is None else work.relay.handing_on():
+        return _compute(work, {} if work.relay is None else work.relay.carriers)
+
+
+def _compute(work: Work, carriers: dict[str, Carrier]) -> Answer:
     written: list[Written] = []
     with Durability() as durability, StateWriter(work.shape.ipc, work.states.file) as writer:
-        carriers = {i.source: _carrier(work, i, writer) for i in work.chain.tasks[0].inputs}
+        for name in work.job.rows:
+            carrier = carriers.setdefault(name, _carrier(work, name))
+            place = work.bucket if work.job.rows[name].keys is not None else EVERY_BUCKET
+            carrier.go_on(work.parts[name], saver(writer, work.states, name, place))
         for task in work.chain.tasks:
             heavy = task.rows * len(work.job.schema) * _CELL_BYTES > work.memory_bytes // 2
             with _HEAVY if heavy else nullcontext():
                 written += _compute_task(work, task, carriers, durability)
-                if task is work.chain.tasks[-1]:
-                    for need in task.inputs:
-                        carriers[need.source].finish(task, need)
+        for name, carrier in carriers.items():
+            _hand_on(work, name, carrier)
         states = writer.finish()
         if work.shape.upload is not None:
             for whole in states.files:
@@ -93,15 +142,22 @@ def compute_chain(work: Work) -> Answer:
     return Answer(tuple(written), states)
 
 
-def _carrier(work: Work, need: Input, writer: StateWriter) -> Carrier:
+def _hand_on(work: Work, name: str, carrier: Carrier) -> None:
+    if work.is_last:
+        carrier.finish(work.until)
+        return
+    share = work.memory_bytes // _STATE_SHARE // work.job.buckets
+    carrier.hand_on(work.until, work.spill / f"{name}-{work.bucket}.arrows", share)
+
+
+def _carrier(work: Work, name: str) -> Carrier:
     return Carrier(
-        work.job.rows[need.source],
-        programs_of(work.job, need.source),
-        work.parts[need.source],
-        work.schemas[need.source],
+        work.job.rows[name],
+        programs_of(work.job, name),
+        work.schemas[name],
+        bucket=work.bucket,
         folder=work.states.folder,
-        states=work.states.states.get(need.source, ()),
-        save=saver(writer, work.states, need),
+        states=work.states.states.get(name, ()),
     )
 
 

@@ -20,9 +20,11 @@ from featurestore.materialize.executors import Executor
 from featurestore.materialize.inputs import Pinned, merge_spans, reach_of, slice_of
 from featurestore.materialize.job import Job, Rows
 from featurestore.materialize.plan import (
+    Chain,
     MaterializationPlan,
     first_day_read,
     is_carried,
+    is_long,
     plan_materialization,
     task_rows_of,
 )
@@ -43,15 +45,23 @@ from featurestore.storage.source_readers import GroupTimes
 Parts = Mapping[Place, Part]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wave:
     """What the tasks of some dates start from.
 
     Attributes:
+        number: Which of the run's waves it is, from 0; `is_last` says that none follows.
+        chains: The tasks, by bucket; where what earlier dates leave behind is carried through the waves, also
+            buckets without any.
+        until: What the dates before it leave behind is carried to the next wave, or kept for later runs;
+            `None`: nothing is carried from wave to wave.
         spine: The spine's rows, split; `parts` each source's, `schemas` their columns.
     """
 
-    plan: MaterializationPlan
+    number: int
+    is_last: bool
+    chains: tuple[tuple[int, Chain], ...]
+    until: int | None
     spine: Parts
     spine_schema: pa.Schema
     parts: Mapping[str, Parts]
@@ -64,6 +74,7 @@ class Gathering:
     Attributes:
         carryover: With the states that turned out to be sound.
         places: Partitions of the spine that have been handed out.
+        relays: Whether what earlier dates leave behind is carried from wave to wave.
     """
 
     def __init__(
@@ -85,14 +96,20 @@ class Gathering:
         self._wanted = None if changes is None else list(changes.spans)
         self._in_memory = executor.shares_memory
         self._progress = progress
-        self._task_rows = self._wave_rows = task_rows_of(job, memory_bytes)
+        self._task_rows = task_rows_of(job, memory_bytes)
         self._budget = Budget(memory_bytes // 2)
         self._spill = spill
         self._computing = False
+        self._waves = 0
+        self._buckets: set[int] = set()
         self._spine_rows = 0
         self._readers: dict[str, SourceReader] = {}
         self._spine: SourceReader | None = None
-        self._planned = changes is not None or bool(carryover.index.states) or is_carried(job)
+        shared = any(is_long(r.look_back_ns) and r.keys is None for r in job.rows.values())
+        carried = is_carried(job)
+        cannot = carried and (shared or not executor.shares_memory)
+        self._planned = changes is not None or bool(carryover.index.states) or cannot
+        self.relays = carried and not self._planned
 
     @property
     def dropped(self) -> int:
@@ -128,14 +145,14 @@ class Gathering:
         done = BEGINNING
         while behind := [r for r in self._all() if not r.is_done]:
             last = min(behind, key=lambda r: r.reached)
-            if (
-                last.reached > done
-                and self._spine_reader.stager.rows_of(done, last.reached) >= self._wave_rows
-            ):
+            if last.reached > done and self._held(done, last.reached) >= self._task_rows:
                 yield self._wave(done, last.reached)
                 done = last.reached
             last.read_on()
-        yield self._wave(done, FOREVER + 1)
+        yield self._wave(done, None)
+
+    def _held(self, first: int, end: int) -> int:
+        return max(r.stager.rows_of(first, end) for r in self._all())
 
     @property
     def _spine_reader(self) -> SourceReader:
@@ -232,25 +249,58 @@ class Gathering:
             self._job, places, task_rows=self._task_rows, states=self.carryover.days()
         )
 
-    def _wave(self, first: int, end: int) -> Wave:
-        """Plan the dates from `first` up to before `end`, and let go of what later ones do not need."""
+    def _wave(self, first: int, ready: int | None) -> Wave:
+        """Plan the dates from `first` up to before `ready`, and let go of what later ones do not need."""
         job = self._job
+        end = FOREVER + 1 if ready is None else ready
         spine = self._places(first, end)
         plan = self._plan(spine)
         self.places |= spine.keys()
-        parts = {}
-        for name, reader in self._readers.items():
-            reach = plan.reach(name)
-            parts[name] = {p: part for p, part in reader.stager.parts().items() if reach.has(*p)}
+        parts = {name: self._needed(name, plan) for name in self._readers}
         if not self._computing:
             self._begin_computing(plan)
+        chains = [(chain.tasks[0].bucket, chain) for chain in plan.chains]
+        until = None
+        if self.relays:
+            chains += self._idle({bucket for bucket, _ in chains}, parts)
+            last = max((day for day, _ in self.places), default=first)
+            until = last + 1 if ready is None else ready
         schemas = {name: reader.schema for name, reader in self._readers.items()}
-        wave = Wave(plan, spine, self._spine_reader.schema, parts, schemas)
+        spine_schema = self._spine_reader.schema
         for name, reader in self._readers.items():
-            reader.release(end, first_day_read(job.rows[name], end, ())[0])
+            reader.release(end, self._first_needed(name, end))
         if job.view is None:
             self._spine_reader.release(end, end)
-        return wave
+        self._waves += 1
+        return Wave(
+            number=self._waves - 1,
+            is_last=ready is None,
+            chains=tuple(chains),
+            until=until,
+            spine=spine,
+            spine_schema=spine_schema,
+            parts=parts,
+            schemas=schemas,
+        )
+
+    def _needed(self, name: str, plan: MaterializationPlan) -> Parts:
+        """Return the rows of a source that tasks need, or that those of later waves need carried."""
+        parts = self._readers[name].stager.parts()
+        if self.relays and is_long(self._job.rows[name].look_back_ns):
+            return parts
+        reach = plan.reach(name)
+        return {p: part for p, part in parts.items() if reach.has(*p)}
+
+    def _first_needed(self, name: str, end: int) -> int:
+        """Return from which date on readers at `end` and behind need the rows of a source."""
+        rows = self._job.rows[name]
+        return end if self.relays and is_long(rows.look_back_ns) else first_day_read(rows, end, ())[0]
+
+    def _idle(self, busy: set[int], parts: Mapping[str, Parts]) -> list[tuple[int, Chain]]:
+        """Return the buckets that have no tasks in a wave, but rows that later waves need carried."""
+        long = tuple(name for name, rows in self._job.rows.items() if is_long(rows.look_back_ns))
+        self._buckets |= busy | {bucket for name in long for _, bucket in parts[name]}
+        return [(bucket, Chain((), long)) for bucket in sorted(self._buckets - busy)]
 
     def _begin_computing(self, first: MaterializationPlan) -> None:
         """Tell how much there is to do, from what comes first of it."""

@@ -11,7 +11,7 @@ from featurestore.core.time import DAY_NS, day_of_text
 from featurestore.errors import FeatureStoreError
 from featurestore.materialize.carried import Carryover, ChainStates, state_key
 from featurestore.materialize.changes import FOREVER, Changes
-from featurestore.materialize.compute import Answer, Work, compute_chain
+from featurestore.materialize.compute import Answer, Relay, Work, compute_chain
 from featurestore.materialize.context import Context, Home
 from featurestore.materialize.executors import Executor
 from featurestore.materialize.gathering import Gathering
@@ -76,7 +76,9 @@ def compute_version(
             job, pinned, executor, progress, changes, carryover, memory_bytes=memory_bytes, spill=spill
         )
         with closing(gathering):
-            answers = _execute(job, shape, gathering, executor, progress, memory_bytes=memory_bytes)
+            answers = _execute(
+                job, shape, gathering, executor, progress, memory_bytes=memory_bytes, spill=spill
+            )
         written = sorted((w for a in answers for w in a.written), key=lambda w: (w.data.date, w.data.bucket))
         states = merged([a.states for a in answers])
         places = frozenset(gathering.places)
@@ -287,9 +289,10 @@ def _execute(
     progress: Progress,
     *,
     memory_bytes: int,
+    spill: Path,
 ) -> list[Answer]:
     """Compute what is gathered as it comes: reading goes on while tasks run."""
-    works = _works(job, shape, gathering, executor.workers, memory_bytes)
+    works = _works(job, shape, gathering, executor.workers, memory_bytes, spill)
     answers: list[Answer] = []
     with closing(works):
         for answer in executor.run(compute_chain, works):
@@ -300,21 +303,30 @@ def _execute(
 
 
 def _works(
-    job: Job, shape: Shape, gathering: Gathering, workers: int, memory_bytes: int
+    job: Job, shape: Shape, gathering: Gathering, workers: int, memory_bytes: int, spill: Path
 ) -> Generator[Work, None, None]:
+    """Give the work of wave after wave; a bucket's of the next when that of the one before is done."""
+    relays: dict[int, Relay] = {}
     for wave in gathering.waves():
-        threads = max(1, workers // max(1, len(wave.plan.chains)))
-        for chain in wave.plan.chains:
-            bucket = chain.tasks[0].bucket
+        threads = max(1, workers // max(1, len(wave.chains)))
+        for bucket, chain in wave.chains:
+            relay = relays.setdefault(bucket, Relay()) if gathering.relays else None
+            if relay is not None and not relay.take():
+                return  # its error is on its way
             yield Work(
                 job=job,
                 shape=shape,
+                bucket=bucket,
                 chain=chain,
                 spine=_of_bucket(wave.spine, bucket),
                 spine_schema=wave.spine_schema,
                 parts={name: _of_bucket(parts, bucket) for name, parts in wave.parts.items()},
                 schemas=wave.schemas,
-                states=_chain_states(job, shape, chain, gathering.carryover),
+                states=_chain_states(job, shape, bucket, chain, gathering.carryover, wave.number),
+                until=chain.tasks[-1].days[-1] + 1 if wave.until is None else wave.until,
+                is_last=wave.is_last or relay is None,
+                relay=relay,
+                spill=spill / "states",
                 threads=threads,
                 memory_bytes=memory_bytes,
             )
@@ -325,8 +337,9 @@ def _of_bucket(parts: Mapping[Place, Part], bucket: int) -> dict[Place, Part]:
     return {p: part for p, part in parts.items() if p[1] in {bucket, EVERY_BUCKET}}
 
 
-def _chain_states(job: Job, shape: Shape, chain: Chain, carryover: Carryover) -> ChainStates:
-    bucket = chain.tasks[0].bucket
+def _chain_states(
+    job: Job, shape: Shape, bucket: int, chain: Chain, carryover: Carryover, wave: int
+) -> ChainStates:
     own: dict[str, tuple[State, ...]] = {}
     for state in carryover.index.states:
         if state.bucket in {bucket, EVERY_BUCKET}:
@@ -337,7 +350,7 @@ def _chain_states(job: Job, shape: Shape, chain: Chain, carryover: Carryover) ->
         folder=carryover.folder,
         states=own,
         keys={name: state_key(job, name) for name in chain.saves} if carryover.saves else {},
-        file=f"state-{bucket:04d}-{shape.ipc.name.removeprefix(TEMPORARY)[:12]}.arrows",
+        file=f"state-{bucket:04d}-{wave:04d}-{shape.ipc.name.removeprefix(TEMPORARY)[:12]}.arrows",
         last_day=(job.range_ns[1] or 0) // DAY_NS - 1 if cut else FOREVER,
     )
 

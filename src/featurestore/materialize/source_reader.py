@@ -93,7 +93,8 @@ class SourceReader:
         self._widen(found.file, batch.column(self._rows.times.timestamp))
         if self._behind is not None:
             ahead_ns = max(self._low_ns, min(found.ahead_ns, self._behind[found.file]))
-            self.day = max(self.day, min(ahead_ns // DAY_NS, FOREVER))
+            if ahead_ns < INT64_MAX:  # otherwise nothing follows, as the next call finds
+                self.day = max(self.day, ahead_ns // DAY_NS)
 
     def release(self, end: int, needed: int) -> None:
         """Let go of rows: readers before `end` have theirs, later ones need none of before `needed`."""

@@ -4,7 +4,7 @@ Within a part rows keep the order of the source, which decides ties (PIT-2).
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -229,16 +229,8 @@ class Stager:
         found = self._open[place]
         if not found.tables:
             return
-        make_folders(self._spill)
         path = self._spill / f"{place[0]}-{place[1]}-{len(found.paths):04d}.arrows"
-        announce("spill", path)
-        with (
-            storage_errors("write", path),
-            pa.OSFile(str(path), "wb") as sink,
-            pa.ipc.new_stream(sink, found.tables[0].schema) as writer,
-        ):
-            for table in found.tables:
-                writer.write_table(table)
+        _write_stream(path, found.tables)
         found.paths.append(str(path))
         found.tables.clear()
         self._budget.give(self, found.bytes)
@@ -305,6 +297,30 @@ def _pieces(
 
 def _place(code: int, buckets: np.ndarray | None) -> Place:
     return code >> 16, EVERY_BUCKET if buckets is None else code & 0xFFFF
+
+
+def parked(path: Path, table: pa.Table) -> pa.Table:
+    """Move a table to a spill file and return it memory-mapped; a file of this name is replaced.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    with storage_errors("remove", path):
+        path.unlink(missing_ok=True)  # who has mapped it keeps its bytes
+    _write_stream(path, [table])
+    return _read_stream(str(path))
+
+
+def _write_stream(path: Path, tables: Sequence[pa.Table]) -> None:
+    make_folders(path.parent)
+    announce("spill", path)
+    with (
+        storage_errors("write", path),
+        pa.OSFile(str(path), "wb") as sink,
+        pa.ipc.new_stream(sink, tables[0].schema) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table)
 
 
 def _read_stream(path: str) -> pa.Table:
