@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.serve.house import quotes, snapshot_of
+from tests.serve.house import DEFINITIONS, F64, FLOW, SCHEMAS, SYMBOL, quotes, snapshot_of
 
+from featurestore.catalog.aggregation import Aggregation
+from featurestore.catalog.feature_view import FeatureView
 from featurestore.core.clock import ManualClock
 from featurestore.errors import CorruptDataError, OnlineStoreError
 from featurestore.serve.backend import OnlineBackend
@@ -29,6 +31,15 @@ from featurestore.testing.online_conformance import (
     append,
     put,
 )
+
+PACE = FeatureView(
+    "pace",
+    source=FLOW,
+    entities=[SYMBOL],
+    features={"mean": "mean_bid", "where": "last_venue"},
+    aggregations=[Aggregation("mean_bid", "max", 300, "highest")],
+)
+PACE_ROWS = pa.schema([("mean", F64), ("where", pa.string()), ("highest", F64)])
 
 
 class TestMemoryStore(OnlineStoreConformance):
@@ -193,7 +204,7 @@ def test_every_store_gives_the_same_answers_to_the_same_deliveries(tmp_path: Pat
             for at in range(60)
         ]
     )
-    snapshot = snapshot_of()
+    snapshot = snapshot_of([*DEFINITIONS, PACE], {**SCHEMAS, "pace": PACE_ROWS})
     answers = []
     for store in (MemoryStore(), LmdbStore(tmp_path), RedisStore(redis_url, project="alike")):
         backend = OnlineBackend(lambda: snapshot, store, clock=ManualClock(1000), history_ns=0)
@@ -201,8 +212,9 @@ def test_every_store_gives_the_same_answers_to_the_same_deliveries(tmp_path: Pat
             backend.push("quotes", history.take(pa.array(part)))
         backend.push("quotes", history)
         erased = backend.erase("symbol", {"symbol": ["B"]})
-        found = backend.get_online_features("model", {"symbol": ["A", "B", "C"]}, now=1000)
+        found = backend.get_online_features(["model", "pace"], {"symbol": ["A", "B", "C"]}, now=1000)
         answers.append((found.to_dict(), found.statuses(), found.event_timestamps(), erased))
         backend.close()
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][0]["bid"][0] is not None
+    assert answers[0][0]["highest"][0] is not None

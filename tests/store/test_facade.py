@@ -146,9 +146,7 @@ def test_settings_come_from_the_file_and_wrong_ones_are_refused(tmp_path: Path) 
         fs.FeatureStore(tmp_path)
 
 
-def test_a_view_that_cannot_be_kept_online_is_read_from_history_and_stops_no_other(
-    store: fs.FeatureStore,
-) -> None:
+def test_a_view_over_windows_is_served_as_history_has_it(store: fs.FeatureStore) -> None:
     top = fs.FeatureView(
         "top", source="week", entities=[USER], aggregations=[fs.Aggregation("spent_sum_7d", "max", "7d")]
     )
@@ -157,7 +155,21 @@ def test_a_view_that_cannot_be_kept_online_is_read_from_history_and_stops_no_oth
     spine = pa.table({"user": [1], "ts": pa.array([2 * DAY], pa.int64())})
     history = store.get_historical_features(spine, ["top"]).to_arrow()
     assert history.column("spent_sum_7d_max_7d").to_pylist() == [9.0]
-    with pytest.raises(DefinitionError, match="cannot be kept online"):
+    assert store.get_online_features(["top"], {"user": [1]}, now=2 * DAY).to_dict()[
+        "spent_sum_7d_max_7d"
+    ] == [9.0]
+
+
+def test_a_view_that_cannot_be_kept_online_is_read_from_history_and_stops_no_other(
+    store: fs.FeatureStore,
+) -> None:
+    top = fs.FeatureView("top", source="week", entities=[USER], features=["spent_sum_7d"], nulls="last_known")
+    store.apply([top])
+    assert store.materialize("top").created
+    spine = pa.table({"user": [1], "ts": pa.array([2 * DAY], pa.int64())})
+    history = store.get_historical_features(spine, ["top"]).to_arrow()
+    assert history.column("spent_sum_7d").to_pylist() == [9.0]
+    with pytest.raises(DefinitionError, match="no bounded number of rows"):
         store.get_online_features(["top"], {"user": [1]}, now=10 * DAY)
     written = store.push("visits", visits([(1, 9 * DAY, 4.0)]))
     assert written is not None

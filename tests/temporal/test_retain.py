@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from tests.temporal.window_cases import WindowCase, random_window_case, subset
 
-from featurestore.core.time import INT64_MAX, Int64Array
+from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array
 from featurestore.temporal.asof import asof_indices, last_known_indices
-from featurestore.temporal.retain import retained_indices
+from featurestore.temporal.retain import earliest_used, retained_indices
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Int32Array, Rows
 from featurestore.temporal.windows import window_aggregate
 from featurestore.testing.strategies import random_case
@@ -164,6 +164,46 @@ def test_each_column_keeps_its_own_newest_value() -> None:
     rows = rows_of([1, 2, 3])
     masks = [np.array([True, False, False]), np.array([True, True, False]), None]
     assert places(rows, newest=False, last_known=masks) == [0, 1, 2]
+
+
+def test_entities_may_each_have_a_cut_of_their_own() -> None:
+    """Entities with cuts of their own are kept as if each were alone."""
+    for seed in range(200):
+        case = random_case(seed)
+        cuts = np.random.default_rng(seed).integers(-2, 25, case.entities)
+        rule: dict[str, Any] = {
+            "entities": case.entities,
+            "ttl_ns": case.tolerance_ns,
+            "newest": True,
+            "last_known": [np.array(case.valid, np.bool_)],
+            "window_ns": seed % 7,
+        }
+        kept = retained_indices(case.rows, at_ns=cuts, **rule)
+        alone = [
+            place
+            for entity, cut in enumerate(cuts)
+            for place in retained_indices(case.rows, at_ns=int(cut), **rule)
+            if case.rows.codes[place] == entity
+        ]
+        assert kept.tolist() == sorted(alone), seed
+
+
+def test_readers_go_back_to_their_newest_row_or_to_the_start_of_their_window() -> None:
+    rows = rows_of([1, 7, 9, 12], [1, 7, 11, 12], codes=[0, 0, 0, 1])
+
+    def earliest(*, ttl_ns: int | None = None, newest: bool = True, window_ns: int = 0) -> list[int]:
+        cut = np.array([10, 10])
+        bounds = {"ttl_ns": ttl_ns, "newest": newest, "window_ns": window_ns}
+        return [int(t) for t in earliest_used(rows, entities=2, at_ns=cut, **bounds)]  # type: ignore[arg-type]
+
+    assert earliest() == [7, INT64_MIN]
+    assert earliest(ttl_ns=3) == [7, 7]
+    assert earliest(ttl_ns=2) == [8, 8]
+    assert earliest(window_ns=3) == [7, INT64_MIN]
+    assert earliest(window_ns=5) == [6, INT64_MIN]
+    assert earliest(newest=False, window_ns=3) == [8, 8]
+    assert earliest(newest=False, window_ns=INT64_MAX) == [10 - INT64_MAX + 1] * 2
+    assert earliest(newest=False) == [10, 10]
 
 
 def test_nothing_is_kept_where_nothing_reads() -> None:

@@ -53,12 +53,44 @@ class ViewProgram:
     def is_row_by_row(self) -> bool:
         """Whether each output row depends on one row of the source alone, all the way down."""
         below = self.upstream is None or self.upstream.is_row_by_row
-        return self.nulls == "keep" and not self.aggregations and below
+        return self.reads_one_row and below
+
+    @property
+    def reads_one_row(self) -> bool:
+        """Whether each of its rows depends on one row of what it reads."""
+        return self.nulls == "keep" and not self.aggregations
+
+    @property
+    def chain(self) -> "tuple[ViewProgram, ...]":
+        """The program and those below it, down to the first whose rows each depend on one source row.
+
+        That one's rows, the last's, are what a state holds: all values above them are computed from them.
+        """
+        if self.upstream is None or self.upstream.is_row_by_row:
+            return (self,)
+        return (self, *self.upstream.chain)
+
+    @property
+    def keys_are_kept(self) -> bool:
+        """Whether the rows behind an entity's values all hold its key: no view of the chain computes it."""
+        return all(set(self.join_keys) <= set(view.join_keys) for view in self.chain[1:])
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether a state of bounded size answers every later reader, whatever rows come late.
+
+        A newest non-null value of any age is not, where a late row can make older values null or not: each
+        of them may become the newest.
+        """
+        endless = any(
+            view.features and view.nulls == "last_known" and view.ttl_ns is None for view in self.chain[:-1]
+        )
+        return self.keys_are_kept and not endless
 
     @property
     def can_be_online(self) -> bool:
         """Whether an online store can keep it up to date from the rows that arrive, one by one."""
-        return self.online and (self.upstream is None or self.upstream.is_row_by_row)
+        return self.online and self.is_bounded
 
     def inputs(self) -> tuple[str, ...]:
         """Return the value columns that features read, in order of first use."""
@@ -71,10 +103,18 @@ class ViewProgram:
         )
         return tuple(dict.fromkeys(names))
 
+    def values(self) -> tuple[str, ...]:
+        """Return the columns that features and windows read."""
+        windows = (a.column for a in self.aggregations if a.column != "*")
+        return tuple(dict.fromkeys([*self.inputs(), *windows]))
+
     def row_columns(self) -> tuple[str, ...]:
         """Return every column of the rows that the program reads."""
-        windows = (a.column for a in self.aggregations if a.column != "*")
-        return tuple(dict.fromkeys([*self.join_keys, *self.times.columns(), *self.inputs(), *windows]))
+        return tuple(dict.fromkeys([*self.carried(), *self.values()]))
+
+    def carried(self) -> tuple[str, ...]:
+        """Return the columns that its rows keep of what it reads: keys and times."""
+        return tuple(dict.fromkeys([*self.join_keys, *self.times.columns()]))
 
     def source_columns(self) -> tuple[str, ...]:
         """Return every column of the base source that the program and its upstream read."""

@@ -1,7 +1,7 @@
 """`resolve_view`: the value of a view's features for each reader, by the PIT rules."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -156,18 +156,102 @@ def view_events(program: ViewProgram, rows: pa.Table, *, threads: int | None) ->
     at the row's event timestamp would have, knowing what was known when the row itself became known.
     """
     events = view_rows(program, rows, threads=threads)
-    kept = events.table.select(list(dict.fromkeys([*program.join_keys, *program.times.columns()])))
-    if program.nulls == "keep" and not program.aggregations:
-        inputs = {name: column_of(events.table, name) for name in program.inputs()}
-        columns = evaluate_features(program, inputs, None, events.table.num_rows)
-    else:
-        known = events.event_ns if events.known_ns is None else np.maximum(events.event_ns, events.known_ns)
-        spine = Events(events.table, events.event_ns, events.dead, known)
-        sides = code_sides(program, spine, program.join_keys, events)
-        columns = resolve_sides(program, sides, threads=threads).columns
+    kept = events.table.select(program.carried())
+    columns = _row_columns(program, events, None, threads, row_by_row=program.reads_one_row)
     for field in program.schema:
         kept = kept.append_column(field, _as_type(columns[field.name], field.type))
     return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """Rows of the last program of a chain, numbered by the keys of the first.
+
+    Attributes:
+        program: The first.
+        events: The rows: the columns that the last program reads, and of the keys and times that views
+            above it read those that they do.
+        codes: `(n,)` each row's entity.
+        entities: How many there are.
+    """
+
+    program: ViewProgram
+    events: Events
+    codes: Int32Array
+    entities: int
+
+    def by_keys_of(self, view: ViewProgram) -> tuple[Int32Array, Int32Array | None]:
+        """Number the rows by the keys of a view of the chain.
+
+        Returns:
+            `(n,)` codes, and by code the entity of the first program that it belongs to; `None`: it is the
+            same one.
+        """
+        extra = [key for key in view.join_keys if key not in self.program.join_keys]
+        if not extra:
+            return self.codes, None
+        first = pa.chunked_array([pa.array(self.codes, mask=self.codes < 0)])
+        coded = code_keys([[first, *columns_of(self.events.table, extra)]], ("", *extra))
+        codes = coded.codes[0]
+        there = codes >= 0
+        whole = np.zeros(coded.entities, np.int32)
+        whole[codes[there]] = self.codes[there]
+        return codes, whole
+
+
+def resolve_numbered(rows: Numbered, spine: Rows, *, threads: int | None) -> Resolved:
+    """Compute a view's features for each reader from rows of the last program of its chain.
+
+    Args:
+        spine: The readers, numbered as the rows are.
+    """
+    program = rows.program
+    events = _rows_of(program, rows, threads)
+    sides = Sides(spine, events.rows(rows.codes), events, rows.entities)
+    return resolve_sides(program, sides, threads=threads)
+
+
+def _rows_of(view: ViewProgram, rows: Numbered, threads: int | None) -> Events:
+    """Return the rows that a view of the chain reads."""
+    if view.upstream is None or view.upstream.is_row_by_row:
+        return rows.events
+    below = _rows_of(view.upstream, rows, threads)
+    upstream = view.upstream.only(view.row_columns())
+    codes, whole = rows.by_keys_of(upstream)
+    coded = codes, rows.entities if whole is None else whole.size
+    values = _row_columns(upstream, below, coded, threads, row_by_row=view.upstream.reads_one_row)
+    table = {
+        name: below.table.column(name) for name in below.table.column_names if name in upstream.carried()
+    }
+    table |= {f.name: _as_type(values[f.name], f.type) for f in upstream.schema}
+    return replace(below, table=pa.table(table or {"_": pa.nulls(below.table.num_rows)}))
+
+
+def _row_columns(
+    program: ViewProgram,
+    events: Events,
+    coded: tuple[Int32Array, int] | None,
+    threads: int | None,
+    *,
+    row_by_row: bool,
+) -> Mapping[str, pa.Array]:
+    """Compute a view's features for each of the rows that it reads.
+
+    Args:
+        coded: `(n,)` entity codes of the rows, and how many entities there are; `None`: by their keys.
+        row_by_row: Whether the whole view, of which the program may be a part, reads one row for each.
+    """
+    if row_by_row:
+        inputs = {name: column_of(events.table, name) for name in program.inputs()}
+        return evaluate_features(program, inputs, None, events.table.num_rows)
+    known = events.event_ns if events.known_ns is None else np.maximum(events.event_ns, events.known_ns)
+    spine = Events(events.table, events.event_ns, events.dead, known)
+    if coded is None:
+        sides = code_sides(program, spine, program.join_keys, events)
+    else:
+        codes, entities = coded
+        sides = Sides(spine.rows(codes), events.rows(codes), events, entities)
+    return resolve_sides(program, sides, threads=threads).columns
 
 
 def _newest(sides: Sides, ttl_ns: int | None, threads: int | None) -> Int32Array:

@@ -12,11 +12,18 @@ import pyarrow as pa
 
 from featurestore.core.time import INT64_MIN, Int64Array
 from featurestore.errors import CorruptDataError
-from featurestore.resolve.events import Events
 from featurestore.resolve.program import ViewProgram
-from featurestore.resolve.views import EXPIRED, NOT_FOUND, NULL, PRESENT, Resolved, Sides, resolve_sides
+from featurestore.resolve.views import (
+    EXPIRED,
+    NOT_FOUND,
+    NULL,
+    PRESENT,
+    Numbered,
+    Resolved,
+    resolve_numbered,
+)
 from featurestore.serve.codec import HEADER_BYTES, Block, RowCodec, Stored
-from featurestore.serve.views import OnlineView
+from featurestore.serve.views import OnlineView, stored_events
 from featurestore.temporal.rows import Rows
 from featurestore.temporal.visible import fresh_rows, is_fresh, is_visible, steady_until, visible_rows
 
@@ -307,14 +314,8 @@ def answer_resolved(
     stored = view.codec.decode(values)
     readers = len(values)
     spine = Rows(np.arange(readers, dtype=np.int32), np.full(readers, now_ns, np.int64), None, None)
-    block, times = stored.block, program.times
-    event_ns = block.clock("event")
-    known = None if times.created is None and not times.delay_ns else block.clock("known")
-    sequence = block.clock("sequence")
-    rows = Rows(stored.codes(), event_ns, known, sequence)
-    events = Events(view.codec.table(block), event_ns, None, known, sequence)
-    sides = Sides(spine, rows, events, readers)
-    return ResolvedAnswer(resolve_sides(program, sides, threads=1))
+    rows = Numbered(program, stored_events(view, stored.block), stored.codes(), readers)
+    return ResolvedAnswer(resolve_numbered(rows, spine, threads=1))
 
 
 class SteadyAnswers:

@@ -9,8 +9,9 @@ import pyarrow as pa
 from featurestore.catalog.refs import Ref
 from featurestore.catalog.snapshot import CatalogSnapshot
 from featurestore.errors import DefinitionError, SchemaError
+from featurestore.resolve.events import Events
 from featurestore.resolve.program import ViewProgram, compile_view
-from featurestore.serve.codec import RowCodec
+from featurestore.serve.codec import Block, RowCodec
 from featurestore.serve.entity_keys import KeyEncoder, joined_parts, key_kind, part_encoder, stored_keys
 
 
@@ -19,7 +20,8 @@ class OnlineView:
     """A view as the online store keeps it.
 
     A plain view (newest row decides, no windows) is kept as its features, evaluated once when a row is
-    written. Any other view is kept as the columns it reads, and evaluated for each reader.
+    written. Any other view is kept as the columns it reads, and evaluated for each reader; a view over such
+    a view as the columns that the last view of the chain reads.
 
     Attributes:
         program: How its features come from rows.
@@ -38,8 +40,13 @@ class OnlineView:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether rows are stored as evaluated features."""
-        return is_plain(self.program)
+        """Whether rows are stored as evaluated features: each value is a function of one row alone."""
+        return self.program.is_row_by_row
+
+    @cached_property
+    def base(self) -> ViewProgram:
+        """The program of the chain whose rows are stored."""
+        return self.program.chain[-1]
 
     @cached_property
     def key_encoders(self) -> tuple[KeyEncoder, ...]:
@@ -73,9 +80,12 @@ class OnlineView:
         return stored_keys(columns)
 
 
-def is_plain(program: ViewProgram) -> bool:
-    """Whether a program's features are functions of one row alone."""
-    return program.nulls == "keep" and not program.aggregations
+def stored_events(view: OnlineView, block: Block) -> Events:
+    """Return stored rows of a view that is evaluated for each reader."""
+    times = view.program.times
+    late = times.created is not None or times.delay_ns != 0
+    known = block.clock("known") if late else None
+    return Events(view.codec.table(block), block.clock("event"), None, known, block.clock("sequence"))
 
 
 def online_view(snapshot: CatalogSnapshot, ref: Ref) -> OnlineView:
@@ -85,8 +95,8 @@ def online_view(snapshot: CatalogSnapshot, ref: Ref) -> OnlineView:
         NotFoundError: the view or its source is not in the catalog.
     """
     program = compile_view(snapshot, ref)
-    rows = _rows_schema(snapshot, program)
-    columns = program.schema if is_plain(program) else _inputs_schema(program, rows)
+    rows = _rows_schema(snapshot, program.chain[-1])
+    columns = program.schema if program.is_row_by_row else _inputs_schema(program, rows)
     key_types = tuple(rows.field(key).type for key in program.join_keys)
     return OnlineView(program, key_types, RowCodec(columns))
 
@@ -95,16 +105,24 @@ def check_kept(program: ViewProgram) -> None:
     """Check that the online store keeps a view.
 
     Raises:
-        DefinitionError: it is not to be online, or its rows cannot be told one by one.
+        DefinitionError: it is not to be online, or what it takes to answer has no bound.
     """
     if not program.online:
         raise DefinitionError(
             f"{program.ref} is not kept online", hint="define it with online=True", view=program.ref
         )
-    if not program.can_be_online:
+    if not program.keys_are_kept:
         raise DefinitionError(
-            f"{program.ref} reads a view whose values depend on more than one row; it cannot be kept online",
-            hint="define its features on the source, or read them with get_historical_features",
+            f"{program.ref} is found by {', '.join(program.join_keys)}, which a view below it computes from "
+            "more than one row; it cannot be kept online",
+            hint="take the key from the source, or read it with get_historical_features",
+            view=program.ref,
+        )
+    if not program.is_bounded:
+        raise DefinitionError(
+            f"{program.ref} takes last known values of any age from a view whose values depend on more than "
+            "one row; no bounded number of rows answers that",
+            hint="give the view that says nulls='last_known' a ttl, or read it with get_historical_features",
             view=program.ref,
         )
 
@@ -119,8 +137,11 @@ def _rows_schema(snapshot: CatalogSnapshot, program: ViewProgram) -> pa.Schema:
 
 
 def _inputs_schema(program: ViewProgram, rows: pa.Schema) -> pa.Schema:
-    windows = [a.column for a in program.aggregations if a.column != "*"]
-    names = dict.fromkeys([*program.inputs(), *windows])
+    """Return the columns to be stored: what the last program of the chain reads, and others from its rows."""
+    *above, base = program.chain
+    passed = {name for view in above for name in view.values()} & set(base.carried())
+    keys = {key for view in program.chain for key in view.join_keys} - set(program.join_keys)
+    names = dict.fromkeys([*base.values(), *sorted(passed | keys)])
     return pa.schema([pa.field(n, rows.field(n).type) for n in names])
 
 

@@ -19,12 +19,11 @@ from featurestore.core.keys import distinct_keys
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import SchemaError
 from featurestore.resolve.events import Events, column_of, columns_of, source_events
-from featurestore.resolve.retain import retained_coded
-from featurestore.resolve.views import evaluate_features, view_events
+from featurestore.resolve.retain import retained_numbered
+from featurestore.resolve.views import Numbered, evaluate_features, view_events
 from featurestore.serve.codec import Block, Stored, concat_blocks
 from featurestore.serve.entity_keys import stored_keys
-from featurestore.serve.views import OnlineView, check_key_kind
-from featurestore.temporal.rows import Rows
+from featurestore.serve.views import OnlineView, check_key_kind, stored_events
 from featurestore.temporal.visible import newest_and_later, replacing_rows, surviving_rows
 
 Int32Array = npt.NDArray[np.int32]
@@ -139,7 +138,7 @@ def _merged(
 
 
 def _evaluated(view: OnlineView, table: pa.Table) -> tuple[Events, list[pa.Array]]:
-    program = view.program
+    program = view.base
     if program.upstream is not None:
         table = view_events(program.upstream, table, threads=1)
     events = source_events(table, program.times)
@@ -279,9 +278,6 @@ def _retained(
     newest = np.flatnonzero(newest_and_later(mine, event, known, at_ns, entities=keys))
     if view.is_plain:
         return newest
-    times = view.program.times
-    late = None if times.created is None and not times.delay_ns else known
-    rows = Rows(mine, event, late, block.records["sequence"][chosen])
-    columns = view.codec.table(block.take(chosen))
-    used = retained_coded(view.program, rows, columns, entities=keys, at_ns=at_ns)
+    events = stored_events(view, block.take(chosen))
+    used = retained_numbered(Numbered(view.program, events, mine, keys), at_ns=at_ns)
     return np.union1d(newest, used)

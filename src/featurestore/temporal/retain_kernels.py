@@ -18,23 +18,33 @@ def is_after(a: int, b: int, event: Int64Array, known: Int64Array, sequence: Int
 
 
 @kernel
+def bound_of(bounds: Int64Array, entity: int) -> int:
+    """Return an entity's bound, where there is one for each, or the one that all share."""
+    return int(bounds[entity] if bounds.size > 1 else bounds[0])
+
+
+@kernel
 def mark_newest(
     codes: Int32Array,
     event: Int64Array,
     known: Int64Array,
     sequence: Int64Array,
     valid: BoolArray,
-    at_ns: int,
-    oldest_ns: int,
+    at_ns: Int64Array,
+    oldest_ns: Int64Array,
     best: Int64Array,
     keep: BoolArray,
 ) -> None:
     """Mark rows that may still be the newest one: the best visible before `at_ns`, and what could beat it.
 
-    `best` is `(entities,)`, filled with -1 on entry; an empty `valid` means every row counts.
+    `at_ns` and `oldest_ns` hold one bound per entity, or one for all. `best` is `(entities,)`, filled with -1
+    on entry; an empty `valid` means every row counts.
     """
     for i in range(codes.size):
-        if codes[i] < 0 or event[i] >= at_ns or (known.size and known[i] > at_ns):
+        if codes[i] < 0:
+            continue
+        at = bound_of(at_ns, codes[i])
+        if event[i] >= at or (known.size and known[i] > at):
             continue
         if valid.size and not valid[i]:
             continue
@@ -43,21 +53,22 @@ def mark_newest(
     for i in range(codes.size):
         if codes[i] < 0 or (valid.size and not valid[i]) or (known.size and known[i] == INT64_MAX):
             continue
-        if event[i] >= at_ns:
+        at = bound_of(at_ns, codes[i])
+        if event[i] >= at:
             keep[i] = True
-        elif event[i] >= oldest_ns:
+        elif event[i] >= bound_of(oldest_ns, codes[i]):
             top = best[codes[i]]
             if top == i:
                 keep[i] = True
-            elif known.size and known[i] > at_ns:
+            elif known.size and known[i] > at:
                 keep[i] |= top < 0 or is_after(i, top, event, known, sequence)
 
 
 @kernel
 def mark_window(
-    codes: Int32Array, event: Int64Array, known: Int64Array, start_ns: int, everything: bool, keep: BoolArray
+    codes: Int32Array, event: Int64Array, known: Int64Array, first_ns: Int64Array, keep: BoolArray
 ) -> None:
-    """Mark every row after `start_ns` that can ever be known (every row at all where `everything`)."""
+    """Mark every row from `first_ns` on that can ever be known; one bound per entity, or one for all."""
     for i in range(codes.size):
-        if codes[i] >= 0 and (everything or event[i] > start_ns):
+        if codes[i] >= 0 and event[i] >= bound_of(first_ns, codes[i]):
             keep[i] |= known.size == 0 or known[i] != INT64_MAX
