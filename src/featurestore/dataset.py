@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from featurestore.core.arguments import listed, text
 from featurestore.materialize.context import Context
 from featurestore.materialize.versions import DatasetVersion, open_version, recreate, verify
 
@@ -78,8 +79,7 @@ class Dataset:
     def reader(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """Read the version as an Arrow stream, in canonical order."""
         columns = _listed(columns)
-        schema = self.schema if columns is None else pa.schema([self.schema.field(c) for c in columns])
-        return pa.RecordBatchReader.from_batches(schema, self.scan(columns))
+        return pa.RecordBatchReader.from_batches(self._opened.selected(columns), self.scan(columns))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Hand the rows to any library that speaks the Arrow PyCapsule protocol."""
@@ -133,7 +133,9 @@ class Dataset:
 
 
 def _listed(columns: Sequence[str] | None) -> Sequence[str] | None:
-    return [columns] if isinstance(columns, str) else columns
+    if columns is None or isinstance(columns, str):
+        return None if columns is None else [columns]
+    return [text("the read", "columns", name) for name in listed("the read", "columns", columns, "names")]
 
 
 def open_dataset(context: Context, name: str, version: int | str | datetime | None) -> Dataset:

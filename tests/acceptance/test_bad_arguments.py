@@ -1,11 +1,13 @@
-"""Arguments of the engine's plain functions, given what they cannot be: a typed error before any work."""
+"""Arguments of the engine and the facade, given what they cannot be: a typed error before any work."""
 
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import featurestore as fs
@@ -74,3 +76,104 @@ def test_a_number_of_threads_is_a_positive_integer(threads: Any) -> None:
 def test_what_is_no_time_is_no_instant(value: Any) -> None:
     with pytest.raises(fs.DefinitionError, match=r"now is .*not a"):
         instant_ns(value, what="now")
+
+
+T0 = 1_700_000_000_000_000_000
+USER = fs.Entity("user")
+EVENTS = fs.Source("events", path="events", entities=[USER])
+LAST = fs.FeatureView("last", source=EVENTS, entities=[USER], features=["x"])
+ROWS = pa.table(
+    {"user": ["a", "b"], "event_timestamp": pa.array([T0, T0 + 1], pa.timestamp("ns", "UTC")), "x": [1, 2]}
+)
+SPINE = ROWS.drop_columns(["x"])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fs.FeatureStore]:
+    root = tmp_path_factory.mktemp("bad")
+    (root / "events").mkdir()
+    pq.write_table(ROWS, root / "events" / "1.parquet")
+    with fs.FeatureStore(root) as opened:
+        opened.apply(
+            [LAST, fs.TrainingSet("pairs", spine=EVENTS, features=["last"], full_feature_names=True)]
+        )
+        opened.materialize("last")
+        opened.materialize("pairs")
+        opened.pin("pairs", 1, "tag")
+        yield opened
+
+
+Call = Callable[[fs.FeatureStore, Any], object]
+CALLS: dict[str, Call] = {
+    "the root": lambda _, given: fs.FeatureStore(given),
+    "settings": lambda s, given: fs.FeatureStore(s.root, config=given),
+    "plan": lambda s, given: s.plan(given),
+    "one of a plan": lambda s, given: s.plan([given]),
+    "the expected head": lambda s, given: s.apply([LAST], expected_head=given),
+    "what to ingest": lambda s, given: s.ingest("events", given),
+    "where to ingest": lambda s, given: s.ingest(given, ROWS),
+    "where to push": lambda s, given: s.push(given, ROWS),
+    "how to push": lambda s, given: s.push("events", ROWS, to=given),
+    "what to materialize": lambda s, given: s.materialize(given),
+    "the start": lambda s, given: s.materialize("pairs", start=given),
+    "the end": lambda s, given: s.materialize("pairs", end=given),
+    "the executor": lambda s, given: s.materialize("pairs", executor=given),
+    "what to materialize again": lambda s, given: s.materialize_incremental(given),
+    "the spine": lambda s, given: s.get_historical_features(given, "last"),
+    "features": lambda s, given: s.get_historical_features(SPINE, given),
+    "one of the features": lambda s, given: s.get_historical_features(SPINE, [given]),
+    "long names": lambda s, given: s.get_historical_features(SPINE, "last", full_feature_names=given),
+    "as of": lambda s, given: s.get_historical_features(SPINE, "last", as_of=given),
+    "timestamps": lambda s, given: s.get_historical_features(SPINE, "last", timestamps=given),
+    "the time": lambda s, given: s.get_historical_features(SPINE, "last", timestamp_field=given),
+    "the keys' names": lambda s, given: s.get_historical_features(SPINE, "last", key_map=given),
+    "the dataset": lambda s, given: s.dataset(given),
+    "its version": lambda s, given: s.dataset("pairs", given),
+    "its columns": lambda s, given: s.dataset("pairs").to_arrow(given),
+    "the columns of its stream": lambda s, given: s.dataset("pairs").reader(given),
+    "its query": lambda s, given: s.dataset("pairs").sql(given),
+    "who makes it again": lambda s, given: s.dataset("pairs").recreate(given),
+    "a query": lambda s, given: s.sql(given),
+    "whose history": lambda s, given: s.history(given),
+    "what to compare": lambda s, given: s.diff("pairs", given, 1),
+    "where to go back to": lambda s, given: s.rollback("pairs", given),
+    "what to pin": lambda s, given: s.pin("pairs", given, "other"),
+    "the tag": lambda s, given: s.pin("pairs", 1, given),
+    "the tag to take off": lambda s, given: s.unpin("pairs", tag=given),
+    "how many versions to keep": lambda s, given: s.vacuum("pairs", keep=given),
+    "features asked online": lambda s, given: s.get_online_features(given, [{"user": "a"}]),
+    "whom to ask for": lambda s, given: s.get_online_features("last", given),
+    "now": lambda s, given: s.get_online_features("last", [{"user": "a"}], now=given),
+    "online names": lambda s, given: s.get_online_features("last", [{"user": "a"}], full_feature_names=given),
+    "online keys": lambda s, given: s.get_online_features("last", [{"user": "a"}], key_map=given),
+    "preprocessing": lambda s, given: s.get_online_features("last", [{"user": "a"}], preprocessing=given),
+    "an entity to export": lambda s, given: s.export(given, ["a"]),
+    "an entity to erase": lambda s, given: s.erase(given, ["a"], dry_run=True),
+    "keys to erase": lambda s, given: s.erase("user", given, dry_run=True),
+    "what becomes of pins": lambda s, given: s.erase("user", ["nobody"], pinned=given),
+    "logs": lambda s, given: s.erase("user", ["a"], dry_run=True, answer_logs=given),
+    "answers": lambda s, given: s.verify_online(given),
+    "a catalog version": lambda s, given: s.catalog.at(given),
+    "catalog versions": lambda s, given: s.catalog.diff(given, 1),
+    "a reference": lambda s, given: s.catalog.get(given),
+    "whose lineage": lambda s, given: s.catalog.lineage(given),
+    "the label": lambda s, given: s.dataset("pairs").loader(batch_size=1, label=given),
+    "columns of a loader": lambda s, given: s.dataset("pairs").loader(batch_size=1, columns=given),
+    "the shuffle": lambda s, given: s.dataset("pairs").loader(batch_size=1, shuffle=given),
+    "the end of an epoch": lambda s, given: s.dataset("pairs").loader(batch_size=1, drop_last=given),
+    "the type": lambda s, given: s.dataset("pairs").loader(batch_size=1, dtype=given),
+    "the size": lambda s, given: s.dataset("pairs").loader(batch_size=given),
+    "the rank": lambda s, given: s.dataset("pairs").loader(batch_size=1, rank=given, world_size=2),
+    "the split": lambda s, given: s.dataset("pairs").loader(batch_size=1, split=given),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_facade_refuses_what_cannot_be_right_by_a_typed_error(store: fs.FeatureStore, name: str) -> None:
+    refused = 0
+    for value in WRONG:
+        try:
+            CALLS[name](store, value)
+        except fs.FeatureStoreError:
+            refused += 1
+    assert refused >= 10

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from featurestore.catalog.arguments import text
+from featurestore.core.arguments import text
 from featurestore.core.names import check_feature_name, check_output_name
 from featurestore.core.time import Duration, duration_ns, format_duration
 from featurestore.errors import DefinitionError

@@ -35,6 +35,7 @@ from featurestore.catalog.snapshot import AnyRef, CatalogSnapshot, Key
 from featurestore.catalog.source import Source
 from featurestore.catalog.specs import KINDS
 from featurestore.catalog.store import CatalogStore, open_catalog_store
+from featurestore.core.arguments import whole
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.time import Instant, format_instant, instant_ns
 from featurestore.errors import (
@@ -225,7 +226,9 @@ class Catalog:
         """
         plan = objects if isinstance(objects, Plan) else self.plan(objects, complete=complete, remove=remove)
         head = self._refresh(look=True)
-        wanted = plan.base if expected_head is None else expected_head
+        wanted = (
+            plan.base if expected_head is None else whole("apply", "expected_head", expected_head, least=0)
+        )
         if {wanted, plan.base} != {head.snapshot.version}:
             error = self._conflict(min(wanted, plan.base), head.snapshot)
             raise error

@@ -10,6 +10,7 @@ from featurestore.catalog.service import FeatureService
 from featurestore.catalog.snapshot import KIND_WORDS, Key
 from featurestore.catalog.source import Source
 from featurestore.catalog.training_set import TrainingSet
+from featurestore.core.arguments import listed
 from featurestore.errors import DefinitionError
 
 
@@ -20,7 +21,8 @@ def collect(objects: Iterable[Definition] | Definition) -> dict[Key, Definition]
         DefinitionError: something that is no definition, or two different ones of one kind and name.
     """
     found: dict[Key, Definition] = {}
-    waiting = [objects] if isinstance(objects, Definition) else list(objects)
+    given = (objects,) if isinstance(objects, Definition) else objects
+    waiting = list(listed("a plan", "objects", given, "definitions"))
     waiting.reverse()
     while waiting:
         item = waiting.pop()

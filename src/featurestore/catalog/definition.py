@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from featurestore.catalog.arguments import mapped, text
+from featurestore.core.arguments import mapped, text
 from featurestore.core.canonical import canonical_json, digest_json
 
 METADATA_FIELDS = ("owner", "description", "tags")

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from featurestore.catalog.arguments import listed
 from featurestore.catalog.definition import Definition
+from featurestore.core.arguments import listed
 from featurestore.core.names import check_feature_name, check_name
 from featurestore.errors import DefinitionError
 

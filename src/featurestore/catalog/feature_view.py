@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Union
 
 from featurestore.catalog.aggregation import Aggregation
-from featurestore.catalog.arguments import flag, listed, mapped, reference, refuse, text
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.entity import Entity, entity_names
 from featurestore.catalog.expressions import check_scalar
-from featurestore.catalog.refs import Ref
+from featurestore.catalog.refs import Ref, reference
 from featurestore.catalog.source import Source
+from featurestore.core.arguments import flag, listed, mapped, refuse, text
 from featurestore.core.names import check_name, check_output_name
 from featurestore.core.time import Duration, duration_ns
 from featurestore.errors import DefinitionError

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from featurestore.catalog.arguments import reference, text
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.label_terms import parse_label
-from featurestore.catalog.refs import Ref
+from featurestore.catalog.refs import Ref, reference
 from featurestore.catalog.source import Source
+from featurestore.core.arguments import text
 from featurestore.core.names import check_name
 from featurestore.core.time import Duration, duration_ns
 from featurestore.errors import DefinitionError

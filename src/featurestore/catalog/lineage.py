@@ -47,7 +47,7 @@ def trace(snapshot: CatalogSnapshot, ref: AnyRef, *kinds: str) -> Lineage:
     Raises:
         NotFoundError: no such definition or feature.
     """
-    wanted = parse_ref(ref) if isinstance(ref, str) else ref
+    wanted = ref if isinstance(ref, Ref) else parse_ref(ref)
     root = snapshot.record(wanted.whole(), *kinds)
     if wanted.feature is not None and wanted.feature not in _output_columns(root):
         raise NotFoundError(

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Final
 
 import pyarrow as pa
 
-from featurestore.catalog.arguments import listed, mapped, reference
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.feature_view import Feature, FeatureView, view_features
-from featurestore.catalog.refs import Ref
+from featurestore.catalog.refs import Ref, reference
+from featurestore.core.arguments import listed, mapped
 from featurestore.core.names import check_feature_name, check_name, check_output_name
 from featurestore.errors import DefinitionError
 

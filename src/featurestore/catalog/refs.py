@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from featurestore.core.arguments import refuse
 from featurestore.core.names import check_feature_name, check_name
 from featurestore.errors import DefinitionError
 
@@ -63,3 +64,17 @@ def parse_ref(text: object) -> Ref:
         match["feature"],
         match["alias"],
     )
+
+
+def reference(what: str, field: str, value: Any, kinds: tuple[type[Any], ...]) -> Ref:
+    """Return the reference to a definition that is given as an object or as text.
+
+    Raises:
+        DefinitionError: a definition of another kind, anything else, or text that is no reference.
+    """
+    if isinstance(value, kinds):
+        return Ref(value.name)
+    if not isinstance(value, str):
+        names = " or ".join(kind.kind.replace("_", " ") for kind in kinds)
+        refuse(what, field, value, f"give a {names}, or its name")
+    return parse_ref(value)

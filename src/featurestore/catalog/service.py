@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from featurestore.catalog.arguments import listed, reference
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.on_demand import OnDemandFeatureView
-from featurestore.catalog.refs import Ref
+from featurestore.catalog.refs import Ref, reference
+from featurestore.core.arguments import listed
 from featurestore.core.names import check_name
 from featurestore.errors import DefinitionError
 

@@ -49,6 +49,12 @@ KIND_WORDS: Final = {
 _parse: Final[Callable[[str], Ref]] = lru_cache(maxsize=65536)(parse_ref)
 
 
+def _ref_of(ref: object) -> Ref:
+    if isinstance(ref, str):
+        return _parse(ref)  # remembered: a catalog asks for the same ones again and again
+    return ref if isinstance(ref, Ref) else parse_ref(ref)
+
+
 @dataclass(frozen=True)
 class Record:
     """One version of one definition, as the catalog holds it.
@@ -144,7 +150,7 @@ class CatalogSnapshot:
         Raises:
             NotFoundError: no such definition or version.
         """
-        wanted = _parse(ref) if isinstance(ref, str) else ref
+        wanted = _ref_of(ref)
         for kind in kinds or PRECEDENCE:
             version = wanted.version or self.heads.get((kind, wanted.name))
             record = None if version is None else self.records.get((kind, wanted.name, version))
@@ -229,7 +235,7 @@ class CatalogSnapshot:
 
     def versions_of(self, ref: AnyRef, *kinds: str) -> list[Record]:
         """Return all versions of a definition, oldest first, removed or not."""
-        wanted = _parse(ref) if isinstance(ref, str) else ref
+        wanted = _ref_of(ref)
         for kind in kinds or PRECEDENCE:
             last = self.last.get((kind, wanted.name), 0)
             found = [self.records.get((kind, wanted.name, v)) for v in range(1, last + 1)]

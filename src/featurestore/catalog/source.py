@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, ClassVar, Final
 
-from featurestore.catalog.arguments import text
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.entity import Entity, entity_names
+from featurestore.core.arguments import folder, text
 from featurestore.core.names import check_feature_name, check_name
 from featurestore.core.time import Duration, duration_ns
 from featurestore.errors import DefinitionError
@@ -66,8 +66,8 @@ class Source(Definition):
             DefinitionError: a bad name, an empty path, an unknown format, or a negative delay.
         """
         what = f"source {check_name(name, 'source')!r}"
-        place = fspath(path) if isinstance(path, PathLike) else path
-        if not text(what, "path", place):
+        place = folder(what, "path", path)
+        if not place:
             raise DefinitionError(f"{what} has an empty path", hint="give a file, a folder, a glob or a URL")
         if format is not None and format not in FORMATS:
             raise DefinitionError(

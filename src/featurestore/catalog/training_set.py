@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from featurestore.catalog.arguments import flag, listed, mapped, reference
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.entity import Entity, entity_names
 from featurestore.catalog.label import Label
-from featurestore.catalog.refs import Ref
+from featurestore.catalog.refs import Ref, reference
 from featurestore.catalog.service import FeatureLike, FeatureService, feature_refs
 from featurestore.catalog.source import Source
+from featurestore.core.arguments import flag, listed, mapped
 from featurestore.core.names import check_feature_name, check_name
 from featurestore.errors import DefinitionError
 

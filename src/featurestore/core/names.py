@@ -67,10 +67,10 @@ def check_output_name(name: object, what: str) -> str:
     return checked
 
 
-def near(name: str, choices: Iterable[str]) -> str:
+def near(name: object, choices: Iterable[str]) -> str:
     """Say which of `choices` the reader may have meant, as the end of a hint; empty if there are none."""
     known = sorted(set(choices))
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     shown = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")

@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, partial
-from numbers import Integral
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, SupportsIndex
 
+from featurestore.core.arguments import listed, text, whole
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError
 from featurestore.loaders.entities import EntityIndex
@@ -131,19 +131,24 @@ def options_of(given: Mapping[str, Any]) -> LoaderOptions:
     for one, other in pairs:
         if getattr(options, one) is not None and getattr(options, other) is not None:
             raise DefinitionError(f"{one} and {other} are given together", hint="give one of them")
-    for name in ("columns", "features", "labels"):
-        if isinstance(getattr(options, name), str):
-            raise DefinitionError(
-                f"{name} is the text {getattr(options, name)!r}", hint="give a list of names"
-            )
     _check_kinds(options)
     if isinstance(options.window, int):
         options = replace(options, window=Window(lookback=options.window))
-    if options.shuffle not in {True, False, "full"}:
+    if options.shuffle not in (True, False, "full"):
         raise DefinitionError(f"shuffle is {options.shuffle!r}", hint='True, False or "full"')
-    if options.drop_last not in {True, False, "pad"}:
+    if options.drop_last not in (True, False, "pad"):
         raise DefinitionError(f"drop_last is {options.drop_last!r}", hint='True, False or "pad"')
     return options
+
+
+def _check_names(options: LoaderOptions) -> None:
+    for name in ("columns", "features", "labels"):
+        given = getattr(options, name)
+        for column in () if given is None else listed("a loader", name, given, "names"):
+            text("a loader", name, column)
+    for name in ("label", "weight", "dtype", "label_dtype"):
+        if getattr(options, name) is not None:
+            text("a loader", name, getattr(options, name))
 
 
 def _check_kinds(options: LoaderOptions) -> None:
@@ -152,10 +157,14 @@ def _check_kinds(options: LoaderOptions) -> None:
     Raises:
         DefinitionError: what should be a whole number is none, `window` is no window, or `io` is unknown.
     """
-    whole = ("batch_size", "global_batch_size", "seed", "threads", "prefetch", "memory_bytes")
-    for name in whole:
+    _check_names(options)
+    for name in ("rank", "world_size"):
+        if getattr(options, name) != "auto":
+            whole("a loader", name, getattr(options, name), least=0)
+    numbers = ("batch_size", "global_batch_size", "seed", "threads", "prefetch", "memory_bytes")
+    for name in numbers:
         value = getattr(options, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, SupportsIndex)):
             raise DefinitionError(f"{name} is {value!r}", hint="a whole number", value=value)
     if isinstance(options.window, bool) or not isinstance(options.window, (Window, int, type(None))):
         raise DefinitionError(f"window is {options.window!r}", hint="Window(lookback=…), or a number of rows")

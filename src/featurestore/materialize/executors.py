@@ -15,6 +15,7 @@ from concurrent.futures import (
 from multiprocessing import current_process, get_context
 from typing import Protocol, TypeVar
 
+from featurestore.core.arguments import refuse
 from featurestore.core.config import EXECUTORS
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, MissingDependencyError, StorageError
@@ -103,6 +104,8 @@ def executor_of(choice: "Executor | str | None", *, default: str, workers: int) 
     """
     name = default if choice is None else choice
     if not isinstance(name, str):
+        if not hasattr(name, "shares_memory") or isinstance(name, type):
+            refuse("a run", "executor", name, f"give one of {', '.join(EXECUTORS)}, or an Executor")
         return name
     if name == "threads":
         return Threads(workers)

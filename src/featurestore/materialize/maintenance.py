@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.catalog.catalog import open_catalog
+from featurestore.core.arguments import whole
 from featurestore.core.fingerprint import partition_digest
 from featurestore.errors import CorruptDataError, DefinitionError, NotFoundError
 from featurestore.materialize.carried import Carryover
@@ -272,10 +273,9 @@ def vacuum(
         CommitConflictError: another process is writing the dataset.
         DefinitionError: `keep` below 1.
     """
-    if keep < 1 or recent_hours < 0:
-        raise DefinitionError(
-            f"vacuum with keep={keep}, recent_hours={recent_hours}", hint="the newest version is always kept"
-        )
+    whole("vacuum", "keep", keep, least=1)  # the newest version is always kept
+    if recent_hours < 0:
+        raise DefinitionError(f"vacuum has recent_hours={recent_hours}", hint="give 0 or more")
     home = home_of(context, name)
     with writing(home):
         log = heal(home).log

@@ -103,7 +103,7 @@ class DatasetVersion:
             NotFoundError: no such column.
             CorruptDataError: damaged files.
         """
-        schema = self._selected(columns)
+        schema = self.selected(columns)
         tables = [view.to_table(schema.names) for view in self.opened]
         return pa.concat_tables(tables).cast(schema) if tables else schema.empty_table()
 
@@ -114,11 +114,16 @@ class DatasetVersion:
             NotFoundError: no such column.
             CorruptDataError: damaged files.
         """
-        schema = self._selected(columns)
+        schema = self.selected(columns)
         for view in self.opened:
             yield from view.to_table(schema.names).cast(schema).to_batches(max_chunksize=1 << 17)
 
-    def _selected(self, columns: Sequence[str] | None) -> pa.Schema:
+    def selected(self, columns: Sequence[str] | None) -> pa.Schema:
+        """Return the columns asked for; `None`: all.
+
+        Raises:
+            NotFoundError: no such column.
+        """
         schema = self.schema
         if columns is None:
             return schema

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 
+from featurestore.core.arguments import text
 from featurestore.errors import DefinitionError, ExpressionError, FeatureStoreError, StorageError
 
 if TYPE_CHECKING:
@@ -217,8 +218,8 @@ def parse_select(sql: str) -> dict[str, Any]:
     Raises:
         DefinitionError: a syntax error, another statement, or more than one.
     """
-    text = sandbox().rows("SELECT json_serialize_sql(?)", [sql])[0][0]
-    parsed = json.loads(text)
+    written = sandbox().rows("SELECT json_serialize_sql(?)", [text("sql", "query", sql)])[0][0]
+    parsed = json.loads(written)
     if parsed["error"]:
         raise DefinitionError(
             f"{sql!r} is not one SELECT: {parsed.get('error_message', 'it cannot be parsed')}",

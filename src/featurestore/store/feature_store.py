@@ -8,6 +8,7 @@ from featurestore.catalog.definition import Definition
 from featurestore.catalog.entity import Entity
 from featurestore.catalog.refs import parse_ref
 from featurestore.catalog.source import Source
+from featurestore.core.arguments import refuse
 from featurestore.core.names import near
 from featurestore.core.time import Instant, instant_ns
 from featurestore.errors import DefinitionError
@@ -90,7 +91,7 @@ class FeatureStore(ServedStore):
         """
         from featurestore.materialize.ingest import ingest
 
-        name = _name_of(source)
+        name = _name_of(source, Source)
         return ingest(self._context(), parse_ref(name), data)
 
     def materialize(
@@ -177,7 +178,7 @@ class FeatureStore(ServedStore):
         """
         if to not in PUSH_TO:
             raise DefinitionError(f"push to {to!r}", hint=near(to, PUSH_TO))
-        name = _name_of(source)
+        name = _name_of(source, Source)
         from featurestore.temporal.tables import as_table
 
         rows = as_table(data, f"the rows for {name!r}")  # once: a stream can be read only once
@@ -202,8 +203,8 @@ class FeatureStore(ServedStore):
         from featurestore.materialize.erasure.subject import subject_of
 
         context = self._context()
-        subject = subject_of(context.snapshot, _name_of(entity), keys)
-        held = self.online.export(_name_of(entity), subject.keys)
+        subject = subject_of(context.snapshot, _name_of(entity, Entity), keys)
+        held = self.online.export(_name_of(entity, Entity), subject.keys)
         return subject_rows(context, subject) | {f"online/{view}": rows for view, rows in held.items()}
 
     def erase(
@@ -241,8 +242,8 @@ class FeatureStore(ServedStore):
 
         outside = Outside(self, answer_logs, self._write_online)
         if dry_run:
-            return plan_erasure(self._context(), _name_of(entity), keys, outside=outside)
-        return erase(self._context(), _name_of(entity), keys, outside=outside, pinned=pinned)
+            return plan_erasure(self._context(), _name_of(entity, Entity), keys, outside=outside)
+        return erase(self._context(), _name_of(entity, Entity), keys, outside=outside, pinned=pinned)
 
     def unsuppress(self, entity: Entity | str, keys: Any) -> bool:
         """Let rows of erased keys count again, from the next materialization on; say whether any was erased.
@@ -255,8 +256,17 @@ class FeatureStore(ServedStore):
         """
         from featurestore.materialize.erasure.run import lift
 
-        return lift(self._context(), _name_of(entity), keys) > 0
+        return lift(self._context(), _name_of(entity, Entity), keys) > 0
 
 
-def _name_of(definition: Definition | str) -> str:
-    return definition if isinstance(definition, str) else definition.name
+def _name_of(given: Source | Entity | str, kind: type[Source | Entity]) -> str:
+    """Return a name given as such or as the object that has it.
+
+    Raises:
+        DefinitionError: something else.
+    """
+    if isinstance(given, str):
+        return given
+    if not isinstance(given, kind):
+        refuse("the call", kind.kind, given, f"give the {kind.kind}, or its name")
+    return given.name

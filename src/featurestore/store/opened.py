@@ -1,12 +1,13 @@
 """OpenedStore: what every part of the facade stands on, a root, its settings, a clock and the catalog."""
 
 from collections.abc import Callable, Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.source import Source
+from featurestore.core.arguments import folder, listed, text
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.config import StoreConfig, store_config
 from featurestore.settings import read_settings, user_name
@@ -37,7 +38,8 @@ class OpenedStore:
             DefinitionError: the settings hold an unknown key or a value that cannot be right.
         """
         # Absolute from here on: a process may change its folder, and its workers may have another.
-        self.root = fspath(root) if "://" in fspath(root) else str(Path(root).absolute())
+        place = folder("a feature store", "root", root)
+        self.root = place if "://" in place else str(Path(place).absolute())
         self.config = (
             config
             if isinstance(config, StoreConfig)
@@ -85,8 +87,9 @@ class OpenedStore:
         return load_definitions(self.root)
 
     def _refs(self, features: Features) -> list[str]:
-        given = [features] if isinstance(features, (str, Definition)) else list(features)
-        return [f if isinstance(f, str) else f.name for f in given]
+        one = isinstance(features, (str, Definition))
+        given = (features,) if one else listed("the read", "features", features, "views and references")
+        return [f.name if isinstance(f, Definition) else text("the read", "features", f) for f in given]
 
     def _source_schema(self, source: Source) -> "pa.Schema":
         from featurestore.materialize.context import path_of, source_spec

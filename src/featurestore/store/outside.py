@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from featurestore.core.arguments import folder, listed
+
 if TYPE_CHECKING:
     from featurestore.materialize.erasure.subject import Subject
     from featurestore.store.served import ServedStore
@@ -24,7 +26,8 @@ class Outside:
         self._store = store
         self._write_online = write_online
         root = store.root.removeprefix("file://")
-        self._logs = [Path(root), *(Path(folder) for folder in answer_logs)]
+        logs = listed("the erasure", "answer_logs", answer_logs, "folders")
+        self._logs = [Path(root), *(Path(folder("the erasure", "answer_logs", log)) for log in logs)]
 
     @property
     def folders(self) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.refs import parse_ref
+from featurestore.core.arguments import flag, folder, mapped, text
 from featurestore.core.time import Instant
 from featurestore.settings import online_folder
 from featurestore.store.opened import Features
@@ -75,9 +76,9 @@ class ServedStore(VersionedStore):
             self._refs(features),
             entity_rows,
             now=now,
-            full_feature_names=full_feature_names,
-            key_map=key_map,
-            preprocessing=preprocessing,
+            full_feature_names=flag("the read", "full_feature_names", full_feature_names),
+            key_map=mapped("the read", "key_map", key_map, '{"join_key": "column"}'),
+            preprocessing=None if preprocessing is None else text("the read", "preprocessing", preprocessing),
         )
 
     def serve(self, **options: Any) -> "ServerHandle":
@@ -123,7 +124,7 @@ class ServedStore(VersionedStore):
             job = self.get_historical_features(spine, features, full_feature_names=full, timestamp_field=NOW)
             return job.to_arrow()
 
-        return verify_answers(answers, historical)
+        return verify_answers(folder("verify_online", "answers", answers), historical)
 
     def _write_online(self, name: str, end_ns: int | None) -> None:
         found = self.catalog.snapshot().get(parse_ref(name))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from featurestore.core.arguments import flag, mapped, text
 from featurestore.core.time import Instant, instant_ns
 from featurestore.store.opened import Features, OpenedStore
 
@@ -51,11 +52,13 @@ class VersionedStore(OpenedStore):
             self._context(),
             spine,
             self._refs(features),
-            full_feature_names=full_feature_names,
+            full_feature_names=flag("the read", "full_feature_names", full_feature_names),
             as_of_ns=None if as_of is None else instant_ns(as_of, what="as_of"),
-            timestamps=timestamps,
-            timestamp_field=timestamp_field,
-            key_map=key_map or {},
+            timestamps=flag("the read", "timestamps", timestamps),
+            timestamp_field=None
+            if timestamp_field is None
+            else text("the read", "timestamp_field", timestamp_field),
+            key_map=mapped("the read", "key_map", key_map, '{"join_key": "column"}'),
         )
 
     def dataset(self, name: str, version: int | str | datetime | None = None) -> "Dataset":
@@ -116,7 +119,7 @@ class VersionedStore(OpenedStore):
         """Take a tag away, or every tag of a version; the version stays until a vacuum."""
         from featurestore.materialize.versions import unpin
 
-        unpin(self._context(), name, version, tag)
+        unpin(self._context(), name, version, None if tag is None else text("unpin", "tag", tag))
 
     def compact(self, name: str) -> "CompactReport":
         """Checkpoint the log and say how the files lie: each partition is one sorted file already."""

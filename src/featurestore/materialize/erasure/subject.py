@@ -116,7 +116,7 @@ def _table(keys: Any, columns: Sequence[str]) -> pa.Table:
             return pa.Table.from_pylist([dict(row) for row in listed])
         if len(columns) == 1:
             return pa.table({columns[0]: pa.array(listed)})
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise SchemaError(f"the keys cannot be read: {error}", hint=_hint(columns)) from error
     raise SchemaError(f"the keys do not name {', '.join(columns)}", hint=_hint(columns))
 

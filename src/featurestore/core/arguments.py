@@ -1,9 +1,9 @@
-"""Arguments of definitions, checked before anything is made of them; a message names what was given."""
+"""Arguments, checked before anything is made of them: a message names what was given and what to give."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from operator import index
+from typing import Any, NoReturn, SupportsIndex
 
-from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.errors import DefinitionError
 
 
@@ -25,20 +25,6 @@ def listed(what: str, field: str, value: Any, of: str) -> tuple[Any, ...]:
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
         refuse(what, field, value, f"give a list of {of}")
     return tuple(value)
-
-
-def reference(what: str, field: str, value: Any, kinds: tuple[type[Any], ...]) -> Ref:
-    """Return the reference to a definition that is given as an object or as text.
-
-    Raises:
-        DefinitionError: a definition of another kind, anything else, or text that is no reference.
-    """
-    if isinstance(value, kinds):
-        return Ref(value.name)
-    if not isinstance(value, str):
-        names = " or ".join(kind.kind.replace("_", " ") for kind in kinds)
-        refuse(what, field, value, f"give a {names}, or its name")
-    return parse_ref(value)
 
 
 def text(what: str, field: str, value: object) -> str:
@@ -74,3 +60,26 @@ def flag(what: str, field: str, value: object) -> bool:
     if not isinstance(value, bool):
         refuse(what, field, value, "give True or False")
     return value
+
+
+def whole(what: str, field: str, value: object, *, least: int) -> int:
+    """Return an argument that is a whole number, not below the least.
+
+    Raises:
+        DefinitionError: it is none, or below.
+    """
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        number = index(value)  # NumPy's integers too
+        if number >= least:
+            return number
+    refuse(what, field, value, f"give a whole number, {least} or more")
+
+
+def folder(what: str, field: str, value: Any) -> str:
+    """Return an argument that names a folder or a file, as text.
+
+    Raises:
+        DefinitionError: it is neither text nor a path.
+    """
+    is_path = hasattr(value, "__fspath__") and not isinstance(value, type)
+    return text(what, field, value.__fspath__() if is_path else value)
