@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.catalog.house import QUOTES_SOURCE, SYMBOL, TRADES_SOURCE, market, quote_view
 
@@ -96,6 +96,7 @@ def training_sets(draw: st.DrawFn) -> TrainingSet:
 ANY = sources() | views() | training_sets()
 
 
+@settings(deadline=None)
 @given(ANY)
 def test_a_definition_survives_json_with_its_meaning(definition: Definition) -> None:
     text = json.dumps(definition.spec(), allow_nan=False)
@@ -258,6 +259,7 @@ def test_plain_arithmetic_is_defined_without_loading_duckdb(tmp_path: Any) -> No
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
+@settings(deadline=None)
 @given(
     alias=st.none() | NAMES,
     name=NAMES,

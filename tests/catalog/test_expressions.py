@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.catalog.expressions import (
@@ -268,6 +268,7 @@ def test_calendar_functions_take_the_instant_that_a_time_lies_in(unit: pa.DataTy
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=20))
 def test_no_time_is_ever_rounded_up(times: list[int]) -> None:
     out = evaluate({"us": "epoch_us(ts::TIMESTAMP WITH TIME ZONE)"}, pa.table({"ts": pa.array(times, NS)}))
@@ -285,6 +286,7 @@ def test_nan_null_and_infinity_stay_apart() -> None:
     assert out["half"][4].as_py() == math.inf
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.none() | st.integers(-(2**31), 2**31), st.none() | st.floats(width=64)), max_size=40

@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.catalog.schemas import (
@@ -41,6 +41,7 @@ TYPES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(TYPES)
 def test_a_type_reads_back_exactly(kind: pa.DataType) -> None:
     text = type_text(kind)
@@ -49,6 +50,7 @@ def test_a_type_reads_back_exactly(kind: pa.DataType) -> None:
     assert text.startswith(str(kind))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=6), TYPES), max_size=5))
 def test_a_schema_reads_back_exactly(fields: list[tuple[str, pa.DataType]]) -> None:
     schema = pa.schema(fields)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.core.time import (
@@ -58,6 +58,7 @@ def test_a_duration_of_three_hundred_years_is_an_overflow_and_not_a_wrap() -> No
     assert duration_ns(INT64_MAX) == INT64_MAX
 
 
+@settings(deadline=None)
 @given(st.integers(0, INT64_MAX))
 def test_a_formatted_duration_reads_back(nanos: int) -> None:
     assert duration_ns(format_duration(nanos)) == nanos
@@ -92,11 +93,13 @@ def test_what_is_not_an_instant_is_refused(value: object) -> None:
         instant_ns(value)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.integers(INT64_MIN + 1, INT64_MAX))
 def test_a_formatted_instant_reads_back(nanos: int) -> None:
     assert instant_ns(format_instant(nanos)) == nanos
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**62), 2**62), st.sampled_from(["s", "ms", "us", "ns"]))
 def test_scaling_is_exact_or_an_overflow(value: int, unit: str) -> None:
     factor = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit]
