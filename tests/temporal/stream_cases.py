@@ -125,6 +125,6 @@ def _table(rng: np.random.Generator, count: int, span: int, disorder: int) -> pa
             "t": pa.array(np.maximum(times, -5), mask=rng.random(count) < 0.05),
             "k": pa.array(keys, pa.string()),
             "id": pa.array(np.arange(count)),
-            "x": rng.choice([0.1, 0.2, 1e17, -1e17], count),
+            "x": pa.array(rng.choice([0.1, 0.2, 1e17, -1e17], count), mask=rng.random(count) < 0.1),
         }
     )

@@ -1,5 +1,6 @@
 """Values at positions: the last step of every join."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -17,8 +18,10 @@ from featurestore.temporal.times import one_array
 
 _kernels: Any = lazy_module("featurestore.temporal.gather_kernels")
 
-_NO_BITMAP: Final = frozen(np.empty(0, np.uint8))
-_WORDS: Final = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+NO_BITMAP: Final = frozen(np.empty(0, np.uint8))
+# The words that values are copied as, by their bits.
+WORDS: Final = {bits: np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)}
+_BYTE: Final = np.dtype(np.uint8)
 # Fewer rows than this are taken by Arrow: calling a compiled loop costs more.
 _FEW_ROWS: Final = 512
 
@@ -43,7 +46,7 @@ def gather(
 
     Cost: O(n), fixed-width types in threads; several chunks are joined first.
     """
-    array = _joined(column, name)
+    array = joined_chunks(column, name)
     kind = array.type
     if isinstance(array, pa.ExtensionArray):
         return pa.ExtensionArray.from_storage(
@@ -54,17 +57,22 @@ def gather(
     if len(array) > MAX_ROWS:
         return take(array, indices, name)
     if is_view(kind):
-        return _gather_words(array, indices, threads)
+        return _gather_array(array, indices, threads)
     if len(indices) >= _FEW_ROWS:
         if pa.types.is_dictionary(kind):
             places = gather(array.indices, indices, threads=threads, name=name)
             return pa.DictionaryArray.from_arrays(places, array.dictionary, ordered=kind.ordered)
         if is_word(kind):
-            return _gather_words(array, indices, threads)
+            return _gather_array(array, indices, threads)
     return take(array, indices, name)
 
 
-def _joined(column: pa.ChunkedArray | pa.Array, name: str) -> pa.Array:
+def joined_chunks(column: pa.ChunkedArray | pa.Array, name: str) -> pa.Array:
+    """Return a column as one array; only several chunks are copied.
+
+    Raises:
+        SchemaError: chunks that cannot be joined.
+    """
     try:
         return one_array(column)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
@@ -75,27 +83,52 @@ def _joined(column: pa.ChunkedArray | pa.Array, name: str) -> pa.Array:
         ) from error
 
 
-def _gather_words(array: pa.Array, indices: Int32Array | Int64Array, threads: int | None) -> pa.Array:
-    """Copy words, or pairs of them: a view array keeps its data buffers and gets new views into them."""
+def _gather_array(array: pa.Array, indices: Int32Array | Int64Array, threads: int | None) -> pa.Array:
     bitmap, data, *rest = array.buffers()
     lanes = 2 if is_view(array.type) else 1
-    copy = _kernels.gather_views if lanes == 2 else _kernels.gather_fixed
-    word = np.dtype(np.uint64 if lanes == 2 else _WORDS[array.type.bit_width])
+    word = WORDS[64 if lanes == 2 else array.type.bit_width]
     begin = array.offset * lanes * word.itemsize
     values = frozen(np.frombuffer(data, word, lanes * len(array), begin))
-    valid_in = _NO_BITMAP if array.null_count == 0 else frozen(np.frombuffer(bitmap, np.uint8))
-    count, places = len(indices), frozen(indices.astype(np.int32, copy=False))
-    data_out, out = allocate(count * lanes, word)
-    valid_out, valid = allocate((count + 7) // 8, np.dtype(np.uint8))
+    valid = NO_BITMAP if array.null_count == 0 else frozen(np.frombuffer(bitmap, np.uint8))
+    return gather_words(array.type, values, valid, array.offset, indices, threads, rest)
+
+
+def gather_words(
+    kind: pa.DataType,
+    values: npt.NDArray[Any],
+    valid: npt.NDArray[np.uint8],
+    offset: int,
+    indices: Int32Array | Int64Array,
+    threads: int | None,
+    buffers: Sequence[pa.Buffer] = (),
+) -> pa.Array:
+    """Copy words, or pairs of them: a view array keeps its data buffers and gets new views into them.
+
+    Args:
+        kind: of the values.
+        values: `(m,)` words, `(2 * m,)` of views.
+        valid: their bitmap from bit `offset` on; empty where none is null.
+        indices: `(n,)` positions in `[-1, m)`.
+        buffers: what views point into.
+    """
+    lanes, copy = 1, _kernels.gather_fixed
+    if is_view(kind):
+        lanes, copy = 2, _kernels.gather_views
+    count, places = len(indices), frozen(indices if indices.dtype == np.int32 else indices.astype(np.int32))
+    data_out, out = allocate(count * lanes, values.dtype)
+    valid_out, bits = allocate((count + 7) >> 3, _BYTE)
+    wide = thread_count(threads, count)
+    if wide == 1:
+        whole = copy(values, valid, offset, places, 0, count, out, bits)
+        return pa.Array.from_buffers(kind, count, [None if whole else valid_out, data_out, *buffers])
     complete: list[bool] = []
 
     def part(lo: int, hi: int) -> None:
-        complete.append(copy(values, valid_in, array.offset, places, lo, hi, out, valid))
+        complete.append(copy(values, valid, offset, places, lo, hi, out, bits))
 
-    parts = split((count + 7) // 8, thread_count(threads, count))
+    parts = split((count + 7) // 8, wide)
     run_parallel([partial(part, 8 * lo, min(count, 8 * hi)) for lo, hi in parts])
-    buffers = [None if all(complete) else valid_out, data_out, *rest]
-    return pa.Array.from_buffers(array.type, count, buffers)
+    return pa.Array.from_buffers(kind, count, [None if all(complete) else valid_out, data_out, *buffers])
 
 
 def allocate(count: int, kind: np.dtype[Any]) -> tuple[pa.Buffer, npt.NDArray[Any]]:

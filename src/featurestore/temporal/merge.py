@@ -30,8 +30,9 @@ def is_mergeable(spine: Rows, rows: Rows, *, threads: int | None = None) -> bool
     if max(ends) - min(ends) >= INT64_MAX:
         return False
     ties = NO_INT64 if rows.sequence is None else frozen(rows.sequence)
-    return is_ascending(rows.event_ns, ties, threads=threads) and (
-        spine.in_order or is_ascending(spine.event_ns, NO_INT64, threads=threads)
+    return all(
+        side.in_order or is_ascending(side.event_ns, order, threads=threads)
+        for side, order in ((rows, ties), (spine, NO_INT64))
     )
 
 
@@ -96,6 +97,12 @@ def _merge(
     slack = int(inclusive) if step < 0 else int(not inclusive)
     time, codes, event = frozen(spine.event_ns), frozen(spine.codes), frozen(rows.event_ns)
     sides = (time, codes, event, frozen(rows.codes), slack)
+    tolerance = -1 if tolerance_ns is None else tolerance_ns
+    if pairs and wide == 1:
+        state: Int32Array = np.full((2, entities + 2), -1, np.int32)
+        out = scratch(len(spine), np.dtype(np.int32))
+        _kernels.merge_on(*sides, tolerance, 0, state, out)
+        return out
     cuts = np.zeros((parts + 1, 2), np.int64)
     _kernels.cut_merge(time, event, slack, cuts)
     states: Int32Array = np.full((parts, entities + 2), -1, np.int32)
@@ -116,7 +123,6 @@ def _merge(
         run_parallel(
             [partial(_kernels.merge_back, *sides, cuts, part, states[part], out) for part in range(parts)]
         )
-    tolerance = -1 if tolerance_ns is None else tolerance_ns
     shared = (time, codes, event, states, cuts)
     first = 0 if step < 0 else parts - 1
     run_parallel(

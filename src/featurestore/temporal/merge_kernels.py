@@ -55,6 +55,19 @@ def rows_before(event: Int64Array, time: int, slack: int) -> int:
 
 
 @kernel
+def cut_at(time: Int64Array, event: Int64Array, slack: int, goal: int) -> tuple[int, int]:
+    """How many spine rows, and the rows they see, come to at most `goal` together."""
+    lo, hi = 0, len(time)
+    while lo < hi:
+        middle = (lo + hi + 1) >> 1
+        if middle + rows_before(event, time[middle - 1], slack) <= goal:
+            lo = middle
+        else:
+            hi = middle - 1
+    return lo, rows_before(event, time[lo - 1], slack) if lo > 0 else 0
+
+
+@kernel
 def cut_merge(time: Int64Array, event: Int64Array, slack: int, cuts: Int64Array) -> None:
     """Cut the merge of both sides into stretches of nearly equal work.
 
@@ -64,19 +77,11 @@ def cut_merge(time: Int64Array, event: Int64Array, slack: int, cuts: Int64Array)
     """
     parts = len(cuts) - 1
     total = len(time) + len(event)
-    for part in range(parts + 1):
-        goal = total * part // parts
-        lo, hi = 0, len(time)
-        while lo < hi:
-            middle = (lo + hi + 1) >> 1
-            if middle + rows_before(event, time[middle - 1], slack) <= goal:
-                lo = middle
-            else:
-                hi = middle - 1
-        cuts[part, 0] = len(time) if part == parts else lo
-        cuts[part, 1] = rows_before(event, time[lo - 1], slack) if lo > 0 else 0
     cuts[0, 0] = 0
     cuts[0, 1] = 0
+    for part in range(1, parts):
+        cuts[part, 0], cuts[part, 1] = cut_at(time, event, slack, total * part // parts)
+    cuts[parts, 0] = len(time)
     cuts[parts, 1] = len(event)
 
 
@@ -292,6 +297,55 @@ def finish_merge(
                 if U64(distance) > limit:
                     row = -1
             out[i] = row
+
+
+@kernel
+def merge_on(
+    time: Int64Array,
+    codes: Int32Array,
+    event: Int64Array,
+    row_codes: Int32Array,
+    slack: int,
+    tolerance: int,
+    row: int,
+    states: Int32Array,
+    out: Int32Array,
+) -> int:
+    """Answer spine rows, in one thread, from a state that earlier ones have left, and go on with it.
+
+    Args:
+        tolerance: negative for none.
+        row: the state holds the rows before it.
+        states: `(2, entities + 2)`; the first one is the state, the second one scratch space.
+
+    Returns:
+        The first row that none of the spine rows sees: the state holds those before it.
+    """
+    spine = len(time)
+    if spine == 0:
+        return row
+    end = row + rows_before(event[row:], time[spine - 1], slack)
+    one, two = states[0], states[1]
+    if len(one) > spine + end - row:
+        # A second state costs more than the waiting that it saves.
+        merge_one(time, codes, event, row_codes, slack, 0, spine, row, end, one, out)
+        if tolerance >= 0:
+            apply_tolerance(time, event, tolerance, 0, spine, out)
+        return end
+    cuts = np.empty((3, 2), np.int64)
+    first, seen = cut_at(time, event[row:end], slack, (spine + end - row) >> 1)
+    cuts[0, 0], cuts[0, 1] = 0, row
+    cuts[1, 0], cuts[1, 1] = first, row + seen
+    cuts[2, 0], cuts[2, 1] = spine, end
+    two[:] = -1
+    merge_two(time, codes, event, row_codes, slack, cuts, states, 0, out)
+    if tolerance >= 0:
+        finish_merge(time, codes, event, states, cuts, 0, -1, tolerance, out)
+    finish_merge(time, codes, event, states, cuts, 1, -1, tolerance, out)
+    for slot in range(2, len(two)):
+        if two[slot] >= 0:
+            one[slot] = two[slot]
+    return end
 
 
 @kernel

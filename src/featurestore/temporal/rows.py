@@ -34,7 +34,7 @@ class Rows:
         known_ns: `(n,)` rows: when it could have been known, `INT64_MAX` for never; spine: what the reader
             may know (`INT64_MAX`: everything that is ever known).
         sequence: `(n,)` breaks ties of (event, known); the position breaks what is left.
-        in_order: `event_ns` is known never to go back, so that nobody needs to look again.
+        in_order: (event_ns, sequence) is known never to go back, so that nobody needs to look again.
     """
 
     codes: Int32Array
@@ -52,6 +52,9 @@ def frozen(array: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
 
     Kernels take their inputs in this one form: numba compiles anew for every other one.
     """
+    flags = array.flags
+    if flags.c_contiguous and not flags.writeable:
+        return array
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view

@@ -6,16 +6,6 @@ from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.temporal.rows import Int32Array
 
 
-def sealed_backward(codes: Int32Array, event_ns: Int64Array, bound_ns: int) -> BoolArray:
-    """Return which rows are before the bound; a row without key or time matches nothing and never waits.
-
-    Args:
-        bound_ns: no row with an older event is accepted any more: the watermark less the lateness.
-    """
-    sealed: BoolArray = (event_ns < bound_ns) | (codes < 0)
-    return sealed
-
-
 def sealed_reach(
     codes: Int32Array,
     event_ns: Int64Array,

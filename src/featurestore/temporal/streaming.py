@@ -1,32 +1,25 @@
 """The as-of join on live feeds: the same kernels as the batch join, called on what may still matter."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.core.table_rows import filter_rows
-from featurestore.core.time import INT64_MIN, Duration, Instant, instant_ns
+from featurestore.core.time import INT64_MIN, BoolArray, Duration, Instant, Int64Array, instant_ns
 from featurestore.errors import DefinitionError, LateDataError, StreamError
-from featurestore.temporal.retain import retained_indices
-from featurestore.temporal.rows import Int32Array
-from featurestore.temporal.streaming_answers import (
-    NO_CODES,
-    NO_TIMES,
-    answer_table,
-    found_rows,
-    right_fields,
-    sealed_rows,
-)
+from featurestore.temporal.rows import Int32Array, frozen
+from featurestore.temporal.streaming_answers import Answers, right_fields
 from featurestore.temporal.streaming_keys import KeyNumbers
 from featurestore.temporal.streaming_options import checked_options
-from featurestore.temporal.streaming_side import Batch, Clocks, Side, clocks
+from featurestore.temporal.streaming_side import LeftSide, RightSide, Side
 from featurestore.temporal.streaming_state import FORMAT, check_state, table_of, table_text
-from featurestore.temporal.tables import as_table, check_unique
+from featurestore.temporal.tables import check_unique
 from featurestore.temporal.windows import check_windows
 
 SIDES = ("left", "right")
+NOTHING: Final[Int32Array] = frozen(np.empty(0, np.int32))
 _COUNTS = ("pushed_left", "pushed_right", "emitted", "late_left", "late_right", "unmatchable_right")
 # The right side is thinned out when it has doubled and grown by this much: O(1) per row over time.
 _PRUNE_ROWS = 1 << 14
@@ -80,15 +73,21 @@ class StreamingJoin:
             aggregated = [w.column for w in options.aggregations if w.column != "*"]
             created = [] if created_on is None else [created_on]
             kept = tuple(dict.fromkeys([*options.columns, *aggregated, *created]))
-        self._left = Side("left", on, options.by, None, None)
-        self._right = Side("right", options.right_on, options.right_by, created_on, kept)
+        self._kept, self._threads = kept, threads
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have seen nothing."""
+        options = self._options
+        self._left = LeftSide(options.on, options.by)
+        self._right = RightSide(options.right_on, options.right_by, options.created_on, self._kept)
         self._keys = KeyNumbers(options.by)
+        self._answers = Answers(options, self._left, self._right, self._keys, self._threads)
         self._watermarks: dict[str, int | None] = dict.fromkeys(SIDES)
         self._late_tables: dict[str, list[pa.Table]] = {side: [] for side in SIDES}
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._pruned_rows = 0
         self._closed = False
-        self._threads = threads
 
     # What comes in.
 
@@ -144,23 +143,13 @@ class StreamingJoin:
             StreamError: after `flush`.
             ExpressionError: an aggregate that does not fit its type.
 
-        Cost: O(rows held); the batch kernels, no Python per row.
+        Cost: O(rows that come out + right rows since the last time) where both feeds are in time order, and
+        the batch join of what is held where they are not; no Python per row.
         """
         self._check_open()
-        left = self._left.joined()
-        if self._right.schema is None or left is None:
-            return self._answer(None, None, 0)
-        right = self._right.joined()
-        found, count = sealed_rows(
-            self._options,
-            left,
-            right,
-            bound_ns=self._bound("right"),
-            entities=len(self._keys),
-            threads=self._threads,
-        )
-        out = self._answer(left, found, count)
-        self._left.hold(left.slice(count, len(left)))
+        if not self._right.is_known:
+            return self._emitted(NOTHING)
+        out = self._emitted(self._answers.sealed(self._bound("right")))
         self._prune()
         return out
 
@@ -172,19 +161,16 @@ class StreamingJoin:
             ExpressionError: an aggregate that does not fit its type.
         """
         self._check_open()
-        left = self._left.joined()
-        if left is not None and self._right.schema is None:
+        waiting = len(self._left.rows)
+        if waiting and not self._right.is_known:
             raise StreamError(
-                f"{len(left)} left rows wait, and nothing was ever pushed on the right: "
+                f"{waiting} left rows wait, and nothing was ever pushed on the right: "
                 "its columns are not known",
                 hint="push an empty table with the right side's columns before flush",
             )
-        found = None
-        if left is not None:
-            right, entities = self._right.joined(), len(self._keys)
-            found = found_rows(self._options, left, right, entities=entities, threads=self._threads)
-        out = self._answer(left, found, 0 if left is None else len(left))
-        self._left.batches, self._right.batches = [], []
+        out = self._emitted(self._answers.found(waiting))
+        self._left.clear()
+        self._right.clear()
         self._closed = True
         return out
 
@@ -204,8 +190,8 @@ class StreamingJoin:
         """Counts of rows since the start (`pushed_*`, `emitted`, `late_*`), of those held, and watermarks."""
         return {
             **self._counts,
-            "pending_left": len(self._left),
-            "retained_right": len(self._right),
+            "pending_left": len(self._left.rows),
+            "retained_right": len(self._right.rows),
             "entities": len(self._keys),
             "watermark_left": self._watermarks["left"],
             "watermark_right": self._watermarks["right"],
@@ -220,14 +206,15 @@ class StreamingJoin:
         """
         self._prune(always=True)
         late = {side: pa.concat_tables(t) if t else None for side, t in self._late_tables.items()}
-        sides = {"left": self._left, "right": self._right}
+        sides: dict[str, LeftSide | RightSide] = {"left": self._left, "right": self._right}
+        tables = {name: side.table() if side.is_known else None for name, side in sides.items()}
         return {
             "format": FORMAT,
             "options": self._options.spec(),
             "watermarks": dict(self._watermarks),
             "counts": dict(self._counts),
             "closed": self._closed,
-            "rows": {name: table_text(_table_of(side)) for name, side in sides.items()},
+            "rows": {name: table_text(table) for name, table in tables.items()},
             "late": {side: table_text(table) for side, table in late.items()},
         }
 
@@ -241,20 +228,21 @@ class StreamingJoin:
         check_state(state, self._options.spec())
         tables = {side: table_of(state["rows"][side]) for side in SIDES}
         late = {side: table_of(state["late"][side]) for side in SIDES}
-        self._keys = KeyNumbers(self._options.by)
-        self._closed = False
+        self._begin()
         for name, side in (("left", self._left), ("right", self._right)):
-            side.schema, side.batches = None, []
             table = tables[name]
             if table is not None:
-                batch = self._read(side, table, clocks(table, side.on, side.created_on))
-                side.schema = table.schema
-                side.hold(batch)
+                self._check_first(side, table.schema)
+                event, null = side.times(table)
+                _, fall = side.rows.put_times(event, INT64_MIN)
+                self._put_keys(side, table, null, side.rows.end)
+                side.hold(table, fall)
+                side.learn(table.schema)
         self._watermarks = {side: state["watermarks"][side] for side in SIDES}
         self._late_tables = {side: [] if t is None else [t] for side, t in late.items()}
         self._counts = {name: int(state["counts"][name]) for name in _COUNTS}
         self._closed = bool(state["closed"])
-        self._pruned_rows = len(self._right)
+        self._pruned_rows = len(self._right.rows)
 
     # Inside.
 
@@ -267,139 +255,136 @@ class StreamingJoin:
         watermark = self._watermarks[side]
         return INT64_MIN if watermark is None else max(watermark - self._options.lateness_ns, INT64_MIN)
 
-    def _read(self, side: Side, table: pa.Table, read: Clocks) -> Batch:
-        columns = [table.column(name) for name in side.by]
-        if columns:
-            self._keys.check(columns)
-        event, null, known = read
-        codes = self._keys.code(columns, len(table))
-        if null is not None:
-            codes[null] = -1
-        return Batch(table, codes, event, known)
-
-    def _push(self, side: Side, data: Any) -> None:
+    def _push(self, side: LeftSide | RightSide, data: Any) -> None:
         self._check_open()
-        table = side.check(as_table(data, side.what))
-        self._check_outputs(side, table.schema)
-        read = clocks(table, side.on, side.created_on)
-        event, null, _ = read
-        late = event < self._bound(side.what)
+        table = side.read(data)
+        if not side.is_known:
+            self._check_first(side, table.schema)
+        self._make_room(len(table))
+        event, null = side.times(table)
+        late_count, fall = side.rows.put_times(event, self._bound(side.what))
+        kept, late = table, None
+        if late_count:
+            kept, late = self._split(side, table, event, null)
+        if late is not None:
+            event, null = side.times(kept)
+            _, fall = side.rows.put_times(event, INT64_MIN)
+        with_nulls, unmatchable = self._put_keys(side, kept, null, side.rows.end), 0
+        if with_nulls and side is self._right:
+            matchable, fall = self._right.matchable(kept, fall)
+            kept, unmatchable = matchable, len(kept) - len(matchable)
+        self._check_room(len(kept))
+        side.hold(kept, fall)
+        side.learn(table.schema)
+        self._counts[f"pushed_{side.what}"] += len(table)
+        self._counts["unmatchable_right"] += unmatchable
+        if late is not None:
+            self._counts[f"late_{side.what}"] += len(late)
+            if self._options.late == "side_output":
+                self._late_tables[side.what].append(late)
+
+    def _split(
+        self, side: Side, table: pa.Table, event: Int64Array, null: BoolArray | None
+    ) -> tuple[pa.Table, pa.Table | None]:
+        """Return the rows that are on time and those that are late, `None` where none is.
+
+        Raises:
+            LateDataError: a late row, with `late="error"`.
+        """
+        bound = self._bound(side.what)
+        late = event < bound
         if null is not None:
             late &= ~null
-        late_count = int(np.count_nonzero(late))
-        if late_count and self._options.late == "error":
-            first = int(event[np.argmax(late)])
+        count = int(np.count_nonzero(late))
+        if count == 0:
+            return table, None
+        if self._options.late == "error":
             raise LateDataError(
-                f"{late_count} rows of {side.what} are older than {self._bound(side.what)} ns, the watermark "
-                f"less the lateness: the first one is of {first} ns",
+                f"{count} rows of {side.what} are older than {bound} ns, the watermark less the lateness: "
+                f"the first one is of {int(event[np.argmax(late)])} ns",
                 hint='allow more lateness, or take late="drop" or "side_output"',
                 side=side.what,
-                count=late_count,
+                count=count,
             )
-        kept = table
-        if late_count:
-            kept = filter_rows(table, ~late)
-            read = clocks(kept, side.on, side.created_on)
-        batch = self._read(side, kept, read)
-        if side is self._right and bool((batch.codes < 0).any()):
-            usable = np.flatnonzero(batch.codes >= 0)
-            self._counts["unmatchable_right"] += len(batch) - len(usable)
-            batch = batch.take(usable)
-        self._check_room(len(batch))
-        side.schema = table.schema
-        if len(batch):
-            side.batches.append(batch)
-        self._counts[f"pushed_{side.what}"] += len(table)
-        self._counts[f"late_{side.what}"] += late_count
-        if late_count and self._options.late == "side_output":
-            self._late_tables[side.what].append(filter_rows(table, late))
+        return filter_rows(table, ~late), filter_rows(table, late)
+
+    def _put_keys(self, side: Side, table: pa.Table, null: BoolArray | None, at: int) -> bool:
+        """Write the codes of a table, and when its rows could be known, from place `at` on.
+
+        Returns:
+            Whether a code can be -1.
+        """
+        codes = side.rows.codes[at : at + len(table)]
+        with_nulls = self._keys.code([table.column(name) for name in side.by], codes)
+        if null is not None:
+            codes[null], with_nulls = -1, True
+        side.put_known(table, at)
+        return with_nulls
+
+    def _make_room(self, more: int) -> None:
+        """Thin out what is held where so many more rows would not fit beside it."""
+        limit = self._options.max_pending_rows
+        if limit is not None and len(self._left.rows) + len(self._right.rows) + more > limit:
+            self._prune(always=True)
 
     def _check_room(self, more: int) -> None:
-        limit = self._options.max_pending_rows
-        if limit is None or len(self._left) + len(self._right) + more <= limit:
-            return
-        self._prune(always=True)
-        held = (len(self._left), len(self._right))
-        if sum(held) + more > limit:
+        limit, held = self._options.max_pending_rows, (len(self._left.rows), len(self._right.rows))
+        if limit is not None and sum(held) + more > limit:
             raise StreamError(
                 f"{more} more rows beside {held[0]} left rows that wait and {held[1]} right rows still "
                 f"needed: max_pending_rows is {limit}",
                 hint="advance the watermarks of both sides and emit, set a tolerance, or raise the bound",
             )
 
-    def _check_outputs(self, side: Side, schema: pa.Schema) -> None:
-        """Check names and types of what will come out, as soon as both schemas are known."""
-        left = schema if side is self._left else self._left.schema
-        right = schema if side is self._right else self._right.schema
-        if right is not None:
+    def _check_first(self, side: Side, schema: pa.Schema) -> None:
+        """Check key types, and what will come out as soon as both schemas are known."""
+        self._keys.check([schema.field(name).type for name in side.by])
+        left, right = (schema if s is side else s.schema for s in (self._left, self._right))
+        if side is self._right or self._right.is_known:
             check_windows(self._options.aggregations, dict.fromkeys(right.names))
-        if left is not None and right is not None:
+        if (self._right if side is self._left else self._left).is_known:
             names = [*left.names, *(f.name for f in right_fields(self._options, right))]
             names += [w.name for w in self._options.aggregations]
             check_unique(names, "two output columns are named", "set a prefix")
 
-    def _answer(self, left: Batch | None, found: Int32Array | None, count: int) -> pa.Table:
-        """Return the first `count` left rows with what they take, and count them as emitted."""
-        if self._left.schema is None:
-            return pa.table({})
-        empty = Batch(self._left.schema.empty_table(), NO_CODES, NO_TIMES, None)
-        first = empty if left is None else left.slice(0, count)
-        if self._right.schema is None:
-            return first.table
-        right = self._right.joined()
-        if right is None:
-            right = Batch(self._right.schema.empty_table(), NO_CODES, NO_TIMES, None)
-        out = answer_table(
-            self._options,
-            first,
-            NO_CODES if found is None else found,
-            right,
-            entities=len(self._keys),
-            threads=self._threads,
-        )
-        self._counts["emitted"] += count
+    def _emitted(self, found: Int32Array) -> pa.Table:
+        """Return the first left rows with what they take, and let go of them."""
+        if not (self._left.is_known and self._right.is_known):
+            return self._left.first(0)
+        out = self._answers.table(found)
+        self._left.drop(len(found))
+        self._counts["emitted"] += len(found)
         return out
 
     def _prune(self, *, always: bool = False) -> None:
         """Drop right rows that no waiting or coming left row can use, and keys that nobody holds."""
-        if not always and len(self._right) < 2 * self._pruned_rows + _PRUNE_ROWS:
+        held = len(self._right.rows)
+        if not always and held < 2 * self._pruned_rows + _PRUNE_ROWS:
             return
-        right, left = self._right.joined(), self._left.joined()
-        if right is not None:
-            at = self._bound("left")
-            if left is not None and (left.codes >= 0).any():
-                at = min(at, int(left.event_ns[left.codes >= 0].min()))
-            options = self._options
-            forward = options.direction == "forward"
-            kept = retained_indices(
-                right.rows,
-                entities=len(self._keys),
-                at_ns=at,
-                ttl_ns=options.tolerance_ns,
-                newest=not forward,
-                last_known=[],
-                window_ns=max(options.look_back_ns, 1),
-            )
-            if len(kept) < len(right):
-                self._right.hold(right.take(kept))
-        self._pruned_rows = len(self._right)
+        if held:
+            kept = self._answers.retained(self._oldest_reader())
+            if len(kept) < held:
+                self._answers.keep(kept, held)
+                self._right.keep(kept)
+        self._pruned_rows = len(self._right.rows)
         self._forget_keys()
+
+    def _oldest_reader(self) -> int:
+        """Return the earliest time of a left row that waits or may still come."""
+        rows = self._left.rows
+        waiting = rows.view(0, len(rows))
+        with_key = waiting.event_ns[waiting.codes >= 0]
+        bound = self._bound("left")
+        return min(bound, int(with_key.min())) if len(with_key) else bound
 
     def _forget_keys(self) -> None:
         """Number the keys of the rows held anew, once most known keys are those of rows long gone."""
-        held = len(self._left) + len(self._right)
+        held = len(self._left.rows) + len(self._right.rows)
         if not self._options.by or len(self._keys) < 2 * held + _FORGET_KEYS:
             return
-        self._keys = KeyNumbers(self._options.by)
+        self._keys.forget()
+        self._answers.forget()
         for side in (self._left, self._right):
-            batch = side.joined()
-            if batch is not None:
-                side.hold(self._read(side, batch.table, clocks(batch.table, side.on, side.created_on)))
-
-
-def _table_of(side: Side) -> pa.Table | None:
-    """Return everything a side holds, an empty table where only its columns are known."""
-    if side.schema is None:
-        return None
-    batch = side.joined()
-    return side.schema.empty_table() if batch is None else batch.table
+            if side.is_known:
+                table = side.table()
+                self._put_keys(side, table, side.times(table)[1], side.rows.first)

@@ -8,6 +8,7 @@ from featurestore.temporal.key_kernels import (
     OffsetArray,
     UInt8Array,
     UInt64Array,
+    code_known_run,
     is_valid,
     load_word,
     long_tag,
@@ -58,15 +59,20 @@ def number_bytes(
         count: how many keys are known.
     """
     mask = U64((len(table) >> 1) - 1)
-    i = row
-    while i < len(out):
-        if not is_valid(bitmap, offset + i):
+    i, keys, end = U64(row), U64(count), U64(len(out))
+    is_short = True
+    while i < end:
+        if is_short and len(bitmap) == 0:
+            i = code_known_run(offsets, data, i, table, out)
+            if i == end:
+                break
+        if not is_valid(bitmap, offset + int(i)):
             out[i] = -1
-            i += 1
+            i += _ONE
             continue
         begin = U64(offsets[i])
-        size = U64(offsets[i + 1]) - begin
-        is_short = size < _EIGHT
+        size = U64(offsets[i + _ONE]) - begin
+        is_short = bool(size < _EIGHT)
         hashed = mixed(short_tag(data, begin, size) if is_short else long_tag(data, begin, size))
         slot = hashed & mask
         code = table[slot + slot + _ONE]
@@ -81,22 +87,22 @@ def number_bytes(
             slot = (slot + _ONE) & mask
             code = table[slot + slot + _ONE]
         if code == _ZERO:
-            at = begins[count]
-            if count == room or (not is_short and at + np.int64(size) > len(arena)):
+            at = begins[keys]
+            if keys == U64(room) or (not is_short and at + np.int64(size) > len(arena)):
                 break
-            sizes[count] = np.int64(size)
-            begins[count + 1] = at
+            sizes[keys] = np.int64(size)
+            begins[keys + _ONE] = at
             if not is_short:
                 for k in range(np.int64(size)):
                     arena[at + k] = data[begin + U64(k)]
-                begins[count + 1] = at + np.int64(size)
-            count += 1
-            code = U64(count)
+                begins[keys + _ONE] = at + np.int64(size)
+            keys += _ONE
+            code = keys
             table[slot + slot] = hashed
             table[slot + slot + _ONE] = code
         out[i] = np.int32(code - _ONE)
-        i += 1
-    return i, count
+        i += _ONE
+    return int(i), int(keys)
 
 
 @kernel
@@ -113,12 +119,12 @@ def number_words(
 ) -> tuple[int, int]:
     """Number integers from `row` until the end, or until a new one finds no room; return row and count."""
     mask = U64((len(table) >> 1) - 1)
-    i = row
-    while i < len(out):
+    i, keys, end = U64(row), U64(count), U64(len(out))
+    while i < end:
         value = values[i]
-        if not is_valid(bitmap, offset + i) or (negative_is_null and value < 0):
+        if not is_valid(bitmap, offset + int(i)) or (negative_is_null and value < 0):
             out[i] = -1
-            i += 1
+            i += _ONE
             continue
         # One to one: equal hashes are equal integers.
         hashed = mixed(U64(value))
@@ -128,12 +134,19 @@ def number_words(
             slot = (slot + _ONE) & mask
             code = table[slot + slot + _ONE]
         if code == _ZERO:
-            if count == room:
+            if keys == U64(room):
                 break
-            count += 1
-            code = U64(count)
+            keys += _ONE
+            code = keys
             table[slot + slot] = hashed
             table[slot + slot + _ONE] = code
         out[i] = np.int32(code - _ONE)
-        i += 1
-    return i, count
+        i += _ONE
+    return int(i), int(keys)
+
+
+@kernel
+def pair_codes(one: Int32Array, other: Int32Array, out: Int64Array) -> None:
+    """Write two codes as one number, -1 where either is null."""
+    for i in range(U64(len(out))):
+        out[i] = -1 if one[i] < 0 or other[i] < 0 else (np.int64(one[i]) << 32) | np.int64(other[i])

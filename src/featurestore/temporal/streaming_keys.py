@@ -1,5 +1,6 @@
 """Entity codes that stay the same from batch to batch."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -9,17 +10,26 @@ import pyarrow.compute as pc
 
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import SchemaError
+from featurestore.temporal.gather import gather
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.key_kinds import key_kind
-from featurestore.temporal.order import NO_INT64
 from featurestore.temporal.rows import Int32Array, frozen
-from featurestore.temporal.times import one_array
+from featurestore.temporal.times import one_array, valid_mask
 
 _kernels: Any = lazy_module("featurestore.temporal.streaming_key_kernels")
 _key_kernels: Any = lazy_module("featurestore.temporal.key_kernels")
 
 _UInt8Array = npt.NDArray[np.uint8]
+_SPARSE_SLOTS: Final = 1 << 14
+_NARROW: Final = np.dtype(np.int32)
+_WIDE: Final = np.dtype(np.int64)
 _NO_BYTES: Final[_UInt8Array] = frozen(np.zeros(0, np.uint8))
+
+
+def _room_of(table: npt.NDArray[np.uint64]) -> int:
+    """Return how many keys a table takes before it grows: sparse while small, a second look costs most."""
+    slots = len(table) >> 1
+    return slots >> 4 if slots <= _SPARSE_SLOTS else slots >> 2
 
 
 class _Words:
@@ -30,17 +40,16 @@ class _Words:
         self.count = 0
 
     def code(
-        self, values: Int64Array, bitmap: _UInt8Array, offset: int, *, codes: bool = False
-    ) -> Int32Array:
-        """Return a code per value, -1 for null; a negative value is null too where they are `codes`."""
-        out, row = np.empty(len(values), np.int32), 0
-        values = frozen(values)
+        self, values: Int64Array, bitmap: _UInt8Array, offset: int, out: Int32Array, *, codes: bool = False
+    ) -> None:
+        """Write a code per value, -1 for null; a negative value is null too where they are `codes`."""
+        row, values = 0, frozen(values)
         while True:
             row, self.count = _kernels.number_words(
-                values, bitmap, offset, codes, row, self.table, len(self.table) >> 2, self.count, out
+                values, bitmap, offset, codes, row, self.table, _room_of(self.table), self.count, out
             )
             if row == len(out):
-                return out
+                return
             self.table = _key_kernels.grown_table(self.table)
 
 
@@ -51,34 +60,32 @@ class _Bytes:
         self.table: npt.NDArray[np.uint64] = np.zeros(2 * 1024, np.uint64)
         self.count = 0
         self.arena: _UInt8Array = np.empty(1 << 14, np.uint8)
-        self.begins, self.sizes = np.zeros(513, np.int64), np.zeros(513, np.int64)
+        self.begins, self.sizes = np.zeros(65, np.int64), np.zeros(65, np.int64)
 
-    def code(self, array: pa.Array) -> Int32Array:
-        """Return a code per value of an array with offsets, 32 or 64 bits wide; -1 for null."""
-        out, row = np.empty(len(array), np.int32), 0
-        if len(array) == 0:
-            return out
-        buffers = array.buffers()
-        data = _NO_BYTES if buffers[2] is None else frozen(np.frombuffer(buffers[2], np.uint8))
+    def code(self, array: pa.Array, out: Int32Array) -> None:
+        """Write a code per value of an array with offsets, 32 or 64 bits wide; -1 for null."""
+        row, offset = 0, array.offset
+        _, begins, content = array.buffers()
+        data = _NO_BYTES if content is None else frozen(np.frombuffer(content, np.uint8))
         large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
-        width = np.dtype(np.int64 if large else np.int32)
-        offsets = frozen(np.frombuffer(buffers[1], width, len(array) + 1, array.offset * width.itemsize))
+        width: np.dtype[Any] = _WIDE if large else _NARROW
+        offsets = frozen(np.frombuffer(begins, width, len(array) + 1, offset * width.itemsize))
         bitmap = _bitmap(array)
         while True:
             room = len(self.begins) - 1
             row, self.count = _kernels.number_bytes(
-                offsets, data, bitmap, array.offset, row, self.table, room,
+                offsets, data, bitmap, offset, row, self.table, room,
                 self.arena, self.begins, self.sizes, self.count, out,
             )  # fmt: skip
             if row == len(out):
-                return out
+                return
             self._grow(int(offsets[row + 1] - offsets[row]))
 
     def _grow(self, size: int) -> None:
         """Make room for more keys, and for one of `size` bytes."""
         if self.count == len(self.begins) - 1:
             self.table = _key_kernels.grown_table(self.table)
-            room = len(self.table) >> 2
+            room = _room_of(self.table)
             self.begins, self.sizes = _longer(self.begins, room + 1), _longer(self.sizes, room + 1)
         if self.begins[self.count] + size > len(self.arena):
             self.arena = _longer(self.arena, 2 * len(self.arena) + size)
@@ -96,13 +103,12 @@ class _Values:
     def __init__(self) -> None:
         self.known: dict[Any, int] = {}
 
-    def code(self, array: pa.Array) -> Int32Array:
-        """Return a code per value, -1 for null; only the distinct ones are looked up."""
+    def code(self, array: pa.Array, out: Int32Array) -> None:
+        """Write a code per value, -1 for null; only the distinct ones are looked up."""
         coded = (array.storage if isinstance(array, pa.ExtensionArray) else array).dictionary_encode()
         known = self.known
         codes = [known.setdefault(key, len(known)) for key in coded.dictionary.to_pylist()]
-        out: Int32Array = np.array([*codes, -1], np.int32)[coded.indices.fill_null(-1).to_numpy()]
-        return out
+        out[:] = np.array([*codes, -1], np.int32)[coded.indices.fill_null(-1).to_numpy()]
 
 
 class KeyNumbers:
@@ -111,10 +117,14 @@ class KeyNumbers:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self._kinds: tuple[str, ...] | None = None
-        self._words = [_Words() for _ in names]
-        self._bytes = [_Bytes() for _ in names]
-        self._values = [_Values() for _ in names]
-        self._pairs = [_Words() for _ in names]
+        self.forget()
+
+    def forget(self) -> None:
+        """Number the keys anew; their kinds stay what they are."""
+        self._words = [_Words() for _ in self.names]
+        self._bytes = [_Bytes() for _ in self.names]
+        self._values = [_Values() for _ in self.names]
+        self._pairs = [_Words() for _ in self.names]
 
     def __len__(self) -> int:
         if not self.names:
@@ -123,13 +133,13 @@ class KeyNumbers:
             return self._pairs[-1].count
         return max(self._words[0].count, self._bytes[0].count, len(self._values[0].known))
 
-    def check(self, columns: list[pa.ChunkedArray]) -> None:
+    def check(self, types: Sequence[pa.DataType]) -> None:
         """Check that the key columns are of the kinds seen so far.
 
         Raises:
             SchemaError: a type that cannot be a key, or of another kind than before.
         """
-        kinds = tuple(key_kind(c.type, n) for c, n in zip(columns, self.names, strict=True))
+        kinds = tuple(key_kind(t, n) for t, n in zip(types, self.names, strict=True))
         if self._kinds is None:
             self._kinds = kinds
         for name, kind, before in zip(self.names, kinds, self._kinds, strict=True):
@@ -140,39 +150,63 @@ class KeyNumbers:
                     column=name,
                 )
 
-    def code(self, columns: list[pa.ChunkedArray], rows: int) -> Int32Array:
-        """Return a code per row, -1 where a key is null; new keys get new codes.
+    def code(self, columns: Sequence[pa.ChunkedArray], out: Int32Array) -> bool:
+        """Write a code per row, -1 where a key is null; new keys get new codes.
+
+        Returns:
+            Whether a key can be null.
 
         Raises:
             SchemaError: an unsigned key above 2**63 - 1.
         """
-        if not self.names:
-            return np.zeros(rows, np.int32)
-        codes = self._column(0, one_array(columns[0]))
+        if len(out) == 0:
+            return False
+        if not columns:
+            out[:] = 0
+            return False
+        missing = self._column(0, one_array(columns[0]), out)
         for place in range(1, len(columns)):
-            other = self._column(place, one_array(columns[place]))
-            pairs = np.where((codes < 0) | (other < 0), -1, (codes.astype(np.int64) << 32) | other)
-            codes = self._pairs[place].code(pairs, _NO_BYTES, 0, codes=True)
-        return codes
+            other, pairs = np.empty_like(out), np.empty(len(out), np.int64)
+            missing |= self._column(place, one_array(columns[place]), other)
+            _kernels.pair_codes(out, other, pairs)
+            self._pairs[place].code(pairs, _NO_BYTES, 0, out, codes=True)
+        return missing
 
-    def _column(self, place: int, array: pa.Array) -> Int32Array:
+    def _column(self, place: int, array: pa.Array, out: Int32Array) -> bool:
         kind = array.type
-        if pa.types.is_dictionary(kind):
-            of_values = np.append(self._column(place, array.dictionary), np.int32(-1))
-            out: Int32Array = of_values[array.indices.fill_null(-1).to_numpy()]
-            return out
-        if isinstance(array, pa.ExtensionArray) or pa.types.is_decimal(kind):
-            return self._values[place].code(array)
         if _is_bytes(kind):
-            return self._bytes[place].code(_with_offsets(array))
-        if pa.types.is_uint64(kind) and (pc.max(array).as_py() or 0) > INT64_MAX:
-            raise SchemaError(
-                f"key column {self.names[place]!r} holds a number above {INT64_MAX}: no stream key",
-                hint="cast the key to string on both sides",
-                column=self.names[place],
-            )
-        words = _int64(array)
-        return self._words[place].code(_numbers(words), _bitmap(words), words.offset)
+            self._bytes[place].code(_with_offsets(array), out)
+        elif pa.types.is_dictionary(kind):
+            self._dictionary(place, array, out)
+            return bool(array.null_count or array.dictionary.null_count)
+        elif isinstance(array, pa.ExtensionArray) or pa.types.is_decimal(kind):
+            self._values[place].code(array, out)
+            return True
+        else:
+            if pa.types.is_uint64(kind) and (pc.max(array).as_py() or 0) > INT64_MAX:
+                raise SchemaError(
+                    f"key column {self.names[place]!r} holds a number above {INT64_MAX}: no stream key",
+                    hint="cast the key to string on both sides",
+                    column=self.names[place],
+                )
+            words = _integers(array)
+            self._words[place].code(_numbers(words), _bitmap(words), words.offset, out)
+        return bool(array.null_count)
+
+    def _dictionary(self, place: int, array: pa.Array, out: Int32Array) -> None:
+        """Code the values of a dictionary, or those that rows hold where they are fewer."""
+        values, indices = array.dictionary, array.indices
+        numbers, bitmap = _numbers(indices).astype(np.int32, copy=False), _bitmap(indices)
+        if len(values) == 0:
+            out[:] = -1
+        elif len(values) <= len(array):
+            table = np.empty(len(values), np.int32)
+            self._column(place, values, table)
+            _key_kernels.look_up(frozen(numbers), bitmap, indices.offset, frozen(table), out)
+        else:
+            valid = valid_mask(indices)
+            places = numbers if valid is None else np.where(valid, numbers, np.int32(-1))
+            self._column(place, gather(values, places), out)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -192,6 +226,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
 def _with_offsets(array: pa.Array) -> pa.Array:
     """Return strings or binaries in a layout that has offsets."""
     types = pa.types
+    if types.is_string(array.type):
+        return array
     if types.is_string_view(array.type):
         return array.cast(pa.large_string())
     if types.is_binary_view(array.type) or types.is_fixed_size_binary(array.type):
@@ -199,18 +235,18 @@ def _with_offsets(array: pa.Array) -> pa.Array:
     return array
 
 
-def _int64(array: pa.Array) -> pa.Array:
-    """Return integers, booleans, dates and times as int64."""
+def _integers(array: pa.Array) -> pa.Array:
+    """Return integers, booleans, dates and times as integers."""
     if pa.types.is_temporal(array.type):
-        array = array.view(pa.int32() if array.type.bit_width == 32 else pa.int64())
-    return array.cast(pa.int64())
+        return array.view(pa.int32() if array.type.bit_width == 32 else pa.int64())
+    return array.cast(pa.int8()) if pa.types.is_boolean(array.type) else array
 
 
 def _numbers(array: pa.Array) -> Int64Array:
-    data = array.buffers()[1]
-    if len(array) == 0 or data is None:
-        return NO_INT64
-    return np.frombuffer(data, np.int64, len(array), array.offset * 8)
+    """Return the stored integers; what lies under a null is arbitrary."""
+    kind = np.dtype(array.type.to_pandas_dtype())
+    values = np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
+    return values.astype(np.int64, copy=False)
 
 
 def _bitmap(array: pa.Array) -> _UInt8Array:

@@ -1,54 +1,22 @@
-"""One side of a stream: the rows it holds, their codes and times, in the order they were pushed."""
+"""One side of a stream: what its tables must be, and the rows of them that it holds."""
 
-from dataclasses import dataclass, field
+from collections import deque
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.core.table_rows import take_rows
+from featurestore.core.table_rows import filter_rows
 from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.errors import SchemaError
-from featurestore.temporal.rows import Int32Array, Rows
-from featurestore.temporal.tables import column_of
+from featurestore.temporal.streaming_columns import HeldColumns
+from featurestore.temporal.streaming_rows import HeldRows
+from featurestore.temporal.tables import check_unique, column_of, read_table
 from featurestore.temporal.times import is_time_type, times_ns
 
-# Event times, which of them are null, and when rows could have been known.
-Clocks = tuple[Int64Array, BoolArray | None, Int64Array | None]
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows that were pushed together."""
-
-    table: pa.Table
-    codes: Int32Array
-    event_ns: Int64Array
-    known_ns: Int64Array | None
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @property
-    def rows(self) -> Rows:
-        """The keys and clocks, as the kernels take them."""
-        return Rows(self.codes, self.event_ns, self.known_ns)
-
-    def slice(self, first: int, last: int) -> "Batch":
-        """Return rows `[first, last)`, without a copy."""
-        known = None if self.known_ns is None else self.known_ns[first:last]
-        table = self.table.slice(first, last - first)
-        return Batch(table, self.codes[first:last], self.event_ns[first:last], known)
-
-    def take(self, places: Int64Array) -> "Batch":
-        """Return the rows at `places`, copied."""
-        known = None if self.known_ns is None else self.known_ns[places]
-        table = take_rows(self.table, places).combine_chunks()
-        return Batch(table, self.codes[places], self.event_ns[places], known)
-
-
-@dataclass(slots=True)
 class Side:
-    """What a stream holds of one side.
+    """What both sides have in common: their checks, and the keys and clocks of the rows held.
 
     Attributes:
         what: left or right, for messages.
@@ -56,26 +24,42 @@ class Side:
         by: its key columns.
         created_on: its column of when a row could have been known.
         columns: what is kept of its tables; `None`: everything.
-        schema: of its tables, once known.
+        schema: of its tables; without columns until it is known.
+        is_known: whether it is.
+        rows: the codes and times of the rows held.
     """
 
-    what: str
-    on: str
-    by: tuple[str, ...]
-    created_on: str | None
-    columns: tuple[str, ...] | None
-    schema: pa.Schema | None = None
-    batches: list[Batch] = field(default_factory=list)
+    def __init__(
+        self,
+        what: str,
+        on: str,
+        by: tuple[str, ...],
+        created_on: str | None = None,
+        columns: tuple[str, ...] | None = None,
+    ) -> None:
+        self.what, self.on, self.by, self.created_on = what, on, by, created_on
+        self.columns = None if columns is None else tuple(dict.fromkeys((on, *by, *columns)))
+        self.rows = HeldRows(with_known=created_on is not None)
+        self.schema: pa.Schema = pa.schema([])
+        self.is_known = False
+        self._checked: pa.Schema | None = None
 
-    def __len__(self) -> int:
-        return sum(map(len, self.batches))
-
-    def check(self, table: pa.Table) -> pa.Table:
-        """Check a table before any of it is used; return the columns that are kept.
+    def read(self, data: Any) -> pa.Table:
+        """Return a table's columns that are kept, checked before any of them is used.
 
         Raises:
-            SchemaError: a column is missing, is no time, or is not what it was on an earlier push.
+            SchemaError: it is no table; a column is missing, comes twice, is no time, or is not what it was
+                on an earlier push.
+            StorageError: the stream behind it failed.
         """
+        table = read_table(data, self.what)
+        if self._checked is None or not table.schema.equals(self._checked):
+            self._check(table)
+            self._checked = table.schema
+        return table if self.columns is None else table.select(self.columns)
+
+    def _check(self, table: pa.Table) -> None:
+        check_unique(table.column_names, f"{self.what} has two columns named")
         for name in (self.on, self.created_on):
             if name is None:
                 continue
@@ -88,32 +72,127 @@ class Side:
                 )
         for name in (*self.by, *(self.columns or ())):
             column_of(table, name, self.what)
-        if self.columns is not None:
-            table = table.select(list(dict.fromkeys((self.on, *self.by, *self.columns))))
-        if self.schema is not None and not table.schema.equals(self.schema):
-            raise SchemaError(
-                _difference(self.what, table.schema, self.schema), hint="cast it before the push"
-            )
-        return table
+        found = table.schema if self.columns is None else table.select(self.columns).schema
+        if self.is_known and not found.equals(self.schema):
+            raise SchemaError(_difference(self.what, found, self.schema), hint="cast it before the push")
 
-    def joined(self) -> Batch | None:
-        """Return everything held as one batch, `None` where nothing is."""
-        if len(self.batches) > 1:
-            parts = self.batches
-            known = [b.known_ns for b in parts if b.known_ns is not None]
-            self.batches = [
-                Batch(
-                    pa.concat_tables([b.table for b in parts]),
-                    np.concatenate([b.codes for b in parts]),
-                    np.concatenate([b.event_ns for b in parts]),
-                    np.concatenate(known) if known else None,
-                )
-            ]
-        return self.batches[0] if self.batches else None
+    def learn(self, schema: pa.Schema) -> None:
+        """Take the schema of the first table that came in as that of all."""
+        if not self.is_known:
+            self.schema, self.is_known = schema, True
 
-    def hold(self, batch: Batch) -> None:
-        """Hold this batch and nothing else."""
-        self.batches = [batch] if len(batch) else []
+    def times(self, table: pa.Table) -> tuple[Int64Array, BoolArray | None]:
+        """Return event times, and which of them are null.
+
+        Raises:
+            TimeOverflowError: a time that int64 nanoseconds cannot hold.
+        """
+        return times_ns(table.column(self.on), self.on)
+
+    def put_known(self, table: pa.Table, at: int) -> None:
+        """Write from place `at` on when rows could have been known, never where that is null.
+
+        Raises:
+            TimeOverflowError: a time that int64 nanoseconds cannot hold.
+        """
+        if self.created_on is not None and self.rows.known_ns is not None:
+            known, unknown = times_ns(table.column(self.created_on), self.created_on)
+            if unknown is not None:
+                known = np.where(unknown, np.int64(INT64_MAX), known)
+            self.rows.known_ns[at : at + len(table)] = known
+
+
+class LeftSide(Side):
+    """Rows that wait, in tables as they were pushed: they come out untouched."""
+
+    def __init__(self, on: str, by: tuple[str, ...]) -> None:
+        super().__init__("left", on, by)
+        self._tables: deque[pa.Table] = deque()
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self.rows.clear()
+        self._tables.clear()
+
+    def hold(self, table: pa.Table, fall: int) -> None:
+        """Hold a table whose codes and times lie in the room of `rows`."""
+        if len(table):
+            self._tables.append(table)
+            self.rows.add(len(table), fall)
+
+    def first(self, count: int) -> pa.Table:
+        """Return the first `count` rows held, without a copy."""
+        parts: list[pa.Table] = []
+        for table in self._tables:
+            rows = table.num_rows
+            if count <= rows:
+                parts.append(table.slice(0, count))
+                break
+            parts.append(table)
+            count -= rows
+        if not parts:
+            return self.schema.empty_table()
+        return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+
+    def drop(self, count: int) -> None:
+        """Let go of the first `count` rows."""
+        self.rows.drop(count)
+        tables = self._tables
+        while tables and count >= tables[0].num_rows:
+            count -= tables.popleft().num_rows
+        if count:
+            tables[0] = tables[0].slice(count)
+
+    def table(self) -> pa.Table:
+        """Return everything held."""
+        return self.first(len(self.rows))
+
+
+class RightSide(Side):
+    """Rows that readers may still use, column by column."""
+
+    def __init__(
+        self,
+        on: str,
+        by: tuple[str, ...],
+        created_on: str | None,
+        columns: tuple[str, ...] | None,
+    ) -> None:
+        super().__init__("right", on, by, created_on, columns)
+        self.values: HeldColumns | None = None
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self.rows.clear()
+        self.values = None
+
+    def hold(self, table: pa.Table, fall: int) -> None:
+        """Hold the rows of a table whose codes and times lie in the room of `rows`."""
+        if self.values is None:
+            self.values = HeldColumns(table.schema)
+        self.values.append(table)
+        self.rows.add(len(table), fall)
+
+    def matchable(self, table: pa.Table, fall: int) -> tuple[pa.Table, int]:
+        """Leave out the rows of a table in the room of `rows` whose key or time is null.
+
+        Returns:
+            The rest of it, and where its times go back last.
+        """
+        usable = self.rows.codes[self.rows.end : self.rows.end + len(table)] >= 0
+        if usable.all():
+            return table, fall
+        return filter_rows(table, usable), self.rows.thin_room(usable, fall)
+
+    def keep(self, places: Int64Array) -> None:
+        """Hold the rows at these ascending places alone."""
+        self.rows.keep(places)
+        if self.values is not None:
+            self.values.keep(places)
+
+    def table(self) -> pa.Table:
+        """Return everything held; it is good until that changes."""
+        return self.schema.empty_table() if self.values is None else self.values.table()
 
 
 def _difference(what: str, found: pa.Schema, wanted: pa.Schema) -> str:
@@ -128,16 +207,3 @@ def _difference(what: str, found: pa.Schema, wanted: pa.Schema) -> str:
                 f"{wanted.field(name).type}"
             )
     return f"{what} has columns {found.names} in another order, nullability or metadata than {wanted.names}"
-
-
-def clocks(table: pa.Table, on: str, created_on: str | None) -> Clocks:
-    """Read event times, which of them are null, and when rows could have been known (never where null).
-
-    Raises:
-        TimeOverflowError: a time that int64 nanoseconds cannot hold.
-    """
-    event, null = times_ns(table.column(on), on)
-    if created_on is None:
-        return event, null, None
-    known, unknown = times_ns(table.column(created_on), created_on)
-    return event, null, known if unknown is None else np.where(unknown, np.int64(INT64_MAX), known)

@@ -10,29 +10,38 @@ from featurestore.errors import DefinitionError, SchemaError, StorageError
 
 
 def as_table(value: Any, what: str) -> pa.Table:
-    """Read anything that speaks the Arrow PyCapsule protocol as a table; Arrow itself is not copied.
+    """Read anything that speaks the Arrow PyCapsule protocol as a table whose column names differ.
 
     Raises:
         SchemaError: it does not, or two of its columns have the same name.
         StorageError: the stream behind it failed.
     """
+    table = read_table(value, what)
+    check_unique(table.column_names, f"{what} has two columns named")
+    return table
+
+
+def read_table(value: Any, what: str) -> pa.Table:
+    """Read anything that speaks the Arrow PyCapsule protocol as a table; Arrow itself is not copied.
+
+    Raises:
+        SchemaError: it does not.
+        StorageError: the stream behind it failed.
+    """
     if isinstance(value, pa.Table):
-        table = value
-    elif isinstance(value, pa.RecordBatch):
-        table = pa.Table.from_batches([value])
-    elif (
+        return value
+    if isinstance(value, pa.RecordBatch):
+        return pa.Table.from_batches([value])
+    if (
         isinstance(value, Mapping)
         or hasattr(value, "__arrow_c_stream__")
         or hasattr(value, "__arrow_c_array__")
     ):
-        table = _converted(value, what)
-    else:
-        raise SchemaError(
-            f"{what} is a {type(value).__name__}, which is not a table",
-            hint="pass an Arrow, Polars, pandas or DuckDB table: anything with __arrow_c_stream__",
-        )
-    check_unique(table.column_names, f"{what} has two columns named")
-    return table
+        return _converted(value, what)
+    raise SchemaError(
+        f"{what} is a {type(value).__name__}, which is not a table",
+        hint="pass an Arrow, Polars, pandas or DuckDB table: anything with __arrow_c_stream__",
+    )
 
 
 def _converted(value: Any, what: str) -> pa.Table:

@@ -10,6 +10,8 @@ from featurestore.core.time import INT64_MAX, INT64_MIN, BoolArray, Int64Array, 
 from featurestore.errors import SchemaError
 
 _DAY_SECONDS: Final = 86_400
+_INT32: Final = np.dtype(np.int32)
+_INT64: Final = np.dtype(np.int64)
 
 
 def is_time_type(kind: pa.DataType) -> bool:
@@ -35,32 +37,29 @@ def times_ns(column: pa.ChunkedArray | pa.Array, name: str) -> tuple[Int64Array,
         SchemaError: another type.
         TimeOverflowError: a time that int64 nanoseconds cannot hold; the first such value is named.
     """
-    kind = column.type
+    array = one_array(column)
+    kind = array.type
     if not is_time_type(kind):
         raise SchemaError(
             f"time column {name!r} is of type {kind}",
             hint="a timestamp of any unit and zone, a date, or int64 nanoseconds since 1970 UTC",
             column=name,
         )
-    nulls = np.asarray(column.is_null()) if column.null_count else None
-    values = _integers(column)
-    if nulls is not None:
-        values = np.where(nulls, np.int64(0), values)
-    if pa.types.is_date32(kind):
+    is_date = pa.types.is_date32(kind)
+    values, nulls = _fixed(array, _INT32 if is_date else _INT64), None
+    if array.null_count:
+        nulls = np.asarray(array.is_null())
+        values = np.where(nulls, values.dtype.type(0), values)
+    if is_date:
         return scale_to_ns(values * np.int64(_DAY_SECONDS), "s", what=f"time column {name!r}"), nulls
     unit = "ms" if pa.types.is_date64(kind) else getattr(kind, "unit", "ns")
+    if unit == "ns":
+        return values, nulls
     return scale_to_ns(values, unit, what=f"time column {name!r}"), nulls
 
 
-def _integers(column: pa.ChunkedArray | pa.Array) -> Int64Array:
-    """Return the stored integers of a time column; what lies under a null is arbitrary."""
-    array = one_array(column)
-    if pa.types.is_date32(array.type):
-        return _fixed(array, np.dtype(np.int32)).astype(np.int64)
-    return _fixed(array, np.dtype(np.int64))
-
-
 def _fixed(array: pa.Array, dtype: np.dtype[np.int64] | np.dtype[np.int32]) -> Int64Array:
+    """Return the stored integers of an array; what lies under a null is arbitrary."""
     data = array.buffers()[1]
     if len(array) == 0 or data is None:
         return np.zeros(len(array), dtype)
