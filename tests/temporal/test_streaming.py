@@ -286,6 +286,41 @@ def test_a_saved_state_fits_only_the_same_stream() -> None:
         stream_of().load_state_dict(damaged)
 
 
+WRONG: list[Any] = ["gone", [], "x", 2.5, 2**70, {"a": 1}]
+
+
+def test_a_damaged_state_is_refused_and_the_stream_stays_what_it_was() -> None:
+    saved = stream_of(late="side_output")
+    saved.push_left(lefts(1, 2))
+    saved.push_right(rights(1))
+    saved.advance_watermark(5)
+    saved.push_right(rights(3))
+    state = saved.state_dict()
+    stream = stream_of(late="side_output")
+    stream.push_left(lefts(4))
+    before, tries = stream.state_dict(), 0
+    for part, value in state.items():
+        for path in [(part,), *((part, key) for key in (value if isinstance(value, dict) else ()))]:
+            for wrong in WRONG:
+                damaged = json.loads(json.dumps(state))
+                owner = damaged if len(path) == 1 else damaged[part]
+                if owner[path[-1]] == wrong:
+                    continue
+                owner[path[-1]] = wrong
+                if wrong == "gone":
+                    del owner[path[-1]]
+                with pytest.raises((StreamError, CorruptDataError)):
+                    stream.load_state_dict(damaged)
+                assert stream.state_dict() == before
+                tries += 1
+    assert tries > 150
+    mixed = state | {"rows": {"left": state["rows"]["right"], "right": state["rows"]["left"]}}
+    with pytest.raises(CorruptDataError, match="not its own"):
+        stream_of(late="side_output", columns=["v"]).load_state_dict(
+            mixed | {"options": state["options"] | {"columns": ["v"]}}
+        )
+
+
 def test_state_keeps_nested_and_dictionary_columns() -> None:
     right = pa.table(
         {
@@ -322,6 +357,7 @@ def test_state_keeps_nested_and_dictionary_columns() -> None:
         ),
         pytest.param({"lateness": 2**63}, TimeOverflowError, "lateness", id="a lateness beyond int64"),
         pytest.param({"right_by": ["a", "b"]}, DefinitionError, "right is joined by", id="key counts"),
+        pytest.param({"threads": 0}, DefinitionError, "threads is 0", id="no thread"),
         pytest.param({"max_pending_rows": 0}, DefinitionError, "max_pending_rows is 0", id="no room"),
         pytest.param({"aggregations": ["sum"]}, DefinitionError, "a str", id="an aggregation that is none"),
     ],

@@ -81,6 +81,27 @@ def partition_rows(rows: Rows, *, entities: int, threads: int | None = None) -> 
     return Partition(frozen(order), frozen(starts), frozen(ends))
 
 
+def group_positions(codes: Int32Array, groups: int) -> tuple[Int32Array, Int64Array]:
+    """Group positions by code, in position order within each group.
+
+    Args:
+        codes: `(n,)` in `[0, groups)`.
+
+    Returns:
+        `(n,)` positions, and `(groups,)` where each group ends among them.
+
+    Raises:
+        SchemaError: a code is not below `groups`.
+
+    Cost: O(n + groups), a counting sort.
+    """
+    check_codes(Rows(codes, NO_INT64), groups, "codes")
+    starts, ends = np.empty(groups, np.int64), np.empty(groups, np.int64)
+    order = np.empty(len(codes), np.int32)
+    _kernels.group_rows(frozen(codes), starts, ends, order)
+    return frozen(order), frozen(ends)
+
+
 def check_codes(rows: Rows, entities: int, what: str) -> None:
     """Check that no code lies outside the entities: kernels index by it.
 

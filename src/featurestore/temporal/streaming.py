@@ -8,17 +8,17 @@ import pyarrow as pa
 
 from featurestore.core.table_rows import filter_rows
 from featurestore.core.time import INT64_MIN, BoolArray, Duration, Instant, Int64Array, instant_ns
-from featurestore.errors import DefinitionError, LateDataError, StreamError
+from featurestore.errors import CorruptDataError, DefinitionError, LateDataError, SchemaError, StreamError
 from featurestore.temporal.rows import Int32Array, frozen
 from featurestore.temporal.streaming_answers import Answers, right_fields
 from featurestore.temporal.streaming_keys import KeyNumbers
 from featurestore.temporal.streaming_options import checked_options
 from featurestore.temporal.streaming_side import LeftSide, RightSide, Side
-from featurestore.temporal.streaming_state import FORMAT, check_state, table_of, table_text
+from featurestore.temporal.streaming_state import FORMAT, SIDES, check_state, table_of, table_text
 from featurestore.temporal.tables import check_unique
+from featurestore.temporal.threads import check_count
 from featurestore.temporal.windows import check_windows
 
-SIDES = ("left", "right")
 NOTHING: Final[Int32Array] = frozen(np.empty(0, np.int32))
 _COUNTS = ("pushed_left", "pushed_right", "emitted", "late_left", "late_right", "unmatchable_right")
 # The right side is thinned out when it has doubled and grown by this much: O(1) per row over time.
@@ -73,6 +73,8 @@ class StreamingJoin:
             aggregated = [w.column for w in options.aggregations if w.column != "*"]
             created = [] if created_on is None else [created_on]
             kept = tuple(dict.fromkeys([*options.columns, *aggregated, *created]))
+        if threads is not None:
+            check_count(threads, "threads")
         self._kept, self._threads = kept, threads
         self._begin()
 
@@ -219,30 +221,44 @@ class StreamingJoin:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Become the stream that was saved; its arguments must be this one's.
+        """Become the stream that was saved; its arguments must be this one's. An error leaves it as it was.
 
         Raises:
-            StreamError: the state is of another format or of a stream with other arguments.
+            StreamError: the state is of another format, damaged, or of a stream with other arguments.
             CorruptDataError: its rows cannot be read.
         """
-        check_state(state, self._options.spec())
-        tables = {side: table_of(state["rows"][side]) for side in SIDES}
-        late = {side: table_of(state["late"][side]) for side in SIDES}
-        self._begin()
-        for name, side in (("left", self._left), ("right", self._right)):
-            table = tables[name]
-            if table is not None:
-                self._check_first(side, table.schema)
-                event, null = side.times(table)
-                _, fall = side.rows.put_times(event, INT64_MIN)
-                self._put_keys(side, table, null, side.rows.end)
-                side.hold(table, fall)
-                side.learn(table.schema)
-        self._watermarks = {side: state["watermarks"][side] for side in SIDES}
-        self._late_tables = {side: [] if t is None else [t] for side, t in late.items()}
-        self._counts = {name: int(state["counts"][name]) for name in _COUNTS}
-        self._closed = bool(state["closed"])
-        self._pruned_rows = len(self._right.rows)
+        check_state(state, self._options.spec(), _COUNTS)
+        new = object.__new__(type(self))
+        new._options, new._kept, new._threads = self._options, self._kept, self._threads
+        new._begin()
+        try:
+            for name, side in (("left", new._left), ("right", new._right)):
+                new._restore(side, table_of(state["rows"][name]), table_of(state["late"][name]))
+        except SchemaError as error:
+            raise CorruptDataError(f"a saved stream holds rows that are not its own: {error}") from error
+        new._watermarks = {side: state["watermarks"][side] for side in SIDES}
+        new._counts = {name: state["counts"][name] for name in _COUNTS}
+        new._closed = state["closed"]
+        new._pruned_rows = len(new._right.rows)
+        self.__dict__.update(new.__dict__)
+
+    def _restore(self, side: LeftSide | RightSide, table: pa.Table | None, late: pa.Table | None) -> None:
+        """Hold the rows of a saved stream.
+
+        Raises:
+            SchemaError: they are not such rows.
+        """
+        if late is not None:
+            self._late_tables[side.what].append(late)
+        if table is None:
+            return
+        table = side.read(table)
+        self._check_first(side, table.schema)
+        event, null = side.times(table)
+        _, fall = side.rows.put_times(event, INT64_MIN)
+        self._put_keys(side, table, null, side.rows.end)
+        side.hold(table, fall)
+        side.learn(table.schema)
 
     # Inside.
 

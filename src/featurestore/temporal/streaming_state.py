@@ -1,13 +1,16 @@
 """A stream's state as JSON values and Arrow IPC bytes."""
 
 import base64
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 
+from featurestore.core.time import INT64_MAX, INT64_MIN
 from featurestore.errors import CorruptDataError, StreamError
 
-FORMAT = 1
+FORMAT: Final = 1
+SIDES: Final = ("left", "right")
 
 
 def table_text(table: pa.Table | None) -> str | None:
@@ -35,20 +38,44 @@ def table_of(text: str | None) -> pa.Table | None:
         raise CorruptDataError(f"a saved stream holds a table that cannot be read: {error}") from error
 
 
-def check_state(state: Any, options: dict[str, Any]) -> None:
-    """Check that a saved state belongs to a stream of these options.
+def check_state(state: Any, options: dict[str, Any], counts: Sequence[str]) -> None:
+    """Check that a saved state is one, and belongs to a stream of these options.
 
     Raises:
-        StreamError: it is of another format, or of other options; the first difference is named.
+        StreamError: it is of another format, damaged, or of other options; the first difference is named.
     """
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise StreamError(
             "the saved state is not one of this version", hint=f"format {FORMAT} is needed, from state_dict()"
         )
-    for name, value in options.items():
-        if state["options"].get(name) != value:
+    parts: dict[str, tuple[Sequence[str], Callable[[Any], bool]]] = {
+        "options": ((), bool),
+        "counts": (counts, lambda value: _is_integer(value) and 0 <= value <= INT64_MAX),
+        "watermarks": (SIDES, lambda value: value is None or (_is_integer(value) and _fits(value))),
+        "rows": (SIDES, lambda value: value is None or isinstance(value, str)),
+        "late": (SIDES, lambda value: value is None or isinstance(value, str)),
+    }
+    for name, (keys, is_right) in parts.items():
+        part = state.get(name)
+        if not isinstance(part, dict) or not all(key in part and is_right(part[key]) for key in keys):
             raise StreamError(
-                f"the saved state is of a stream with {name} {state['options'].get(name)!r}, this one has "
-                f"{value!r}",
+                f"the saved state is not one of this version: its {name} are {part!r:.80}",
+                hint="pass what state_dict() returned, unchanged",
+            )
+    if not isinstance(state.get("closed"), bool):
+        raise StreamError("the saved state is not one of this version: it does not say whether it is closed")
+    for name, value in options.items():
+        found = state["options"].get(name, "not said")
+        if found != value:
+            raise StreamError(
+                f"the saved state is of a stream with {name} {found!r}, this one has {value!r}",
                 hint="load a state into a stream with the arguments it was saved from",
             )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _fits(value: int) -> bool:
+    return INT64_MIN <= value <= INT64_MAX
