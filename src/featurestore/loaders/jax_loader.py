@@ -5,9 +5,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import jax
 import numpy as np
 import numpy.typing as npt
+
+try:
+    import jax
+except ImportError as missing:
+    from featurestore.errors import MissingDependencyError
+
+    raise MissingDependencyError(
+        "JAX batches need jax, which is not installed", hint="pip install 'featurestore[jax]'"
+    ) from missing
 
 from featurestore.errors import DefinitionError, LoaderStateError, SchemaError
 from featurestore.loaders.batch import Batch

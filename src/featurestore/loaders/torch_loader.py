@@ -10,8 +10,16 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.distributed
+
+try:
+    import torch
+    import torch.distributed
+except ImportError as missing:
+    from featurestore.errors import MissingDependencyError
+
+    raise MissingDependencyError(
+        "PyTorch batches need torch, which is not installed", hint="pip install 'featurestore[torch]'"
+    ) from missing
 
 from featurestore.errors import DefinitionError, LoaderStateError, MissingDependencyError, SchemaError
 from featurestore.loaders.batch import Batch

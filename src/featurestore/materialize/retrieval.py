@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.core.names import near
 from featurestore.core.time import INT64_MAX, INT64_MIN, format_instant
-from featurestore.errors import NotFoundError, SchemaError
+from featurestore.errors import MissingDependencyError, NotFoundError, SchemaError
 from featurestore.materialize.context import Context
 from featurestore.materialize.job import check_columns
 from featurestore.materialize.parted_read import NewestRows, read_newest
@@ -121,7 +122,15 @@ class RetrievalJob:
         return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Compute the result as a pandas frame."""
+        """Compute the result as a pandas frame.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        if find_spec("pandas") is None:
+            raise MissingDependencyError(
+                "to_pandas needs pandas, which is not installed", hint="pip install pandas"
+            )
         return self.to_arrow().to_pandas()
 
     def explain(self) -> str:

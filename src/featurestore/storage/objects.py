@@ -402,10 +402,12 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> "tuple[AbstractFile
     except ImportError as error:
         raise MissingDependencyError(
             f"reaching {url!r} needs a file system that is not installed",
-            hint=f"pip install 'featurestore[{_PIP.get(protocol, protocol)}]'",
+            hint=f"pip install 'featurestore[{_PIP[protocol]}]'" if protocol in _PIP else str(error),
         ) from error
     except (ValueError, TypeError) as error:
-        raise DefinitionError(f"cannot read {url!r}: {error}", path=url) from error
+        raise DefinitionError(
+            f"cannot read {url!r}: {error}", hint="give a path, or a URL that fsspec knows", path=url
+        ) from error
     return filesystem, str(path)
 
 

@@ -8,6 +8,7 @@ from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.refs import parse_ref
 from featurestore.core.arguments import flag, folder, mapped, text
 from featurestore.core.time import Instant
+from featurestore.errors import DefinitionError
 from featurestore.settings import online_folder
 from featurestore.store.opened import Features
 from featurestore.store.versions import VersionedStore
@@ -98,6 +99,9 @@ class ServedStore(VersionedStore):
 
         Datasets by version, SQL over them, and historical features of a streamed spine; the options are
         those of `featurestore.serve.config.ServerConfig`.
+
+        Raises:
+            DefinitionError: an unknown option.
         """
         from featurestore.serve.config import ServerConfig
         from featurestore.serve.flight_server import BulkReads, FlightFront
@@ -110,7 +114,13 @@ class ServedStore(VersionedStore):
             sql=lambda text: self.sql(text).to_reader(),
             names=self.datasets,
         )
-        return FlightFront(reads, ServerConfig(root=self.root, **options))
+        try:
+            config = ServerConfig(root=self.root, **options)
+        except TypeError as error:
+            raise DefinitionError(
+                f"serve_flight: {error}", hint="see ServerConfig for the options"
+            ) from error
+        return FlightFront(reads, config)
 
     def verify_online(self, answers: str | PathLike[str]) -> "OnlineReport":
         """Replay logged answers (`serve(answer_log=folder)`) against history, value for value.
