@@ -50,10 +50,13 @@ class _Shared:
 
 _open_lock = threading.Lock()
 _open: dict[str, _Shared] = {}
+_forks = 0  # how many lie between this process and the one that loaded the module
 
 
 def _forget_after_fork() -> None:
+    global _forks  # noqa: PLW0603 -- asking the system for the process at each read costs a twentieth of it
     _open.clear()
+    _forks += 1
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
@@ -73,8 +76,7 @@ class LmdbStore:
             OnlineStoreError: the folder cannot be used.
         """
         self.path = os.path.realpath(path)
-        self._process = os.getpid()
-        self._map_bytes = map_bytes
+        self._forks = _forks
         self._map_bytes = map_bytes
         self._env = _acquire(self.path, map_bytes)
         self._numbers: dict[str, bytes] = {}
@@ -224,7 +226,7 @@ class LmdbStore:
             self._closed = True
             writer = self._writer
             self._queue.put(None)
-        if os.getpid() == self._process:
+        if self._forks == _forks:
             if writer is not None:
                 writer.join()
             _release(self.path)
@@ -242,7 +244,7 @@ class LmdbStore:
         return self._env.begin(write=True)
 
     def _check_open(self) -> None:
-        if self._closed or os.getpid() != self._process:
+        if self._closed or self._forks != _forks:
             what = "is closed" if self._closed else "was opened before a fork"
             raise OnlineStoreError(
                 f"the online store at {self.path} {what}", hint="open it again in this process"

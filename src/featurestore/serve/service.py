@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featurestore.errors import DefinitionError
 from featurestore.serve.access import Caller
 from featurestore.serve.answer_log import AnswerLog
 from featurestore.serve.backend import OnlineBackend
@@ -14,11 +13,11 @@ from featurestore.serve.reader import ReadPlan
 from featurestore.serve.response import STATUS, OnlineResponse
 from featurestore.serve.tracing import NO_TRACING, Tracing
 from featurestore.serve.wire import (
+    RequestReader,
     check_cells,
     encode_response,
     list_features,
     parse_push,
-    parse_request,
     push_rows,
     read_ipc,
     readers_of,
@@ -46,6 +45,7 @@ class OnlineService:
         self.metrics = metrics
         self.log = log
         self.tracing = backend.tracing = tracing
+        self._requests = RequestReader()
 
     def get_online_features(self, data: bytes, caller: Caller) -> bytes:
         """Answer a GetOnlineFeaturesRequest.
@@ -54,11 +54,8 @@ class OnlineService:
             DefinitionError: the request contradicts itself.
         """
         with self.tracing.stage("decode"):
-            request = parse_request(data)
+            request, features = self._requests.read(data)
             readers = readers_of(request.entities, self.limits)
-            if bool(request.feature_service) == bool(request.features):
-                raise DefinitionError("give either features or a feature_service")
-            features = request.feature_service or tuple(request.features)
             plan = self.backend.plan(
                 features,
                 tuple(readers.columns),
@@ -92,14 +89,14 @@ class OnlineService:
         if self.log is not None and plan.replayable:
             listed = [features] if isinstance(features, str) else features
             self.log.note(response, listed, full_feature_names=full_feature_names)
-        for read, answer in zip(plan.reads, response.answers.values(), strict=True):
+        for view, answer in zip(plan.views, response.answers.values(), strict=True):
             row = getattr(answer, "row", None)
             if row is not None:
-                self.metrics.cells(read.program.ref, STATUS[row], 1)
+                self.metrics.cells(view, STATUS[row], 1)
                 continue
             for code, count in enumerate(np.bincount(answer.row_status, minlength=len(STATUS)).tolist()):
                 if count:
-                    self.metrics.cells(read.program.ref, STATUS[code], count)
+                    self.metrics.cells(view, STATUS[code], count)
 
     def push(self, data: bytes, caller: Caller) -> bytes:
         """Apply a PushRequest; the rows are durable when this returns."""
