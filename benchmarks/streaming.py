@@ -44,7 +44,8 @@ def stream(left: pa.Table, right: pa.Table, batch: int) -> tuple[pa.Table, int]:
         join.push_left(left.slice(begin, batch))
         join.advance_watermark(int(ends[place]))
         out.append(join.emit())
-        most = max(most, sum(join.stats[side] or 0 for side in ("pending_left", "retained_right")))
+        held = join.stats
+        most = max(most, sum(held[side] or 0 for side in ("pending_left", "retained_right")))
     out.append(join.flush())
     return pa.concat_tables(out), most
 

@@ -90,7 +90,8 @@ def _gather_array(array: pa.Array, indices: Int32Array | Int64Array, threads: in
     begin = array.offset * lanes * word.itemsize
     values = frozen(np.frombuffer(data, word, lanes * len(array), begin))
     valid = NO_BITMAP if array.null_count == 0 else frozen(np.frombuffer(bitmap, np.uint8))
-    return gather_words(array.type, values, valid, array.offset, indices, threads, rest)
+    views = rest if lanes == 2 else None
+    return gather_words(array.type, values, valid, array.offset, indices, threads, views)
 
 
 def gather_words(
@@ -100,7 +101,7 @@ def gather_words(
     offset: int,
     indices: Int32Array | Int64Array,
     threads: int | None,
-    buffers: Sequence[pa.Buffer] = (),
+    views: Sequence[pa.Buffer] | None = None,
 ) -> pa.Array:
     """Copy words, or pairs of them: a view array keeps its data buffers and gets new views into them.
 
@@ -109,18 +110,16 @@ def gather_words(
         values: `(m,)` words, `(2 * m,)` of views.
         valid: their bitmap from bit `offset` on; empty where none is null.
         indices: `(n,)` positions in `[-1, m)`.
-        buffers: what views point into.
+        views: of views, the buffers they point into.
     """
-    lanes, copy = 1, _kernels.gather_fixed
-    if is_view(kind):
-        lanes, copy = 2, _kernels.gather_views
+    lanes, copy = (1, _kernels.gather_fixed) if views is None else (2, _kernels.gather_views)
     count, places = len(indices), frozen(indices if indices.dtype == np.int32 else indices.astype(np.int32))
     data_out, out = allocate(count * lanes, values.dtype)
     valid_out, bits = allocate((count + 7) >> 3, _BYTE)
     wide = thread_count(threads, count)
     if wide == 1:
         whole = copy(values, valid, offset, places, 0, count, out, bits)
-        return pa.Array.from_buffers(kind, count, [None if whole else valid_out, data_out, *buffers])
+        return pa.Array.from_buffers(kind, count, [None if whole else valid_out, data_out, *(views or ())])
     complete: list[bool] = []
 
     def part(lo: int, hi: int) -> None:
@@ -128,7 +127,9 @@ def gather_words(
 
     parts = split((count + 7) // 8, wide)
     run_parallel([partial(part, 8 * lo, min(count, 8 * hi)) for lo, hi in parts])
-    return pa.Array.from_buffers(kind, count, [None if all(complete) else valid_out, data_out, *buffers])
+    return pa.Array.from_buffers(
+        kind, count, [None if all(complete) else valid_out, data_out, *(views or ())]
+    )
 
 
 def allocate(count: int, kind: np.dtype[Any]) -> tuple[pa.Buffer, npt.NDArray[Any]]:
