@@ -48,9 +48,9 @@ def test_what_the_source_raises_is_raised_behind_the_items_before_it() -> None:
 
 def test_leaving_early_ends_the_thread() -> None:
     before = threading.active_count()
-    items = iter(read_ahead(iter(range(10**9))))
+    items = read_ahead(iter(range(10**9)))
     assert next(items) == 0
-    items.close()  # type: ignore[attr-defined]  # it is a generator
+    items.close()
     assert threading.active_count() == before
 
 

@@ -97,7 +97,6 @@ def test_in_whatever_files_rows_come_the_answer_is_that_of_one_join(
     house = build(root, config=config, unbounded=unbounded)
     materialize(house.context, "set")
     assert as_bag(open_version(house.context, "set").to_arrow()) == as_bag(whole_join(house))
-    assert small_tasks[-1] > 1 or "none" in orders or "roughly" in orders
 
 
 def daily(root: Path, name: str, make: Any, rows: int) -> None:

@@ -141,7 +141,7 @@ def row_order(table: pa.Table, shape: Shape) -> RowOrder:
     return RowOrder(grouped.parted(ranked.astype(np.int64)), keys.take(pa.array(ranked)).combine_chunks())
 
 
-def take_rows(table: pa.Table, positions: Int64Array, *, threads: int | None) -> pa.Table:
+def take_rows(table: pa.Table, positions: Int32Array | Int64Array, *, threads: int | None) -> pa.Table:
     """Return rows by position."""
     columns = [gather(table.column(f.name), positions, threads=threads, name=f.name) for f in table.schema]
     return pa.Table.from_arrays(columns, schema=table.schema)

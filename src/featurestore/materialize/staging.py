@@ -17,12 +17,16 @@ from featurestore.core.keys import buckets_of
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array, day_text, epoch_days
 from featurestore.errors import CorruptDataError, SchemaError
 from featurestore.materialize.job import Rows
+from featurestore.materialize.partition import take_rows
 from featurestore.storage.files import announce, make_folders, storage_errors
+from featurestore.temporal.order import group_positions
 from featurestore.temporal.times import times_ns
 
 EVERY_BUCKET: Final = -1
 BEGINNING: Final = INT64_MIN // DAY_NS
 _RUNS_MAX: Final = 64
+# So many places of one batch are told apart without looking which there are.
+_CODES_MAX: Final = 1 << 16
 
 Place = tuple[int, int]  # day number, bucket
 
@@ -152,7 +156,7 @@ class Stager:
         if int(days[int(event_ns.argmin())]) < self.complete_day:
             self._refuse()
         buckets = self._bucket_of(table)
-        for (day, bucket), piece in _pieces(table, days, buckets):
+        for (day, bucket), piece in _pieces(table, days, buckets, self._buckets):
             if self._wanted is None or self._wanted.has(day, bucket):
                 self._keep((day, bucket), piece)
 
@@ -271,32 +275,42 @@ def concat_parts(parts: Iterable[Part], schema: pa.Schema) -> pa.Table:
 
 
 def _pieces(
-    table: pa.Table, days: np.ndarray, buckets: np.ndarray | None
+    table: pa.Table, days: np.ndarray, buckets: np.ndarray | None, count: int
 ) -> Iterator[tuple[Place, pa.Table]]:
     """Split rows by (day, bucket), keeping their order within each; long runs are sliced without a copy."""
-    code = days.astype(np.int64) << 16
-    if buckets is not None:
-        code |= buckets
-    edges = np.flatnonzero(np.diff(code)) + 1
-    if edges.size < _RUNS_MAX:
+    first = int(days.min())
+    code = days - np.int32(first)
+    if buckets is not None and (int(days.max()) - first) < _CODES_MAX // count:
+        code *= np.int32(count)
+        code += buckets
+    elif buckets is not None:
+        code = code * np.int64(count) + buckets
+    changes = code[1:] != code[:-1]
+    if np.count_nonzero(changes) < _RUNS_MAX:
+        edges = np.flatnonzero(changes) + 1
         bounds = [0, *edges.tolist(), len(code)]
         for start, end in pairwise(bounds):
-            yield _place(int(code[start]), buckets), table.slice(start, end - start)
+            yield _place(int(code[start]), first, buckets, count), table.slice(start, end - start)
         return
-    lowest = int(code.min())
-    width = int(code.max()) - lowest
-    # NumPy sorts 16-bit keys by counting; days and buckets of one batch nearly always fit.
-    short = (code - lowest).astype(np.uint16) if width < 1 << 16 else code
-    order = np.argsort(short, kind="stable")
-    ordered = code[order]
-    table = table.take(pa.array(order))
-    bounds = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
-    for start, end in pairwise(bounds):
-        yield _place(int(ordered[start]), buckets), table.slice(start, end - start)
+    places = None
+    if code.dtype != np.int32 or int(code.max()) >= _CODES_MAX:
+        places, inverse = np.unique(code, return_inverse=True)
+        code = inverse.astype(np.int32)
+    groups = int(code.max()) + 1
+    order, ends = group_positions(code, groups)
+    table = take_rows(table, order, threads=1)
+    start = 0
+    for group, end in enumerate(ends.tolist()):
+        if end > start:
+            own = group if places is None else int(places[group])
+            yield _place(own, first, buckets, count), table.slice(start, end - start)
+        start = end
 
 
-def _place(code: int, buckets: np.ndarray | None) -> Place:
-    return code >> 16, EVERY_BUCKET if buckets is None else code & 0xFFFF
+def _place(code: int, first: int, buckets: np.ndarray | None, count: int) -> Place:
+    if buckets is None:
+        return first + code, EVERY_BUCKET
+    return first + code // count, code % count
 
 
 def parked(path: Path, table: pa.Table) -> pa.Table:

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.errors import CorruptDataError
@@ -180,12 +179,12 @@ def _is_number(kind: pa.DataType) -> bool:
 def _repeats(column: pa.ChunkedArray) -> bool:
     """Say whether values repeat enough for a dictionary, from an even sample."""
     rows = len(column)
-    if rows == 0:
+    words = _words(column)
+    if words is None:
         return False
     size = min(rows, _SAMPLE_ROWS)
-    places = np.arange(size) * (rows - 1) // max(size - 1, 1)
-    words = _words(column)
-    distinct = len(column.take(pa.array(places)).unique()) if words is None else np.unique(words[places]).size
+    sample = np.sort(words[np.arange(size) * (rows - 1) // max(size - 1, 1)])
+    distinct = 1 + int(np.count_nonzero(sample[1:] != sample[:-1]))
     return distinct <= max(1, int(size * _DICTIONARY_SHARE))
 
 
@@ -195,24 +194,24 @@ def _is_held(column: pa.ChunkedArray) -> bool:
     zstd finds such repeats where values lie whole; split into byte streams they are lost.
     """
     rows = len(column)
-    stretch = min(rows, _SAMPLE_ROWS // _STRETCHES)
     words = _words(column)
-    same = seen = 0
+    if words is None:
+        return False
+    stretch = min(rows, _SAMPLE_ROWS // _STRETCHES)
+    same = 0
     for place in range(_STRETCHES):
         start = (rows - stretch) * place // _STRETCHES
-        if words is None:
-            values = column.slice(start, stretch).combine_chunks()
-            same += pc.sum(pc.equal(values[1:], values[:-1])).as_py() or 0
-        else:
-            part = words[start : start + stretch]
-            same += int(np.count_nonzero(part[1:] == part[:-1]))
-        seen += max(stretch - 1, 0)
-    return same > _HELD_SHARE * seen
+        part = words[start : start + stretch]
+        same += int(np.count_nonzero(part[1:] == part[:-1]))
+    return same > _HELD_SHARE * _STRETCHES * max(stretch - 1, 0)
 
 
 def _words(column: pa.ChunkedArray) -> np.ndarray | None:
-    """Return numbers as the integers of their bits, uncopied; `None` where there are nulls or no rows."""
-    if not len(column) or column.null_count or column.num_chunks != 1 or not _is_number(column.type):
+    """Return numbers as the integers of their bits, uncopied, nulls as whatever lies there.
+
+    `None` where there are no rows, or several chunks of them.
+    """
+    if column.num_chunks != 1 or not len(column) or column.null_count == len(column):
         return None
     array = column.chunk(0)
     kind = np.dtype(f"u{column.type.bit_width // 8}")
