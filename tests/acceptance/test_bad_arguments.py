@@ -177,3 +177,16 @@ def test_the_facade_refuses_what_cannot_be_right_by_a_typed_error(store: fs.Feat
         except fs.FeatureStoreError:
             refused += 1
     assert refused >= 10
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("select * from pair", r"reads a table 'pair', which is not there\n.*did you mean 'pairs'"),
+        ("select nothing from pairs", r"nothing"),
+        ("drop table pairs", r"it is another statement"),
+    ],
+)
+def test_sql_that_is_refused_says_what_there_is(store: fs.FeatureStore, query: str, says: str) -> None:
+    with pytest.raises(fs.DefinitionError, match=says):
+        store.sql(query)

@@ -5,21 +5,24 @@ Needs DuckDB 2.0, the first with `TIMESTAMPTZ_NS`: older ones cut timestamps wit
 
 import atexit
 import json
+import re
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 
 from featurestore.core.arguments import text
+from featurestore.core.names import near
 from featurestore.errors import DefinitionError, ExpressionError, FeatureStoreError, StorageError
 
 if TYPE_CHECKING:
     import duckdb
 
 _PREPARED_MAX: Final = 256
+_NO_TABLE: Final = re.compile(r"Table with name (\S+) does not exist")
 _LOCK: Final = threading.Lock()
 _OPEN: Final["weakref.WeakSet[Sandbox]"] = weakref.WeakSet()
 
@@ -75,7 +78,7 @@ class Sandbox:
                 for name in tables:
                     connection.unregister(name)
         except duckdb.Error as error:
-            failure = _translated(error, sql)
+            failure = _translated(error, sql, tables)
             raise failure from error
 
     def rows(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
@@ -222,7 +225,7 @@ def parse_select(sql: str) -> dict[str, Any]:
     parsed = json.loads(written)
     if parsed["error"]:
         raise DefinitionError(
-            f"{sql!r} is not one SELECT: {parsed.get('error_message', 'it cannot be parsed')}",
+            f"{sql!r} is not one SELECT: {_parse_reason(parsed)}",
             hint="write one read-only DuckDB SELECT",
             sql=sql,
         )
@@ -230,6 +233,11 @@ def parse_select(sql: str) -> dict[str, Any]:
         raise DefinitionError(f"{sql!r} holds {len(parsed['statements'])} statements, not one", sql=sql)
     node: dict[str, Any] = parsed["statements"][0]["node"]
     return node
+
+
+def _parse_reason(parsed: Mapping[str, Any]) -> str:
+    said = str(parsed.get("error_message", "it cannot be parsed"))
+    return "it is another statement" if "Only SELECT statements" in said else said
 
 
 def quoted(name: str) -> str:
@@ -255,7 +263,7 @@ def _connect(threads: int) -> "duckdb.DuckDBPyConnection":
     return connection
 
 
-def _translated(error: "duckdb.Error", sql: str) -> FeatureStoreError:
+def _translated(error: "duckdb.Error", sql: str, tables: Iterable[str] = ()) -> FeatureStoreError:
     import duckdb  # noqa: PLC0415 -- heavy: loaded when first used
 
     said = str(error).strip()
@@ -267,7 +275,16 @@ def _translated(error: "duckdb.Error", sql: str) -> FeatureStoreError:
             hint="SQL here reads the tables it is given, and no file, URL, extension or setting",
             sql=sql,
         )
-    return DefinitionError(f"{sql!r} is not valid here: {said}", sql=sql)
+    missing = _NO_TABLE.search(said)
+    if missing is not None:  # DuckDB would offer its own system tables
+        return DefinitionError(
+            f"{sql!r} reads a table {missing[1]!r}, which is not there",
+            hint=near(missing[1], tables),
+            sql=sql,
+        )
+    return DefinitionError(
+        f"{sql!r} is not valid here: {said}", hint="the SQL is that of a DuckDB SELECT", sql=sql
+    )
 
 
 @atexit.register
