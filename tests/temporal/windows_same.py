@@ -1,0 +1,138 @@
+"""Mutants of the window kernels that answer the same, each with the reason."""
+
+from typing import Final
+
+_UNEQUAL: Final = "they are not equal here"
+_LARGER: Final = "more memory than is needed"
+_OPERATIONS: Final = "operations = np.empty(4 * (hi - lo) + 2 * (task[1] - task[0]) + 2, np.int64)"
+_SMALLER: Final = "batches are smaller than they need to be"
+_SOONER: Final = "the set begins anew sooner"
+_ROOT: Final = "the root is a left child of nobody, and place 0 is never usable"
+
+_LARGE: Final = "is_large = q_end - q > most_readers or r_end - r > most_rows"
+_FULL: Final = "is_full = q_end - first_reader > most_readers or r_end - first_row > most_rows"
+_SPENT: Final = "spent = k - 2 * (q - task[0]) > 2 * len(live)"
+_ANEW: Final = "if spent or new_hi < hi or new_lo < lo or (late and cut < last_cut):"
+_CLEARED: Final = "live[lo - first_row : hi - first_row] = False"
+_KNOWN_ALREADY: Final = "while p < len(by_known) and known[by_known[p]] <= cut:"
+_ENOUGH: Final = "if b - a <= limit or last - q <= few_readers:"
+_REACH: Final = "if reach >= 0 and now >= INT64_MIN + reach:"
+
+_ZERO_SHIFT: Final = "NumPy shifts by 64 bits to 0; compiled code is held by `test_exact.py`"
+_NOTHING_THERE: Final = "the square is not greater than what it is taken from: it has no part beyond that"
+_GUARD: Final = "if i + j < count and total[j] != _ZERO:"
+_HIGH_GUARD: Final = "if i + j + 1 < count:"
+_COUNT_FIRST: Final = "column 0 is always a count"
+_MORE_EXACT: Final = "wider sums answer the same"
+_SPARE_LIMBS: Final = "limbs to spare"
+_OF_ONE: Final = "the spread of one value is null whatever is written"
+_FITS: Final = "if squares and (width > _SPREAD_WIDTH or 2 * width + bit_length(rows) > 191):"
+_WANTED_SPREAD: Final = "if slots[w, VAR] >= 0 or slots[w, STD] >= 0:"
+_INTEGER_SUM: Final = "if kind != FLOAT and slots[SUM] >= 0:"
+_TOTALS: Final = "if slots[SUM] >= 0 or slots[MEAN] >= 0:"
+_SPREADS: Final = "if n > _ONE and (slots[VAR] >= 0 or slots[STD] >= 0):"
+_SET_SPREAD: Final = "if n > 1 and len(squares) > 0:"
+_TOTAL_LIMBS: Final = "total = np.zeros((width + rows_bits + 63) // 64 + 1, np.uint64)"
+_SQUARE_LIMBS: Final = "squares = np.zeros((2 * width + rows_bits + 63) // 64 + 2, np.uint64)"
+_OF_SQUARES: Final = "of_squares = squares if slots[w, VAR] >= 0 or slots[w, STD] >= 0 else squares[:0]"
+_OF_TOTAL: Final = (
+    "of_total = total if slots[w, SUM] >= 0 or slots[w, MEAN] >= 0 or len(of_squares) else total[:0]"
+)
+
+# Mutants that answer the same, by (function, changed line, change).
+SAME: Final[dict[tuple[str, str, str], str]] = {
+    ("extremes_by_blocks", "size = max(size, tasks[k, 3] - tasks[k, 2])", "Sub to Add"): _LARGER,
+    ("extremes_by_moves", "while size < hi - lo:", "Lt to LtE"): _LARGER,
+    ("extremes_by_moves", "while size < hi - lo:", "Sub to Add"): _LARGER,
+    ("extremes_by_moves", "keys = np.empty(hi - lo, np.int64)", "Sub to Add"): _LARGER,
+    ("extremes_by_moves", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
+    ("extremes_by_moves", _OPERATIONS, "Sub to Add"): _LARGER,
+    ("count_distinct", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
+    ("count_distinct", _OPERATIONS, "Sub to Add"): _LARGER,
+    ("count_distinct", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
+    ("extremes_by_moves", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
+    ("fill_blocks", "while (1 << level) <= blocks:", "LtE to Lt"): "no range spans every block",
+    ("usable_tree", "while size < hi - lo:", "Lt to LtE"): _LARGER,
+    ("usable_tree", "while size < hi - lo:", "Sub to Add"): _LARGER,
+    ("tree_put", "while node > 1:", "Gt to GtE"): _ROOT,
+    ("find_last", "if node <= 1:", "LtE to Lt"): _ROOT,
+    ("find_last", "while node > 1 and node & 1 == 0:", "Gt to GtE"): _ROOT,
+    ("find_first", "while node > 1 and node & 1 == 1:", "Gt to GtE"): _ROOT,
+    ("find_first", "while node < size:", "Lt to LtE"): "the first leaf is right of nothing",
+    ("cut_batches", _LARGE, "Gt to GtE"): _SMALLER,
+    ("cut_batches", _FULL, "Gt to GtE"): _SMALLER,
+    (
+        "cut_batches",
+        _REACH,
+        "GtE to Gt",
+    ): "a window is longer than 0; at the end of time all rows are in reach",
+    ("cut_batches", _LARGE, "Sub to Add"): _SMALLER,
+    ("cut_batches", _FULL, "Sub to Add"): _SMALLER,
+    ("cut_batches", _ENOUGH, "LtE to Lt"): _SMALLER,
+    ("cut_batches", _ENOUGH, "Sub to Add"): _SMALLER,
+    ("find_late", "if known[i] < known[i - 1]:", "Lt to LtE"): "rows asked one by one answer the same",
+    ("window_start", "if tile > 0:", "Gt to GtE"): "a remainder of 0 is 0",
+    ("advance", "return upper_bound(values, lo, at - 1, key)", "Sub to Add"): "a wider search",
+    ("advance", "step += 1", "Add to Sub"): "no search, step by step",
+    ("advance", "if step == 64:", "Eq to NotEq"): "a search at once",
+    ("cut_tasks", "elif next_b - next_a > limit:", "Gt to GtE"): _SMALLER,
+    ("cut_tasks", "elif next_b - next_a > limit:", "Sub to Add"): _SMALLER,
+    ("cut_tasks", "limit = max(limit, 2 * (next_b - next_a))", "Sub to Add"): "tasks are larger",
+    ("moves", _SPENT, "Gt to GtE"): _SOONER,
+    ("moves", _SPENT, "Sub to Add"): _SOONER,
+    ("moves", _ANEW, "Lt to LtE"): _SOONER,
+    ("moves", _ANEW, "And to Or"): _SOONER,
+    ("moves", "out[k] = i * 4 + INSERT", "Add to Sub"): "INSERT is 0",
+    ("moves", _CLEARED, "Sub to Add"): "what lies before the range is not asked for again",
+    ("moves", _KNOWN_ALREADY, "LtE to Lt"): "a row that is counted is not counted again",
+    ("magnitude", "if kind == 1 and bits < 0:", "Lt to LtE"): "0 less 0 is 0",
+    ("double_of_128", "if shift > _ZERO:", "Gt to GtE"): _ZERO_SHIFT,
+    ("double_of_limbs", "while top > 0 and limbs[top] == _ZERO:", "Gt to GtE"): "0 by any power of 2 is 0",
+    ("limbs_spread", _GUARD, "And to Or"): _NOTHING_THERE,
+    ("limbs_spread", _GUARD, "Lt to LtE"): _NOTHING_THERE,
+    ("limbs_spread", _GUARD, "Add to Sub"): _NOTHING_THERE,
+    ("limbs_spread", _HIGH_GUARD, "Lt to LtE"): _NOTHING_THERE,
+    ("limbs_spread", _HIGH_GUARD, "Add to Sub"): _NOTHING_THERE,
+    ("scan", "return 1075, 1075 + 11, False", "Add to Sub"): "integers of 64 bits fit either way",
+    ("fits_prefix", "width = most - least + 53", "Sub to Add"): _MORE_EXACT,
+    ("fits_prefix", _FITS, "And to Or"): _MORE_EXACT,
+    ("fits_prefix", _FITS, "Gt to GtE"): _MORE_EXACT,
+    ("fits_prefix", "return width + bit_length(rows) <= 126", "LtE to Lt"): _MORE_EXACT,
+    ("write_totals", "if slots[SUM] >= 0 and not whole:", "GtE to Gt"): _COUNT_FIRST,
+    ("write_totals", "if slots[MEAN] >= 0:", "GtE to Gt"): _COUNT_FIRST,
+    ("write_spread", "if slots[VAR] >= 0:", "GtE to Gt"): _COUNT_FIRST,
+    ("write_spread", "if slots[STD] >= 0:", "GtE to Gt"): _COUNT_FIRST,
+    ("special_of", "return 4 if bits < 0 else 2", "Lt to LtE"): "infinity is not 0",
+    ("fill_prefix", "if kind != UINT and raw < 0:", "Lt to LtE"): "less 0 is 0",
+    ("any_spread", _WANTED_SPREAD, "GtE to Gt"): _COUNT_FIRST,
+    ("sum_by_prefix", "scratch = max(scratch, tasks[k, 3] - tasks[k, 2] + 1)", "Sub to Add"): _LARGER,
+    ("sum_by_prefix", "if not fits_prefix(least, most, hi - lo, squares):", "Sub to Add"): _MORE_EXACT,
+    ("sum_by_prefix", "if b > a:", "Gt to GtE"): "an empty range counts 0",
+    ("read_prefix", _INTEGER_SUM, "GtE to Gt"): _COUNT_FIRST,
+    ("read_prefix", _TOTALS, "GtE to Gt"): _COUNT_FIRST,
+    ("read_prefix", _SPREADS, "GtE to Gt"): _COUNT_FIRST,
+    ("read_prefix", _SPREADS, "Gt to GtE"): _OF_ONE,
+    ("add_value", "elif insert == (kind == UINT or raw >= 0):", "GtE to Gt"): "0 has returned before",
+    ("read_set", _INTEGER_SUM, "GtE to Gt"): _COUNT_FIRST,
+    ("read_set", _SET_SPREAD, "And to Or"): _OF_ONE,
+    ("read_set", _SET_SPREAD, "Gt to GtE"): _OF_ONE,
+    ("sum_by_moves", "width = most - least + 53", "Sub to Add"): _LARGER,
+    ("sum_by_moves", "rows_bits = bit_length(hi - lo) + 1", "Sub to Add"): _LARGER,
+    ("sum_by_moves", "rows_bits = bit_length(hi - lo) + 1", "Add to Sub"): _SPARE_LIMBS,
+    ("sum_by_moves", _TOTAL_LIMBS, "Add to Sub"): _SPARE_LIMBS,
+    ("sum_by_moves", _SQUARE_LIMBS, "Add to Sub"): _SPARE_LIMBS,
+    ("sum_by_moves", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
+    ("sum_by_moves", _OPERATIONS, "Sub to Add"): _LARGER,
+    ("sum_by_moves", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
+    ("sum_by_moves", _OF_SQUARES, "GtE to Gt"): _COUNT_FIRST,
+    ("sum_by_moves", _OF_TOTAL, "GtE to Gt"): _COUNT_FIRST,
+    ("is_after", "return bool(event[a] > event[b])", "Gt to GtE"): _UNEQUAL,
+    ("is_after", "return bool(known[a] > known[b])", "Gt to GtE"): _UNEQUAL,
+    ("is_after", "return bool(sequence[a] > sequence[b])", "Gt to GtE"): _UNEQUAL,
+    ("is_after", "return a > b", "Gt to GtE"): "a row is not compared with itself",
+    (
+        "mark_newest",
+        "elif known.size and known[i] > at_ns:",
+        "Gt to GtE",
+    ): "a row known at the cut and not the newest then loses to the newest",
+}
