@@ -88,6 +88,10 @@ class Catalog:
         self._commits: dict[int, Commit] = {0: NO_COMMIT}
         self._snapshots: dict[int, CatalogSnapshot] = {0: CatalogSnapshot()}
 
+    def __repr__(self) -> str:
+        read = "" if self._head is None else f", version {self._head.snapshot.version}"
+        return f"Catalog({self._store!r}{read})"
+
     # -- reading ---------------------------------------------------------------------------------------
 
     @property

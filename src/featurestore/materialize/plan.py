@@ -126,6 +126,10 @@ class MaterializationPlan:
     sources: Mapping[str, SourceStat] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        # A plan may hold 100,000 tasks; `explain()` prints them.
+        return f"MaterializationPlan({self.name!r}, {self.rows:,} rows, {self.tasks:,} tasks)"
+
     @property
     def rows(self) -> int:
         """Spine rows in all."""

@@ -133,6 +133,13 @@ class Manifest:
     erasure: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
+    def __repr__(self) -> str:
+        # Its shards may be 100,000; the fields are there to be asked for.
+        return (
+            f"Manifest({self.name!r} version {self.version}, {self.rows:,} rows, "
+            f"{len(self.columns)} columns, fingerprint {self.fingerprint})"
+        )
+
     @property
     def schema(self) -> pa.Schema:
         """The logical schema: spine, features, labels."""

@@ -438,7 +438,9 @@ def _foreign_errors() -> tuple[type[BaseException], ...]:
 
 def _object_info(found: Mapping[str, Any]) -> ObjectInfo:
     at = found.get("LastModified") or found.get("last_modified") or found.get("created")
-    return ObjectInfo(int(found["size"] or 0), 0 if at is None else int(at.timestamp() * 10**9))
+    # fsspec leaves the type open: datetimes, or seconds since 1970.
+    seconds = at if isinstance(at, (int, float)) else 0 if at is None else at.timestamp()
+    return ObjectInfo(int(found["size"] or 0), int(seconds * 10**9))
 
 
 def default_cache_folder() -> str:
