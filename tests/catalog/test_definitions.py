@@ -284,3 +284,16 @@ def test_a_service_given_by_name_or_object_is_the_same_training_set() -> None:
     by_name = TrainingSet("t", spine=TRADES_SOURCE, service="m")
     assert by_name == TrainingSet("t", spine=TRADES_SOURCE, features=service)
     assert by_name == TrainingSet("t", spine="trades", service=service)
+
+
+@pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        *(("double", "float64"), ("BIGINT", "int64"), ("integer", "int32"), ("real", "float32")),
+        *(("varchar", "string"), ("boolean", "bool"), ("timestamptz", "timestamp")),
+    ],
+)
+def test_request_fields_take_the_types_of_sql(sql: str, name: str) -> None:
+    written = OnDemandFeatureView("o", request={"x": sql}, features={"a": "x"})
+    assert written == OnDemandFeatureView("o", request={"x": name}, features={"a": "x"})
+    assert written.digest() == OnDemandFeatureView("o", request={"x": name}, features={"a": "x"}).digest()

@@ -23,6 +23,17 @@ REQUEST_TYPES: Final[Mapping[str, pa.DataType]] = {
     "timestamp": pa.timestamp("ns", "UTC"),
 }
 _PYTHON_TYPES: Final = {bool: "bool", int: "int64", float: "float64", str: "string"}
+# As DuckDB reads them; "int" and "float" are left out, which mean other widths in Python than in SQL.
+_SQL_TYPES: Final = {
+    "boolean": "bool",
+    "integer": "int32",
+    "bigint": "int64",
+    "real": "float32",
+    "double": "float64",
+    "varchar": "string",
+    "text": "string",
+    "timestamptz": "timestamp",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -32,7 +43,7 @@ class OnDemandFeatureView(Definition):
     Attributes:
         inputs: The features it reads; an expression names them by their feature name.
         request: Columns that the request (offline: the spine) brings, with their types: names of
-            `REQUEST_TYPES`; given as such, as Arrow types, or as `bool`, `int`, `float` and `str`.
+            `REQUEST_TYPES`; given as such, as Arrow types, as `bool`, `int`, `float` and `str`, or as SQL types (`double`).
         features: SQL scalar expressions over inputs and request columns, in order.
     """
 
@@ -98,6 +109,8 @@ class OnDemandFeatureView(Definition):
 def _request_type(what: str, column: str, kind: Any) -> str:
     check_feature_name(column, "request field")
     given = _PYTHON_TYPES.get(kind, "") if isinstance(kind, type) else kind
+    if isinstance(given, str):
+        given = _SQL_TYPES.get(given.lower(), given)
     for name, arrow in REQUEST_TYPES.items():
         if given == (arrow if isinstance(given, pa.DataType) else name):
             return name
