@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.core.time import INT64_MIN
 from featurestore.errors import CorruptDataError, SchemaError
 from featurestore.serve.codec import Block, RowCodec
 
@@ -80,15 +79,10 @@ def test_rows_of_every_type_survive_sorted_into_keys(table: pa.Table, data: st.D
     keys = data.draw(st.integers(1, 4))
     cuts = sorted(data.draw(st.lists(st.integers(0, rows), min_size=keys - 1, max_size=keys - 1)))
     counts = np.diff([0, *cuts, rows]).astype(np.int64)
-    erased = np.full(keys, INT64_MIN, np.int64)
-    erased[0] = 77
-    values = codec.values(block.take(order), counts, erased)
-    assert [v is None for v in values] == [
-        n == 0 and e == INT64_MIN for n, e in zip(counts, erased, strict=True)
-    ]
+    values = codec.values(block.take(order), counts)
+    assert [v is None for v in values] == [n == 0 for n in counts]
     stored = codec.decode([None, *values])
     assert stored.counts.tolist() == [0, *counts.tolist()]
-    assert stored.erased_ns.tolist() == [INT64_MIN, *erased.tolist()]
     found = codec.table(stored.block)
     assert found.schema == table.schema
     for name in table.column_names:
@@ -121,7 +115,7 @@ def test_bytes_that_are_not_ours_are_refused(spoil: Any) -> None:
     codec = RowCodec(pa.schema([("x", pa.int64()), ("s", pa.string())]))
     one = np.ones(1, np.int64)
     block = codec.encode(one, one, one, [pa.array([1]), pa.array(["abc"])])
-    (value,) = codec.values(block, one, one)
+    (value,) = codec.values(block, one)
     with pytest.raises(CorruptDataError):
         codec.table(codec.decode([spoil(value)]).block)
 

@@ -62,6 +62,7 @@ def test_the_wire_carries_what_is_read_in_process(
     for _ in range(2):  # the second time the client knows the schema
         found = client.get_online_features(features, rows, arrow=arrow)
         assert found.to_arrow().equals(wanted.to_arrow())
+        assert found.to_pandas().equals(wanted.to_pandas())
         assert found.to_dict() == wanted.to_dict()
         assert found.statuses() == wanted.statuses()
         assert found.event_timestamps() == wanted.event_timestamps()

@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.serve.conftest import NOW, OPENER
 from tests.serve.house import backend_at, quotes
@@ -60,15 +61,22 @@ def test_what_was_acknowledged_outlives_kills_of_workers(tmp_path: Path, workers
     with serve(str(tmp_path), now=NOW, opener=OPENER, workers=workers) as server:
         pusher = Pusher(server.address)
         pusher.start()
+        away_s = []
         for _ in range(kills):
-            before = len(pusher.acknowledged)
-            until = time.monotonic() + 30
-            while len(pusher.acknowledged) == before and time.monotonic() < until:
+            before, killed = len(pusher.acknowledged), time.monotonic()
+            while len(pusher.acknowledged) == before:
+                assert time.monotonic() < killed + 60
                 time.sleep(0.01)
+            away_s.append(time.monotonic() - killed)
             time.sleep(draw.random() * 0.1)
             os.kill(draw.choice(server.pids), signal.SIGKILL)
         pusher.stopping.set()
         pusher.join()
+        p50, p90 = np.percentile(away_s[1:], [50, 90])
+        print(  # noqa: T201
+            f"\n{kills} kills of {workers} workers, {len(pusher.acknowledged)} pushes acknowledged; "
+            f"the next one after {p50:.2f} s, of ten nine within {p90:.2f} s"
+        )
         assert len(pusher.acknowledged) >= kills
         with closing(backend_at(tmp_path, now_ns=NOW)) as backend:
             for number in pusher.acknowledged:

@@ -12,10 +12,17 @@ from tests.serve.house import backend_at, quotes, snapshot_of
 
 from featurestore.catalog.refs import Ref
 from featurestore.core.clock import ManualClock
-from featurestore.errors import DefinitionError, NotFoundError, SchemaError
+from featurestore.errors import (
+    CorruptDataError,
+    DefinitionError,
+    MissingDependencyError,
+    NotFoundError,
+    SchemaError,
+)
 from featurestore.serve.backend import OnlineBackend
 from featurestore.serve.memory_store import MemoryStore
-from featurestore.serve.views import OnlineView
+from featurestore.serve.store import Edit
+from featurestore.serve.views import OnlineView, online_view
 from featurestore.serve.writes import merge_rows, prepare_rows
 from featurestore.storage.suppression import (
     ERASE,
@@ -121,7 +128,7 @@ def timeless(view: OnlineView, value: bytes | None) -> object:
     records = stored.block.records.copy()
     records["arrival"] = 0
     heap = None if stored.block.heap is None else stored.block.heap.to_pylist()
-    return records.tobytes(), heap, stored.counts.tolist(), stored.erased_ns.tolist()
+    return records.tobytes(), heap, stored.counts.tolist()
 
 
 def test_a_late_row_never_replaces_a_newer_one() -> None:
@@ -243,3 +250,35 @@ def test_one_reader_and_many_decide_visibility_alike(
         mine = [at for at, r in enumerate(rows) if r[0] == code]
         newest = max((at for at in mine if seen[at]), default=-1)
         assert [bool(kept[at]) for at in mine] == [at >= newest for at in mine]
+
+
+def test_an_answer_becomes_a_pandas_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = backend()
+    found.push("quotes", quotes([{"symbol": "A", "ts": 990, "bid": 0.1, "venue": "N", "size": 7}]))
+    answer = found.get_online_features(["quote:bid", "quote:venue", "quote:size"], {"symbol": ["A", "B"]})
+    frame = answer.to_pandas()
+    assert frame.columns.tolist() == ["symbol", "bid", "venue", "size"]
+    assert frame["symbol"].tolist() == ["A", "B"]
+    assert frame["bid"][0] == 0.1
+    assert frame["venue"][0] == "N"
+    assert frame["size"][0] == 7
+    assert frame.isna().iloc[1].tolist() == [False, True, True, True]
+    one = found.get_online_features(["quote:size"], {"symbol": ["A"]}).to_pandas()
+    assert one["size"].dtype == "int32"
+    monkeypatch.setattr("featurestore.serve.response.find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match="needs pandas"):
+        answer.to_pandas()
+
+
+def test_a_table_of_another_release_is_refused_and_its_values_are_not_misread() -> None:
+    found = backend()
+    found.store.open_table("quote@1", "2" * 32)
+    view = online_view(SNAPSHOT, Ref("quote"))
+    keys = [key for key in view.encode_keys([["A"]]) if key is not None]
+    put = Edit("quote@1", keys, lambda *_: [b"\2" * 16 + b"\0" * 90], lambda floor: floor)
+    found.store.update([put])
+    with pytest.raises(SchemaError, match="another layout"):
+        found.push("quotes", quotes([{"symbol": "A", "ts": 990, "bid": 0.1}]))
+    for symbols in (["A"], ["A", "B"]):
+        with pytest.raises(CorruptDataError, match="layout"):
+            found.get_online_features(["quote"], {"symbol": symbols})

@@ -214,11 +214,11 @@ class OneReading:
         self.possible = None not in codes and all(map(_is_text, texts))
         width = f"{codec.mask_bytes}s" + (f"{len(codec.variable)}I" if codec.variable else "")
         self._unpack = (
-            struct.Struct("<IIqqqqQ" + width + "".join(c or "" for c in codes)) if self.possible else None
+            struct.Struct("<IIqqqQ" + width + "".join(c or "" for c in codes)) if self.possible else None
         )
         order = [at for pack in codec.packs for at in pack.columns]
         self._texts = len(codec.variable)
-        first = 8 + self._texts
+        first = 7 + self._texts
         place = {at: first + number for number, at in enumerate(order)}
         end = first + len(order)
         place |= {at: end + number for number, at in enumerate(codec.variable)}
@@ -240,14 +240,14 @@ class OneReading:
             raise CorruptDataError("a stored row was written under another layout")
         if cells[1] != 1:
             return None
-        event, known = cells[3], cells[4]
+        event, known = cells[2], cells[3]
         if not is_visible(event, known, now_ns):
             return OneReader(self, NOT_FOUND, INT64_MIN, 0, ())
         if not is_fresh(event, now_ns, self.ttl_ns):
             return OneReader(self, EXPIRED, INT64_MIN, 0, ())
-        valid = int.from_bytes(cells[7], "little")
+        valid = int.from_bytes(cells[6], "little")
         if self._texts:
-            cells += self._strings(value, cells[8 : 8 + self._texts])
+            cells += self._strings(value, cells[7 : 7 + self._texts])
         return OneReader(self, PRESENT, event, valid, cells, raw=value)
 
     def _strings(self, value: bytes, lengths: Sequence[int]) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,10 @@ from featurestore.errors import ServerError
 from featurestore.serve.codec import fixed_array, fixed_dtype
 from featurestore.serve.proto import online_pb2 as pb
 from featurestore.serve.request import Column, KeyMapping, Readers
-from featurestore.serve.response import STATUS
+from featurestore.serve.response import STATUS, as_pandas
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,14 @@ class ClientResponse:
         for field, column in zip(self._shape.schema, self._columns(), strict=True):
             table = table.append_column(field, column)
         return table
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return what `to_arrow` does as a pandas frame; there, integers beside nulls are floats.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        return as_pandas(self.to_arrow())
 
     def to_dict(self) -> dict[str, list[object]]:
         """Return entity and feature columns as Python lists."""

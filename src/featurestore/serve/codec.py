@@ -19,12 +19,11 @@ from featurestore.core.canonical import digest_json
 from featurestore.core.time import INT64_MIN, Int64Array
 from featurestore.errors import CorruptDataError, SchemaError
 
-HEADER: Final = np.dtype([("codec", "<u4"), ("rows", "<u4"), ("erased", "<i8")])
+_FORMAT: Final = 3  # of records and values; tables of another one are refused when they are opened
+HEADER: Final = np.dtype([("codec", "<u4"), ("rows", "<u4")])
 HEADER_BYTES: Final = HEADER.itemsize
 CLOCKS: Final = ("event", "known", "sequence", "arrival")
-_VERSION: Final = np.dtype(
-    [("codec", "<u4"), ("rows", "<u4"), ("erased", "<i8"), *((name, "<i8") for name in CLOCKS)]
-)
+_VERSION: Final = np.dtype([("codec", "<u4"), ("rows", "<u4"), *((name, "<i8") for name in CLOCKS)])
 Versions = tuple[Int64Array, Int64Array, Int64Array]
 
 Records = npt.NDArray[np.void]
@@ -78,12 +77,10 @@ class Stored:
     Attributes:
         block: The rows of all keys, key after key, each key's in (event, known, sequence, arrival) order.
         counts: `(k,)` rows of each key.
-        erased_ns: `(k,)` each key's tombstone, `INT64_MIN` where there is none.
     """
 
     block: Block
     counts: Int64Array
-    erased_ns: Int64Array
 
     def codes(self) -> npt.NDArray[np.int32]:
         """Return each row's key, numbered in the order they were asked for."""
@@ -113,7 +110,7 @@ class RowCodec:
         fields += [(p.field, p.dtype, (len(p.columns),)) for p in self.packs]
         self.record: np.dtype[np.void] = np.dtype(fields)
         self.stride = self.record.itemsize
-        self.fingerprint = digest_json({"format": 2, "schema": [[f.name, str(f.type)] for f in schema]})
+        self.fingerprint = digest_json({"format": _FORMAT, "schema": [[f.name, str(f.type)] for f in schema]})
         self.tag = int(self.fingerprint[:8], 16)
         self._whole = np.dtype([("head", HEADER), ("row", self.record)])
         self.places = {c: (pack, at) for pack in self.packs for at, c in enumerate(pack.columns)}
@@ -144,9 +141,9 @@ class RowCodec:
         return Block(records, heap)
 
     def lone_values(self, block: Block) -> list[bytes]:
-        """Write one value for each row, as for keys that hold it alone and were never erased."""
+        """Write one value for each row, as for keys that hold it alone."""
         whole = np.empty(len(block), self._whole)
-        whole["head"] = np.array((self.tag, 1, INT64_MIN), HEADER)
+        whole["head"] = np.array((self.tag, 1), HEADER)
         whole["row"] = block.records
         raw, size = whole.tobytes(), self._whole.itemsize
         lone = [raw[at : at + size] for at in range(0, len(raw), size)]
@@ -159,7 +156,7 @@ class RowCodec:
     def versions(self, values: Sequence[bytes | None]) -> Versions | None:
         """Read event, known and sequence of keys that hold at most one row each.
 
-        A key that holds none is earlier than any; `None` where one holds several rows or was erased.
+        A key that holds none is earlier than any; `None` where one holds several rows.
 
         Raises:
             CorruptDataError: a value is not one that this codec wrote.
@@ -167,23 +164,23 @@ class RowCodec:
         none = self._no_version
         heads = b"".join([none if v is None else v[: _VERSION.itemsize] for v in values])
         if len(heads) != len(values) * _VERSION.itemsize:
-            return None  # a key without rows is shorter: erased
+            raise self._corrupt()
         found = np.frombuffer(heads, _VERSION)
         if (found["codec"] != self.tag).any():
             raise self._corrupt()
-        if (found["rows"] != 1).any() or (found["erased"] != INT64_MIN).any():
+        if (found["rows"] != 1).any():
             return None
         return found["event"], found["known"], found["sequence"]
 
-    def values(self, block: Block, counts: Int64Array, erased_ns: Int64Array) -> list[bytes | None]:
-        """Write each key's value; a key without rows and without a tombstone has none."""
+    def values(self, block: Block, counts: Int64Array) -> list[bytes | None]:
+        """Write each key's value; a key without rows has none."""
         headers = np.zeros(counts.size, HEADER)
-        headers["codec"], headers["rows"], headers["erased"] = self.tag, counts, erased_ns
+        headers["codec"], headers["rows"] = self.tag, counts
         head = headers.tobytes()
         body = block.records.tobytes()
         ends = np.cumsum(counts) * self.stride
         starts = (ends - counts * self.stride).tolist()
-        empty = ((counts == 0) & (erased_ns == INT64_MIN)).tolist()
+        empty = (counts == 0).tolist()
         size = HEADER_BYTES
         if block.heap is None:
             return [
@@ -214,7 +211,6 @@ class RowCodec:
         if (headers["codec"] != self.tag).any():
             raise self._corrupt()
         counts = headers["rows"].astype(np.int64)
-        erased = headers["erased"].astype(np.int64)
         stride = self.stride
         if not self.variable:
             body = b"".join([v[HEADER_BYTES:] for v in values if v is not None])
@@ -227,7 +223,7 @@ class RowCodec:
         if len(body) != int(counts.sum()) * stride:
             raise self._corrupt()
         records = np.frombuffer(body, self.record)
-        return Stored(Block(records, self._heap_array(records, heap)), counts, erased)
+        return Stored(Block(records, self._heap_array(records, heap)), counts)
 
     def table(self, block: Block, names: Sequence[str] | None = None) -> pa.Table:
         """Decode columns, all or those named, in that order."""
@@ -283,7 +279,7 @@ class RowCodec:
     @cached_property
     def _no_version(self) -> bytes:
         version = np.zeros(1, _VERSION)
-        version["codec"], version["rows"], version["erased"] = self.tag, 1, INT64_MIN
+        version["codec"], version["rows"] = self.tag, 1
         for name in CLOCKS:
             version[name] = INT64_MIN
         return version.tobytes()
@@ -291,13 +287,14 @@ class RowCodec:
     @cached_property
     def _absent(self) -> bytes:
         header = np.zeros(1, HEADER)
-        header["codec"], header["erased"] = self.tag, INT64_MIN
+        header["codec"] = self.tag
         return header.tobytes()
 
     def _corrupt(self) -> CorruptDataError:
         return CorruptDataError(
             f"a stored row does not fit the layout of columns {', '.join(self.schema.names)}",
-            hint="the online store was written under other column types; write the view to it again",
+            hint="the online store was written under other column types, or by another release; erase it and "
+            "write the view again",
         )
 
 

@@ -101,9 +101,9 @@ class LmdbStore:
                 found = fingerprint if raw is None else str(json.loads(raw)["fingerprint"])
         if found != fingerprint:
             raise SchemaError(
-                f"online table {name} was written with other columns",
-                hint="a view's column types changed without a new version; erase the online folder and "
-                "write the view again",
+                f"online table {name} was written in another layout",
+                hint="a view's column types changed without a new version, or another release wrote it; "
+                "erase the online folder and write the view again",
                 table=name,
             )
 

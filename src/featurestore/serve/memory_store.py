@@ -28,7 +28,7 @@ class MemoryStore:
         """
         with self._lock:
             if self._fingerprints.setdefault(name, fingerprint) != fingerprint:
-                raise SchemaError(f"online table {name} was written with other columns", table=name)
+                raise SchemaError(f"online table {name} was written in another layout", table=name)
             self._rows.setdefault(name, {})
 
     def tables(self) -> dict[str, str]:

@@ -93,8 +93,9 @@ class RedisStore:
         found = self._call("hget", self.prefix + b"tables", name).decode()
         if found != fingerprint:
             raise SchemaError(
-                f"online table {name} was written with other columns",
-                hint="a view's column types changed without a new version; remove the table and write again",
+                f"online table {name} was written in another layout",
+                hint="a view's column types changed without a new version, or another release wrote it; "
+                "remove the table and write the view again",
                 table=name,
             )
 

@@ -1,17 +1,21 @@
 """OnlineResponse: values, statuses and event timestamps, in request order."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.core.time import INT64_MIN, Int64Array
+from featurestore.errors import MissingDependencyError
 from featurestore.resolve.views import NULL, PRESENT
 from featurestore.serve.answers import Answer, OneReader, StatusArray
 from featurestore.serve.request import Readers
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from featurestore.serve.reader import ReadPlan
 
 # By the codes of resolve.views; the words are those of the field's wire formats.
@@ -71,6 +75,14 @@ class OnlineResponse:
         for column in self.plan.join.columns:
             table = table.append_column(pa.field(column.name, column.type), self.array(column.cell))
         return table
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return what `to_arrow` does as a pandas frame; there, integers beside nulls are floats.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        return as_pandas(self.to_arrow())
 
     def features(self) -> pa.RecordBatch:
         """Return the feature columns alone."""
@@ -132,3 +144,16 @@ class OnlineResponse:
             return None
         ones = [a for a in self.answers.values() if isinstance(a, OneReader)]
         return ones if len(ones) == len(self.answers) else None
+
+
+def as_pandas(table: pa.Table) -> "pd.DataFrame":
+    """Return a table as a pandas frame.
+
+    Raises:
+        MissingDependencyError: pandas is not installed.
+    """
+    if find_spec("pandas") is None:
+        raise MissingDependencyError(
+            "to_pandas needs pandas, which is not installed", hint="pip install pandas"
+        )
+    return table.to_pandas()

@@ -24,7 +24,7 @@ from featurestore.resolve.views import Numbered, evaluate_features, view_events
 from featurestore.serve.codec import Block, Stored, concat_blocks
 from featurestore.serve.entity_keys import stored_keys
 from featurestore.serve.views import OnlineView, check_key_kind, stored_events
-from featurestore.temporal.visible import newest_and_later, replacing_rows, surviving_rows
+from featurestore.temporal.visible import newest_and_later, replacing_rows
 
 Int32Array = npt.NDArray[np.int32]
 _VERSION: Final = ("event", "known", "sequence")
@@ -128,13 +128,13 @@ def _merged(
     stored = codec.decode(old)
     block, codes, first_new = _combined(stored, prepared)
     # Rows are moved once, at the end: until then they are chosen by position, on their clocks alone.
-    chosen = _sorted(block, codes, stored.erased_ns)
+    chosen = _sorted(block, codes)
     unique = _without_repeats(block, codes, chosen, first_new)
     if unique is not None:
         chosen = chosen[unique]
     chosen = chosen[_retained(view, block, codes, chosen, len(prepared.keys), at_ns)]
     counts = np.bincount(codes[chosen], minlength=len(prepared.keys)).astype(np.int64)
-    return codec.values(block.take(chosen), counts, stored.erased_ns)
+    return codec.values(block.take(chosen), counts)
 
 
 def _evaluated(view: OnlineView, table: pa.Table) -> tuple[Events, list[pa.Array]]:
@@ -205,12 +205,10 @@ def _combined(stored: Stored, prepared: Prepared) -> tuple[Block, Int32Array, in
     return block, np.concatenate([stored.codes(), prepared.codes]), first_new
 
 
-def _sorted(block: Block, codes: Int32Array, erased_ns: Int64Array) -> Int64Array:
-    """Point at the rows that no tombstone removes, by key, then event, known, sequence and arrival."""
+def _sorted(block: Block, codes: Int32Array) -> Int64Array:
+    """Point at the rows by key, then event, known, sequence and arrival."""
     clocks = [block.clock(name) for name in ("arrival", "sequence", "known", "event")]
-    order = np.lexsort(np.vstack([*clocks, codes]))
-    alive = surviving_rows(clocks[-1], erased_ns[codes])
-    return order if alive.all() else order[alive[order]]
+    return np.lexsort(np.vstack([*clocks, codes]))
 
 
 def _without_repeats(

@@ -93,11 +93,6 @@ def steady_until(
     return until
 
 
-def surviving_rows(event_ns: Int64Array, erased_ns: Int64Array) -> BoolArray:
-    """Return which rows an erasure leaves: those whose event lies after it; `(n,)`."""
-    return event_ns > erased_ns
-
-
 def floor_of(now_ns: int, events_ns: Int64Array, history_ns: int, before_ns: int) -> int:
     """Return the earliest instant for which a store answers exactly after a write.
 
