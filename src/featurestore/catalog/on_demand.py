@@ -43,7 +43,8 @@ class OnDemandFeatureView(Definition):
     Attributes:
         inputs: The features it reads; an expression names them by their feature name.
         request: Columns that the request (offline: the spine) brings, with their types: names of
-            `REQUEST_TYPES`; given as such, as Arrow types, as `bool`, `int`, `float` and `str`, or as SQL types (`double`).
+            `REQUEST_TYPES`; given as such, as Arrow types, as `bool`, `int`, `float` and `str`, or as SQL
+            types (`double`).
         features: SQL scalar expressions over inputs and request columns, in order.
     """
 
