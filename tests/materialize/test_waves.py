@@ -69,10 +69,11 @@ ORDERS = st.sampled_from(["time", "time", "roughly", "none"])
 
 
 @settings(
-    max_examples=cases(12, 500),
+    max_examples=cases(6, 500),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+@pytest.mark.usefixtures("small_tasks")
 @given(
     seed=st.integers(0, 2**31),
     orders=st.tuples(ORDERS, ORDERS),
@@ -81,7 +82,6 @@ ORDERS = st.sampled_from(["time", "time", "roughly", "none"])
 )
 def test_in_whatever_files_rows_come_the_answer_is_that_of_one_join(
     tmp_path_factory: pytest.TempPathFactory,
-    small_tasks: list[int],
     seed: int,
     orders: tuple[str, str],
     unbounded: bool,

@@ -1,5 +1,6 @@
 """The log tells every damage, commits once, and is a Delta log to others."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import pytest
 from deltalake import DeltaTable
 from tests.environment import SOAK, cases
 
+from featurestore.core.canonical import canonical_json
 from featurestore.errors import (
     AlreadyExistsError,
     CommitConflictError,
@@ -23,7 +25,8 @@ from featurestore.errors import (
     NotFoundError,
 )
 from featurestore.storage.delta_checkpoint import check_checkpoint, write_checkpoint
-from featurestore.storage.delta_log import DataFile, DeltaLog, commit, create_table, read_log, version_at
+from featurestore.storage.delta_commit import DataFile
+from featurestore.storage.delta_log import DeltaLog, commit, create_table, read_log, version_at
 from featurestore.storage.files import read_files
 
 SCHEMA = pa.schema([("key", pa.string()), pa.field("ts", pa.int64())])
@@ -86,6 +89,33 @@ def test_the_clock_of_commits_grows_and_resolves_times(table: Path) -> None:
     for time_ns, first in ((10**18 - 1, 0), (10**18, 1)):
         with pytest.raises(NotFoundError):
             version_at(table, time_ns, first=first)
+
+
+def test_a_time_is_looked_up_by_first_lines_and_no_flip_in_one_passes(table: Path) -> None:
+    path = table / "_delta_log" / f"{2:020d}.json"
+    data = path.read_bytes()
+    first = data.index(b"\n")
+    for place in range(0, first, 3):
+        spoiled = bytearray(data)
+        spoiled[place] ^= 1 << place % 8
+        path.write_bytes(spoiled)
+        with pytest.raises(CorruptDataError):
+            version_at(table, 10**18 + 2)
+    path.write_bytes(data[: first + 1])  # a commit of many files, of which just this much is read
+    assert version_at(table, 10**18 + 2) == 2
+
+
+def test_a_commit_without_a_digest_of_its_head_is_checked_as_a_whole(table: Path) -> None:
+    """As commits were before there was one."""
+    path = table / "_delta_log" / f"{2:020d}.json"
+    first, *lines = path.read_bytes()[:-1].split(b"\n")
+    info = json.loads(first)
+    fs = {k: v for k, v in info["commitInfo"]["fs"].items() if k not in {"head", "digest"}}
+    whole = b"".join([b"[[", b",".join(lines), b"],", canonical_json(fs).encode(), b"]"])
+    info["commitInfo"]["fs"] = {**fs, "digest": hashlib.blake2b(whole, digest_size=16).hexdigest()}
+    path.write_bytes(b"\n".join([canonical_json(info).encode(), *lines]) + b"\n")
+    assert [version_at(table, 10**18 + t) for t in (0, 1, 2, 10)] == [0, 1, 2, 3]
+    assert opened(table).commits[2].added
 
 
 def test_deltalake_reads_it(table: Path) -> None:

@@ -245,6 +245,20 @@ def test_versions_are_found_or_missed_by_name(version: Path) -> None:
             current_version(folder)
 
 
+def test_no_flipped_bit_of_current_passes(version: Path) -> None:
+    """Not even one in the end of its line, which says nothing."""
+    current = version.parent / "CURRENT"
+    data = current_text(1)
+    for bit in range(8 * len(data)):
+        spoiled = bytearray(data)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        current.write_bytes(spoiled)
+        with pytest.raises(CorruptDataError):
+            current_version(version.parent)
+    current.write_bytes(data)
+    assert current_version(version.parent) == 1
+
+
 def test_no_flipped_bit_of_a_manifest_passes(version: Path) -> None:
     manifest = read_manifest(version)
     data = manifest.to_json()

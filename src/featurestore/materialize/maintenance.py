@@ -25,7 +25,8 @@ from featurestore.materialize.publish import heal, local_folder
 from featurestore.materialize.run import Computed, compute_version, fingerprint_of, shape_of
 from featurestore.materialize.tags import resolve_version, tags_of
 from featurestore.storage.delta_checkpoint import check_checkpoint, write_checkpoint
-from featurestore.storage.delta_log import DataFile, DeltaLog, read_log
+from featurestore.storage.delta_commit import DataFile
+from featurestore.storage.delta_log import DeltaLog, read_log
 from featurestore.storage.files import TEMPORARY, make_folders, remove_folder
 from featurestore.storage.manifest import Manifest, Shard, current_version, published_versions
 from featurestore.storage.parquet import check_parquet, read_parquet

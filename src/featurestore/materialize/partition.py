@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from featurestore.core.fingerprint import partition_digest
 from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array, day_text
 from featurestore.materialize.durability import Durability
-from featurestore.storage.delta_log import DataFile
+from featurestore.storage.delta_commit import DataFile
 from featurestore.storage.files import fsync_file, fsync_folder, make_folders
 from featurestore.storage.ipc import write_ipc
 from featurestore.storage.manifest import Pack, Shard

@@ -13,7 +13,8 @@ from featurestore.materialize.garbage import orphans
 from featurestore.materialize.job import Job
 from featurestore.materialize.lock import check_writing
 from featurestore.storage.delta_checkpoint import checkpoint_if_due
-from featurestore.storage.delta_log import DataFile, DeltaLog, commit, create_table, read_log
+from featurestore.storage.delta_commit import DataFile
+from featurestore.storage.delta_log import DeltaLog, commit, create_table, read_log
 from featurestore.storage.files import (
     TEMPORARY,
     AnyPath,

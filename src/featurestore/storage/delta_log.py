@@ -5,15 +5,12 @@ which every reader takes for a commit that changed nothing. Here a commit's byte
 name exists. Protocol reader 1 / writer 2: any Delta reader opens the tables.
 """
 
-import hashlib
-import json
 import os
 import re
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,7 +23,22 @@ from featurestore.errors import (
     CorruptDataError,
     NotFoundError,
 )
-from featurestore.storage.files import AnyPath, make_folders, put_if_absent, read_file, read_files
+from featurestore.storage.delta_commit import (
+    Commit,
+    DataFile,
+    add_action,
+    committed_ns,
+    encoded_commit,
+    parsed_commit,
+    refuse_commit,
+    remove_action,
+)
+from featurestore.storage.files import (
+    AnyPath,
+    make_folders,
+    put_if_absent,
+    read_files,
+)
 from featurestore.storage.objects import ObjectPath
 from featurestore.storage.physical import delta_schema
 
@@ -47,77 +59,6 @@ Stamp = tuple[str, tuple[int, ...]]
 _KNOWN_MAX: Final = 64
 _KNOWN: "dict[AnyPath, tuple[tuple[Stamp, ...], DeltaLog]]" = {}
 _LOCK: Final = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataFile:
-    """One active file of a table.
-
-    Attributes:
-        path: Relative to the table's folder.
-        xxh3: xxh3-128 of its bytes; `digest` that of its content, its partition's share of the fingerprint.
-        minimum: Smallest value of each time column that has one, ns; `maximum` the greatest.
-    """
-
-    path: str
-    date: str
-    bucket: int
-    rows: int
-    size: int
-    xxh3: str
-    digest: str
-    minimum: Mapping[str, int] = field(default_factory=dict)
-    maximum: Mapping[str, int] = field(default_factory=dict)
-
-    def partition(self) -> dict[str, str]:
-        """Return the partition values as the log writes them."""
-        return {"event_date": self.date, "bucket": str(self.bucket)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Commit:
-    """One commit, checked: what it says about itself (`fs`), and on demand what it added and removed.
-
-    Attributes:
-        lines: Its other actions as written, one JSON object each.
-        path: The commit file, for messages.
-    """
-
-    version: int
-    time_ns: int
-    operation: str
-    fs: Mapping[str, Any]
-    lines: tuple[bytes, ...] = field(repr=False)
-    path: str
-
-    @cached_property
-    def added(self) -> tuple[DataFile, ...]:
-        """The files that it made active."""
-        return tuple(self._each("add", _data_file))
-
-    @cached_property
-    def removed(self) -> tuple[str, ...]:
-        """The paths of the files that it took away."""
-        return tuple(self._each("remove", lambda action: str(action["path"])))
-
-    @cached_property
-    def transactions(self) -> Mapping[str, int]:
-        """The newest version that each application recorded with it."""
-        return dict(self._each("txn", lambda action: (str(action["appId"]), int(action["version"]))))
-
-    def actions(self, kind: str) -> list[dict[str, Any]]:
-        """Return the bodies of its actions of one kind."""
-        return list(self._each(kind, dict))
-
-    def _each(self, kind: str, read: Callable[[Mapping[str, Any]], Item]) -> Iterator[Item]:
-        # A canonical line begins with the action's only key.
-        start = f'{{"{kind}":'.encode()
-        try:
-            for line in self.lines:
-                if line.startswith(start):
-                    yield read(json.loads(line)[kind])
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(self.path, f"it lacks {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,23 +124,22 @@ def version_at(folder: AnyPath, time_ns: int, *, first: int = 0) -> int:
         CorruptDataError: a commit that was looked at is damaged.
 
     Cost:
-        One look at the folder and, as the clock only grows, log2 of the commits.
+        One look at the folder and, as the clock only grows, the first lines of log2 of the commits.
     """
     log = folder / LOG
     there = (p.name for p in log.iterdir()) if isinstance(log, ObjectPath) else _listed(log)
     numbers = sorted(int(name[:20]) for name in there if _COMMIT.fullmatch(name))
     versions = [number for number in numbers if number >= first]
 
-    def committed_ns(version: int) -> int:
-        path = log / _name(version)
-        return _commit(version, path, read_file(path)).time_ns
+    def made_ns(version: int) -> int:
+        return committed_ns(version, log / _name(version))
 
-    found = bisect_right(versions, time_ns, key=committed_ns)
+    found = bisect_right(versions, time_ns, key=made_ns)
     if found == 0:
         raise NotFoundError(
             f"{str(folder)!r} has no version that old",
             hint="the first was committed later" if versions else "nothing was committed yet",
-            first_ns=committed_ns(versions[0]) if versions else None,
+            first_ns=made_ns(versions[0]) if versions else None,
         )
     return versions[found - 1]
 
@@ -233,7 +173,7 @@ def read_log(folder: AnyPath) -> DeltaLog | None:
         return log
     paths = [folder / LOG / name for name, _ in stamps[same:]]
     new = [
-        _commit(same + i, path, data)
+        parsed_commit(same + i, path, data)
         for i, (path, data) in enumerate(zip(paths, read_files(paths), strict=True))
     ]
     old = log.commits[:same] if log is not None else ()
@@ -284,7 +224,7 @@ def forget() -> None:
 def _table_id(first: Commit) -> str:
     found = first.actions("metaData")
     if not found:
-        raise _damaged(first.path, "it does not say whose it is")
+        refuse_commit(first.path, "it does not say whose it is")
     return str(found[0]["id"])
 
 
@@ -302,7 +242,7 @@ def create_table(
         _metadata(schema, table_id, time_ns, properties),
     ]
     fs = {"commit_time_ns": time_ns, "table_rows": 0, "table_files": 0}
-    put_if_absent(folder / LOG / _name(0), _encoded(actions, fs, "CREATE TABLE", time_ns))
+    put_if_absent(folder / LOG / _name(0), encoded_commit(actions, fs, "CREATE TABLE", time_ns))
 
 
 def commit(
@@ -342,8 +282,8 @@ def commit(
     ]
     if schema is not None:
         actions.append(_metadata(schema, log.table_id, time_ns, properties or {}))
-    actions += [_remove(f, time_ns) for f in removed if f.path not in kept]
-    actions += [_add(f, time_ns) for f in added]
+    actions += [remove_action(f, time_ns) for f in removed if f.path not in kept]
+    actions += [add_action(f, time_ns) for f in added]
     fs = {
         **(about or {}),
         "commit_time_ns": time_ns,
@@ -351,7 +291,7 @@ def commit(
         "table_files": len(active),
     }
     try:
-        put_if_absent(log.folder / LOG / _name(version), _encoded(actions, fs, operation, time_ns))
+        put_if_absent(log.folder / LOG / _name(version), encoded_commit(actions, fs, operation, time_ns))
     except AlreadyExistsError as error:
         raise CommitConflictError(
             f"another writer committed version {version} of {str(log.folder)!r} first",
@@ -363,30 +303,6 @@ def commit(
 
 def _name(version: int) -> str:
     return f"{version:020d}.json"
-
-
-def _encoded(
-    actions: Sequence[Mapping[str, Any]], fs: Mapping[str, Any], operation: str, time_ns: int
-) -> bytes:
-    fs = {**fs, "operation": operation}
-    lines = [canonical_json(a).encode() for a in actions]
-    digest = _digest(lines, fs)
-    info = {
-        "commitInfo": {
-            "timestamp": time_ns // 10**6,
-            "operation": operation,
-            "operationParameters": {},
-            "engineInfo": "featurestore",
-            "fs": {**fs, "digest": digest},
-        }
-    }
-    return b"".join(line + b"\n" for line in [canonical_json(info).encode(), *lines])
-
-
-def _digest(lines: Sequence[bytes], fs: Mapping[str, Any]) -> str:
-    """Hash the canonical JSON of `[actions, fs]`, of which the lines are parts as they are."""
-    whole = b"".join([b"[[", b",".join(lines), b"],", canonical_json(fs).encode(), b"]"])
-    return hashlib.blake2b(whole, digest_size=16).hexdigest()
 
 
 def _metadata(
@@ -403,86 +319,3 @@ def _metadata(
             "createdTime": time_ns // 10**6,
         }
     }
-
-
-def _add(file: DataFile, time_ns: int) -> dict[str, Any]:
-    stats = {"numRecords": file.rows, "minValues": dict(file.minimum), "maxValues": dict(file.maximum)}
-    return {
-        "add": {
-            "path": file.path,
-            "partitionValues": file.partition(),
-            "size": file.size,
-            "modificationTime": time_ns // 10**6,
-            "dataChange": True,
-            "stats": canonical_json(stats),
-            "tags": {"xxh3": file.xxh3, "digest": file.digest},
-        }
-    }
-
-
-def _remove(file: DataFile, time_ns: int) -> dict[str, Any]:
-    return {
-        "remove": {
-            "path": file.path,
-            "deletionTimestamp": time_ns // 10**6,
-            "dataChange": True,
-            "extendedFileMetadata": True,
-            "partitionValues": file.partition(),
-            "size": file.size,
-        }
-    }
-
-
-def _commit(version: int, path: AnyPath, data: bytes) -> Commit:
-    if not data.endswith(b"\n"):
-        raise _damaged(path, "it is empty or torn")
-    first, *lines = data[:-1].split(b"\n")
-    try:
-        info = json.loads(first)["commitInfo"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"it cannot be read ({error})") from error
-    fs = info.get("fs") if isinstance(info, dict) else None
-    if not isinstance(fs, dict):
-        raise CorruptDataError(
-            f"{str(path)!r} was written by another program",
-            hint="only featurestore writes to its own tables; roll the other program's commit back",
-            path=str(path),
-        )
-    own = {k: v for k, v in fs.items() if k != "digest"}
-    known = {
-        "operation": own.get("operation"),
-        "timestamp": own.get("commit_time_ns", 0) // 10**6,
-        "operationParameters": {},
-        "engineInfo": "featurestore",
-    }
-    outside = {k: v for k, v in info.items() if k != "fs"}
-    if _digest(lines, own) != fs.get("digest") or outside != known:
-        raise _damaged(path, "its digest does not match")
-    try:
-        time_ns, operation = int(own["commit_time_ns"]), str(own["operation"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"it lacks {error}") from error
-    return Commit(
-        version=version, time_ns=time_ns, operation=operation, fs=fs, lines=tuple(lines), path=str(path)
-    )
-
-
-def _damaged(path: str | AnyPath, what: str) -> CorruptDataError:
-    return CorruptDataError(
-        f"commit {str(path)!r} is damaged: {what}", hint="restore the file from a copy", path=str(path)
-    )
-
-
-def _data_file(add: Mapping[str, Any]) -> DataFile:
-    stats = json.loads(add["stats"])
-    return DataFile(
-        path=add["path"],
-        date=add["partitionValues"]["event_date"],
-        bucket=int(add["partitionValues"]["bucket"]),
-        rows=stats["numRecords"],
-        size=add["size"],
-        xxh3=add["tags"]["xxh3"],
-        digest=add["tags"]["digest"],
-        minimum=stats["minValues"],
-        maximum=stats["maxValues"],
-    )

@@ -301,17 +301,18 @@ def current_version(folder: str | AnyPath) -> int | None:
     if isinstance(folder, ObjectPath):
         return max(published_versions(folder), default=None)
     try:
-        text = read_file(Path(folder) / CURRENT).decode("ascii", "replace").strip()
+        text = read_file(Path(folder) / CURRENT)
     except NotFoundError:
         return None
-    name, _, check = text.partition(" ")
-    if not (len(name) >= 9 and name[0] == "v" and name[1:].isdigit()) or check != _crc(name):
+    found = _VERSION.match(text.decode("ascii", "replace"))
+    # Every byte counts, the end of the line included.
+    if found is None or text != current_text(int(found[0][1:])):
         raise CorruptDataError(
             f"{str(Path(folder) / CURRENT)!r} says {text!r}, which is not a version",
-            hint="write the newest version's folder name into it, or materialize again",
+            hint="restore the file; or remove it and materialize again: the newest commit says what it was",
             path=str(folder),
         )
-    return int(name[1:])
+    return int(found[0][1:])
 
 
 def current_text(version: int) -> bytes:

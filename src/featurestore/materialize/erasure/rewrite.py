@@ -17,7 +17,8 @@ from featurestore.materialize.maintenance import compute_again, context_then
 from featurestore.materialize.partition import Shape, Written, write_partition
 from featurestore.materialize.publish import publish
 from featurestore.materialize.run import fingerprint_of, with_masks
-from featurestore.storage.delta_log import DataFile, DeltaLog
+from featurestore.storage.delta_commit import DataFile
+from featurestore.storage.delta_log import DeltaLog
 from featurestore.storage.files import remove_files
 from featurestore.storage.manifest import Manifest
 from featurestore.storage.shards import ShardSet
