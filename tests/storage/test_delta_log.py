@@ -95,7 +95,9 @@ def test_a_time_is_looked_up_by_first_lines_and_no_flip_in_one_passes(table: Pat
     path = table / "_delta_log" / f"{2:020d}.json"
     data = path.read_bytes()
     first = data.index(b"\n")
-    for place in range(0, first, 3):
+    # The digest of the whole is for those who read the whole.
+    whole = data.index(b'"digest":"')
+    for place in (i for i in range(0, first, 3) if not whole <= i < whole + 44):
         spoiled = bytearray(data)
         spoiled[place] ^= 1 << place % 8
         path.write_bytes(spoiled)
