@@ -132,7 +132,7 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
     ("is_after", "return a > b", "Gt to GtE"): "a row is not compared with itself",
     (
         "mark_newest",
-        "elif known.size and known[i] > at_ns:",
+        "elif known.size and known[i] > at:",
         "Gt to GtE",
     ): "a row known at the cut and not the newest then loses to the newest",
 }
