@@ -191,7 +191,7 @@ class _Work:
             ExpressionError: a sum of integers does not fit int64.
         """
         batch = plan_batch(cut, self.spine, self.rows, self.spans)
-        if len(batch.ordered) + len(batch.disordered) == 0:
+        if len(batch.tasks) == 0:
             return
         for name, array in self.arrays.items():
             wanted = [w for w in self.windows if w.column == name]

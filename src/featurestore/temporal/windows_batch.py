@@ -1,6 +1,6 @@
 """Windows of a piece of both sides: the rows each reader may count, and what the functions make of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,7 @@ from featurestore.temporal.windows_order import Grouped
 _ranges: Any = lazy_module("featurestore.temporal.windows_range_kernels")
 _sums: Any = lazy_module("featurestore.temporal.windows_sum_kernels")
 _extremes: Any = lazy_module("featurestore.temporal.windows_extreme_kernels")
+_trees: Any = lazy_module("featurestore.temporal.windows_tree_kernels")
 _picks: Any = lazy_module("featurestore.temporal.windows_pick_kernels")
 
 # What the kernels of numbers write per window, in this order; all but the last two in one pass.
@@ -43,6 +44,7 @@ class Batch:
         high: `(q,)` one past the last row of every window.
         ordered: `(k, 5)` tasks of entities that are not late.
         disordered: `(k, 5)` tasks of those that are.
+        stepping: `(k, 5)` tasks of those whose readers do not know ever more, either.
     """
 
     places: Int32Array
@@ -54,6 +56,7 @@ class Batch:
     high: npt.NDArray[np.int32]
     ordered: Int64Array
     disordered: Int64Array
+    stepping: Int64Array
 
     @property
     def ranges(self) -> tuple[Any, ...]:
@@ -63,17 +66,13 @@ class Batch:
     @property
     def tasks(self) -> Int64Array:
         """All tasks."""
-        return np.concatenate([self.ordered, self.disordered])
+        return np.concatenate([self.ordered, self.disordered, self.stepping])
 
-    def groups(self) -> list[tuple[Int64Array, bool]]:
-        """Neighbouring tasks of about so many rows that their answers stay in the cache; whether late."""
-        found = []
-        for tasks, late in ((self.ordered, False), (self.disordered, True)):
-            weights = np.cumsum(tasks[:, 1] - tasks[:, 0] + tasks[:, 3] - tasks[:, 2])
-            cuts = np.searchsorted(weights, np.arange(_GROUP_ROWS, weights[-1:].sum(), _GROUP_ROWS))
-            edges = pairwise([0, *cuts.tolist(), len(tasks)])
-            found += [(tasks[a:b], late) for a, b in edges if b > a]
-        return found
+    def groups(self, tasks: Int64Array) -> list[Int64Array]:
+        """Cut tasks into runs of about so many rows that their answers stay in the cache."""
+        weights = np.cumsum(tasks[:, 1] - tasks[:, 0] + tasks[:, 3] - tasks[:, 2])
+        cuts = np.searchsorted(weights, np.arange(_GROUP_ROWS, weights[-1:].sum(), _GROUP_ROWS))
+        return [tasks[a:b] for a, b in pairwise([0, *cuts.tolist(), len(tasks)]) if b > a]
 
 
 def plan_batch(cut: Int64Array, spine: Grouped, rows: Grouped, spans: Sequence[tuple[int, int]]) -> Batch:
@@ -106,6 +105,9 @@ def plan_batch(cut: Int64Array, spine: Grouped, rows: Grouped, spans: Sequence[t
     )  # fmt: skip
     tasks = _tasks(spine_bounds, low, high)
     is_late = late[tasks[:, 4]]
+    steps_back = np.zeros(len(tasks), np.bool_)
+    if spine.rows.known_ns is not None:
+        _trees.find_steps_back(tasks, cutoffs, steps_back)
     return Batch(
         places=spine.positions(reader, reader_end),
         positions=rows.positions(row, row_end),
@@ -115,7 +117,8 @@ def plan_batch(cut: Int64Array, spine: Grouped, rows: Grouped, spans: Sequence[t
         low=low,
         high=high,
         ordered=tasks[~is_late],
-        disordered=tasks[is_late],
+        disordered=tasks[is_late & ~steps_back],
+        stepping=tasks[is_late & steps_back],
     )
 
 
@@ -171,8 +174,14 @@ def count_and_sum(batch: Batch, column: Column, asked: Sequence[tuple[int, str]]
     rows = np.zeros((len(batch.places), width), np.int64)
     windows = np.array(used, np.int64)
     overflow = 0
-    for tasks, late in batch.groups():
-        overflow = max(overflow, _answer(batch, tasks, late, values, windows, slots[used], rows))
+    answers = (values, windows, slots[used], rows)
+    for answer, tasks in (
+        (_answer_ordered, batch.ordered),
+        (_answer_disordered, batch.disordered),
+        (_answer_stepping, batch.stepping),
+    ):
+        for group in batch.groups(tasks):
+            overflow = max(overflow, answer(batch, group, *answers))
     return Numbers(values, firsts, rows, slots, overflow)
 
 
@@ -185,35 +194,48 @@ def _values(column: Column, functions: set[str]) -> tuple[Values, Int32Array | N
     return (frozen(np.zeros(column.rows, np.int64)), valid, INT), None
 
 
-def _answer(
-    batch: Batch,
-    tasks: Int64Array,
-    late: bool,
-    values: Values,
-    windows: Int64Array,
-    slots: Int64Array,
-    rows: Int64Array,
+def _answer_ordered(
+    batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
 ) -> int:
     """Answer a group of tasks; return the reader + 1 whose integer sum overflows, else 0."""
-    sums = np.ascontiguousarray(slots[:, :_SUMS])
-    answers = (windows, sums, rows, rows.view(np.float64))
-    wide, bad = np.full(len(tasks), late), 0
-    if not late:
-        bad = _sums.sum_by_prefix(tasks, values, batch.low, batch.high, *answers, wide)
+    answers = (windows, *_sum_slots(slots, rows))
+    wide = np.zeros(len(tasks), np.bool_)
+    bad = int(_sums.sum_by_prefix(tasks, values, batch.low, batch.high, *answers, wide))
     if wide.any():
-        bad = max(bad, _sums.sum_by_moves(tasks[wide], values, *batch.ranges, *answers))
-    for function in ("min", "max"):
-        wanted = slots[:, SLOTS.index(function)]
-        has = wanted >= 0
-        if not has.any():
-            continue
-        to = (windows[has], wanted[has], rows)
-        greatest = function == "max"
-        if late:
-            _extremes.extremes_by_moves(tasks, values, greatest, *batch.ranges[:4], *to)
-        else:
-            _extremes.extremes_by_blocks(tasks, values, greatest, batch.low, batch.high, *to)
-    return int(bad)
+        bad = max(bad, int(_sums.sum_by_moves(tasks[wide], values, *batch.ranges, *answers)))
+    for greatest, *to in _extreme_slots(windows, slots):
+        _extremes.extremes_by_blocks(tasks, values, greatest, batch.low, batch.high, *to, rows)
+    return bad
+
+
+def _answer_disordered(
+    batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
+) -> int:
+    bad = int(_sums.sum_by_moves(tasks, values, *batch.ranges, windows, *_sum_slots(slots, rows)))
+    for greatest, *to in _extreme_slots(windows, slots):
+        _extremes.extremes_by_moves(tasks, values, greatest, *batch.ranges[:4], *to, rows)
+    return bad
+
+
+def _answer_stepping(
+    batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
+) -> int:
+    bad = int(_trees.sum_by_tree(tasks, values, *batch.ranges[:4], windows, *_sum_slots(slots, rows)))
+    for greatest, *to in _extreme_slots(windows, slots):
+        _trees.extremes_by_tree(tasks, values, greatest, *batch.ranges[:4], *to, rows)
+    return bad
+
+
+def _sum_slots(slots: Int64Array, rows: Int64Array) -> tuple[Int64Array, Int64Array, npt.NDArray[np.float64]]:
+    return np.ascontiguousarray(slots[:, :_SUMS]), rows, rows.view(np.float64)
+
+
+def _extreme_slots(windows: Int64Array, slots: Int64Array) -> Iterator[tuple[bool, Int64Array, Int64Array]]:
+    """Give, for min and max where they are asked for: whether it is max, of which windows, where to."""
+    for greatest in (False, True):
+        wanted = slots[:, SLOTS.index("max" if greatest else "min")]
+        if (wanted >= 0).any():
+            yield greatest, windows[wanted >= 0], wanted[wanted >= 0]
 
 
 def count_distinct(batch: Batch, column: Column, span: int) -> Int64Array:
