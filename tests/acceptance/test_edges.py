@@ -76,6 +76,22 @@ def test_tables_without_a_single_chunk_join(kind: pa.DataType) -> None:
     assert (out.num_rows, out.column_names) == (0, ["t", "k", "j", "v"])
 
 
+@pytest.mark.parametrize("direction", ["backward", "forward", "nearest"])
+@pytest.mark.parametrize("kind", [pa.string(), pa.int8(), pa.dictionary(pa.int8(), pa.string()), pa.null()])
+def test_a_key_column_without_a_type_matches_nothing(kind: pa.DataType, direction: str) -> None:
+    typed = pa.table({"t": [1, 2], "k": pa.nulls(2, kind), "j": [7, 7]})
+    if not pa.types.is_null(kind):
+        words = pa.array(["1", "2"]) if not pa.types.is_integer(kind) else pa.array([1, 2])
+        typed = typed.set_column(1, "k", words.cast(kind))
+    untyped = pa.table({"t": [1, 2], "k": pa.nulls(2), "j": [7, 7], "v": [1, 2]})
+    for by in ("k", ["j", "k"]):
+        out = fs.asof_join(typed, untyped, on="t", by=by, columns=["v"], direction=direction)
+        assert out["v"].to_pylist() == [None, None]
+        right = typed.rename_columns(["t", "k", "w"] if by == "k" else ["t", "k", "j"])
+        out = fs.asof_join(untyped, right.append_column("x", pa.array([1, 2])), on="t", by=by, columns=["x"])
+        assert out["x"].to_pylist() == [None, None]
+
+
 @pytest.mark.parametrize(
     ("query", "error"),
     [

@@ -264,3 +264,17 @@ def test_a_range_has_its_start_and_not_its_end(
     with store:
         store.materialize(name, start, end)
         assert sorted(store.dataset(name).to_arrow(column)[column].to_pylist()) == kept
+
+
+@pytest.mark.parametrize("materialized", [False, True], ids=["from the source", "from its table"])
+def test_a_spine_whose_keys_are_all_null_has_nulls(tmp_path: Path, materialized: bool) -> None:
+    store, _ = opened(tmp_path, rows(["p"], pa.string()))
+    with store:
+        if materialized:
+            store.materialize("last")
+        when = pd.to_datetime([T0 + SECOND, T0], utc=True)
+        for keys in (pa.nulls(2), pd.Series([None, None])):
+            spine = pa.table({"user": keys, "event_timestamp": when})
+            joined = store.get_historical_features(spine, "last").to_arrow()
+            assert joined["x"].to_pylist() == [None, None]
+            assert joined["user"].type == spine["user"].type

@@ -178,6 +178,8 @@ def _encode(column: Column) -> tuple[Int32Array, pa.Array]:
         flat = flat.cast(pa.large_string())
     if pa.types.is_binary_view(flat.type):
         flat = flat.cast(pa.large_binary())
+    if pa.types.is_null(flat.type):  # Arrow does not encode it
+        flat = flat.cast(pa.int64())
     encoded = flat.dictionary_encode()
     return _indices(encoded.indices), encoded.dictionary
 
@@ -199,7 +201,8 @@ def _part_bytes(column: Column) -> list[bytes | None]:
 
 
 def _check_key_type(kind: pa.DataType) -> None:
-    if not can_be_key(kind):
+    # A column that is null throughout may have no type of its own: rows without a key, in no one's bucket.
+    if not can_be_key(kind) and not pa.types.is_null(kind):
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         raise SchemaError(
             f"a key column has type {plain}", hint="keys are strings or integers", type=str(plain)

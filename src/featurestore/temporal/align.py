@@ -173,7 +173,9 @@ def aligned(
         check_count(threads, "threads")
     check_time_column(table, on, spine_name)
     for key in keys:
-        key_kind(column_of(table, key, spine_name).type, key)
+        kind = column_of(table, key, spine_name).type
+        if not pa.types.is_null(kind):
+            key_kind(kind, key)
     plans = [_plan(name, rule, table, on, keys) for name, rule in streams.items()]
     names = [*table.column_names, *(name for plan in plans for name in plan.outputs)]
     check_unique(names, "the output would have two columns named", "set a prefix, or choose columns")
@@ -250,6 +252,8 @@ def _check_keys(
         )
     for mine, key in zip(by, keys, strict=False):
         theirs, kind = spine.column(key).type, column_of(table, mine, name).type
+        if pa.types.is_null(kind) or pa.types.is_null(theirs):
+            continue  # nulls match nothing, whatever their type
         if key_kind(kind, mine) != key_kind(theirs, key):
             raise SchemaError(
                 f"key column {mine!r} of {name} is {kind}, where {key!r} of the spine is {theirs}",

@@ -82,6 +82,7 @@ def code_keys(
 
 def _code_column(columns: Sequence[Column], name: str, threads: int | None) -> tuple[Int32Array, int]:
     # The codes of the sides lie one after the other.
+    columns = _typed_nulls(columns)
     kinds = [key_kind(column.type, name) for column in columns]
     for column, kind in zip(columns, kinds, strict=True):
         if kind != kinds[0]:
@@ -97,6 +98,13 @@ def _code_column(columns: Sequence[Column], name: str, threads: int | None) -> t
     if any(pa.types.is_dictionary(array.type) for array in arrays):
         return codes, _code_dictionaries(arrays, outs, kinds[0], threads)
     return codes, _code_arrays(arrays, outs, kinds[0], threads)
+
+
+def _typed_nulls(columns: Sequence[Column]) -> list[Column]:
+    # A column that is null throughout may have no type of its own; it matches nothing of any type (PIT-4).
+    known = next((c.type for c in columns if not pa.types.is_null(c.type)), pa.int64())
+    known = known.value_type if pa.types.is_dictionary(known) else known
+    return [pa.nulls(len(c), known) if pa.types.is_null(c.type) else c for c in columns]
 
 
 def _chunks(column: Column) -> list[pa.Array]:
