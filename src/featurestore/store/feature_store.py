@@ -118,8 +118,7 @@ class FeatureStore(ServedStore):
         """
         from featurestore.materialize.training_set import materialize
 
-        start_ns = None if start is None else instant_ns(start, what="start")
-        end_ns = None if end is None else instant_ns(end, what="end")
+        start_ns, end_ns = _range_ns(start, end)
         result = materialize(
             self._context(), name, start_ns=start_ns, end_ns=end_ns, executor=executor, progress=progress
         )
@@ -159,8 +158,7 @@ class FeatureStore(ServedStore):
         """
         from featurestore.materialize.training_set import plan_run
 
-        start_ns = None if start is None else instant_ns(start, what="start")
-        end_ns = None if end is None else instant_ns(end, what="end")
+        start_ns, end_ns = _range_ns(start, end)
         return plan_run(self._context(), name, start_ns=start_ns, end_ns=end_ns, incremental=incremental)
 
     def push(self, source: Source | str, data: Any, *, to: str = "both") -> "WriteResult | None":
@@ -257,6 +255,13 @@ class FeatureStore(ServedStore):
         from featurestore.materialize.erasure.run import lift
 
         return lift(self._context(), _name_of(entity, Entity), keys) > 0
+
+
+def _range_ns(start: Instant | None, end: Instant | None) -> tuple[int | None, int | None]:
+    return (
+        None if start is None else instant_ns(start, what="start"),
+        None if end is None else instant_ns(end, what="end"),
+    )
 
 
 def _name_of(given: Source | Entity | str, kind: type[Source | Entity]) -> str:
