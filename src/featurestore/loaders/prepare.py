@@ -126,7 +126,9 @@ def options_of(given: Mapping[str, Any]) -> LoaderOptions:
     for name in given:
         if name not in known:
             raise DefinitionError(f"a loader has no option {name!r}", hint=near(name, known), name=name)
-    options = LoaderOptions(**given)
+    lists = [n for n in ("columns", "features", "labels") if given.get(n) is not None]
+    read = {name: listed("a loader", name, given[name], "names") for name in lists}  # an iterator: once
+    options = LoaderOptions(**{**given, **read})
     pairs = (("columns", "features"), ("label", "labels"), ("batch_size", "global_batch_size"))
     for one, other in pairs:
         if getattr(options, one) is not None and getattr(options, other) is not None:
@@ -143,8 +145,7 @@ def options_of(given: Mapping[str, Any]) -> LoaderOptions:
 
 def _check_names(options: LoaderOptions) -> None:
     for name in ("columns", "features", "labels"):
-        given = getattr(options, name)
-        for column in () if given is None else listed("a loader", name, given, "names"):
+        for column in getattr(options, name) or ():
             text("a loader", name, column)
     for name in ("label", "weight", "dtype", "label_dtype"):
         if getattr(options, name) is not None:
