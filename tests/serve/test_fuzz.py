@@ -148,7 +148,12 @@ def test_a_server_survives_hostile_bodies_on_every_path(server: ServerHandle, co
     draw = random.Random(3)  # noqa: S311 -- a test's dice
     paths = [
         ("/featurestore.v1.OnlineService/GetOnlineFeatures", NATIVE),
+        ("/featurestore.v1.OnlineService/StreamOnlineFeatures", NATIVE),  # a stream of one message
         ("/featurestore.v1.OnlineService/Push", PUSH),
+        ("/featurestore.v1.OnlineService/ListFeatures", NATIVE),
+        ("/GrpcFeatureServer/Push", FEAST_PUSH),
+        ("/GrpcFeatureServer/GetOnlineFeatures", FEAST),
+        ("/feast.serving.ServingService/GetFeastServingInfo", FEAST),
         ("/feast.serving.ServingService/GetOnlineFeatures", FEAST),
         ("/GrpcFeatureServer/WriteToOnlineStore", WRITE),
         ("/nobody/home", FEAST),
