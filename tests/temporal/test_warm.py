@@ -7,11 +7,25 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+from tests.temporal.test_streaming import check_seed
+from tests.temporal.test_streaming_merge import check_long_stream
 
+from featurestore.temporal import streaming
 from featurestore.temporal.align import AsOf, align
+from featurestore.temporal.streaming_warm import warm_streams
 from featurestore.temporal.warm import warm_joins
+from featurestore.temporal.windows_warm import warm_windows
 
-MODULES = ("key_kernels", "order_kernels", "asof_kernels", "merge_kernels", "gather_kernels")
+MODULES = (
+    "key_kernels",
+    "order_kernels",
+    "asof_kernels",
+    "merge_kernels",
+    "gather_kernels",
+    "retain_kernels",
+    "streaming_kernels",
+    "streaming_key_kernels",
+)
 
 
 def compiled() -> dict[str, int]:
@@ -25,12 +39,22 @@ def compiled() -> dict[str, int]:
 
 
 def test_a_join_of_any_kind_needs_no_kernel_that_was_not_warmed() -> None:
-    code = "from tests.temporal.test_warm import cold_joins; cold_joins()"
+    after = only_warm_kernels_in("cold_joins")
+    assert sum(after.values()) < 90
+
+
+def test_a_stream_of_any_kind_needs_no_kernel_that_was_not_warmed() -> None:
+    only_warm_kernels_in("cold_streams")
+
+
+def only_warm_kernels_in(what: str) -> dict[str, int]:
+    """Run one of the functions below in a process of its own; return the kernels it ends with."""
+    code = f"from tests.temporal import test_warm; test_warm.{what}()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     before, after = json.loads(done.stdout)
     assert {name: count for name, count in after.items() if count > before[name]} == {}
-    assert sum(after.values()) < 90
+    return dict(after)
 
 
 def cold_joins() -> None:
@@ -52,4 +76,18 @@ def cold_joins() -> None:
             streams["last"] = AsOf(table, nulls="last_known", columns=["v"], prefix="last")
             streams["all"] = AsOf(table, by=(), columns=["v"], prefix="all")
             align(table, streams, on="ts", by="k")
+    sys.stdout.write(json.dumps([before, compiled()]))
+
+
+def cold_streams() -> None:
+    """Run streams in a process of its own; print the kernels before and after."""
+    warm_joins()
+    warm_windows()
+    warm_streams()
+    before = compiled()
+    streaming._PRUNE_ROWS = 100
+    for seed in range(3):
+        check_long_stream(seed)
+    for seed in range(30):
+        check_seed(seed, restore=0.3)
     sys.stdout.write(json.dumps([before, compiled()]))

@@ -11,6 +11,7 @@ from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.rows import DIRECTIONS, Rows
 
+_streams: Any = lazy_module("featurestore.temporal.streaming_warm")
 _windows: Any = lazy_module("featurestore.temporal.windows_warm")
 
 # Enough rows for the compiled gather, which leaves fewer to Arrow.
@@ -25,6 +26,7 @@ def warm_kernels() -> None:
     """
     warm_joins()
     _windows.warm_windows()
+    _streams.warm_streams()
 
 
 def warm_joins() -> None:
@@ -45,6 +47,7 @@ def warm_joins() -> None:
     ]
     for column in columns:
         code_keys([[column], [column]], ["key"])
+    code_keys([[text], [text.take(pa.array(places[::-1]))]], ["key"])
     code_keys([[text, wide], [text, wide]], ["one", "other"])
     code_keys([[wide, wide], [wide, wide]], ["one", "other"])
     _warm_search(places)
