@@ -28,7 +28,7 @@ Int32Matrix = npt.NDArray[np.int32]
 U64 = np.uint64
 
 # Rows of one leaf: those at the ends of a range are looked at one by one, and the tree stays small.
-LEAF_BITS = 5
+LEAF_BITS = 4
 LEAF = 1 << LEAF_BITS
 _ZERO = U64(0)
 
