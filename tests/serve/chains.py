@@ -101,8 +101,12 @@ def _view(name: str, below: Source | FeatureView, layer: Layer, a: str, b: str) 
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> list[Layer]:
-    """Two or three views, of which one below the last depends on several rows; all can be kept online."""
+def layers(draw: st.DrawFn, *, bounded: bool = True) -> list[Layer]:
+    """Two or three views, of which one below the last depends on several rows.
+
+    Args:
+        bounded: All can be kept online.
+    """
     size = draw(st.integers(2, 3))
     whole = draw(st.integers(0, size))  # so many views have both keys, those above one of them
     one = draw(st.sampled_from(["symbol", "venue"]))
@@ -121,6 +125,8 @@ def layers(draw: st.DrawFn) -> list[Layer]:
         found[0] = Layer(draw(st.sampled_from(KINDS[1:])), keys[0], found[0].ttl, found[0].window)
         several = [0]
     return [
-        Layer(x.kind, x.keys, x.ttl or 13, x.window) if x.kind == "last known" and at > several[0] else x
+        Layer(x.kind, x.keys, x.ttl or 13, x.window)
+        if bounded and x.kind == "last known" and at > several[0]
+        else x
         for at, x in enumerate(found)
     ]

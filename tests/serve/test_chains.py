@@ -73,7 +73,7 @@ def check_chain(
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(layers(), histories(), st.sampled_from([0, 15]))
 def test_a_chain_online_equals_training_for_any_order_of_deliveries(
     chain: list[Layer], made: tuple[list[dict[str, Any]], list[list[int]]], behind: int
@@ -92,7 +92,7 @@ def test_a_chain_online_equals_training_for_twenty_thousand_histories(
 
 
 @settings(max_examples=60, deadline=None)
-@given(layers(), histories(), st.integers(0, 150))
+@given(layers() | layers(bounded=False), histories(), st.integers(0, 150))
 def test_the_rows_retained_of_a_chain_answer_later_readers_like_all_rows(
     chain: list[Layer], made: tuple[list[dict[str, Any]], list[list[int]]], cut: int
 ) -> None:
