@@ -23,7 +23,7 @@ class Label(Definition):
     `nulls="last_known"` and of its features: as resolved at `t + horizon` from rows after t);
     `start.column` is the value that a feature would have at t. `count(*)`, `sum(c)`, `min(c)`, `max(c)`,
     `avg(c)`, `first(c)` and `last(c)` aggregate over `(t, t + horizon]`. Labels see corrections whenever
-    they were made: the created timestamp does not hide rows from them.
+    they were made: the created timestamp does not hide rows from them, unless it is null (never known).
 
     Attributes:
         source: The name of the source or view.
