@@ -81,6 +81,7 @@ class Work:
         is_last: Whether no wave follows.
         relay: What the wave before handed on, and where it is handed on; `None`: this is the only wave.
         spill: Folder for what is handed on, where it is too much for memory.
+        durability: Forces files to the disk by the end of the run; `None`: by the end of this work.
         threads: Threads for the kernels of one task.
         memory_bytes: The run's budget: tasks that would take much of it run one at a time.
     """
@@ -98,6 +99,7 @@ class Work:
     is_last: bool
     relay: Relay | None
     spill: Path
+    durability: Durability | None
     threads: int
     memory_bytes: int
 
@@ -124,7 +126,8 @@ def compute_chain(work: Work) -> Answer:
 
 def _compute(work: Work, carriers: dict[str, Carrier]) -> Answer:
     written: list[Written] = []
-    with Durability() as durability, StateWriter(work.shape.ipc, work.states.file) as writer:
+    forced = Durability() if work.durability is None else nullcontext(work.durability)
+    with forced as durability, StateWriter(work.shape.ipc, work.states.file) as writer:
         for name in work.job.rows:
             carrier = carriers.setdefault(name, _carrier(work, name))
             place = work.bucket if work.job.rows[name].keys is not None else EVERY_BUCKET

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from featurestore.materialize.carried import Carryover, ChainStates, state_key
 from featurestore.materialize.changes import FOREVER, Changes
 from featurestore.materialize.compute import Answer, Relay, Work, compute_chain
 from featurestore.materialize.context import Context, Home
+from featurestore.materialize.durability import Durability
 from featurestore.materialize.executors import Executor
 from featurestore.materialize.gathering import Gathering
 from featurestore.materialize.inputs import Pinned, merge_spans, plain_inputs, recorded
@@ -292,18 +293,26 @@ def _execute(
     spill: Path,
 ) -> list[Answer]:
     """Compute what is gathered as it comes: reading goes on while tasks run."""
-    works = _works(job, shape, gathering, executor.workers, memory_bytes, spill)
     answers: list[Answer] = []
-    with closing(works):
-        for answer in executor.run(compute_chain, works):
-            answers.append(answer)
-            progress.advance(sum(w.data.rows for w in answer.written))
+    # In this process no task waits for the disk: the next one runs meanwhile.
+    with Durability() if executor.shares_memory else nullcontext() as durability:
+        works = _works(job, shape, gathering, executor.workers, memory_bytes, spill, durability)
+        with closing(works):
+            for answer in executor.run(compute_chain, works):
+                answers.append(answer)
+                progress.advance(sum(w.data.rows for w in answer.written))
     progress.end()
     return answers
 
 
 def _works(
-    job: Job, shape: Shape, gathering: Gathering, workers: int, memory_bytes: int, spill: Path
+    job: Job,
+    shape: Shape,
+    gathering: Gathering,
+    workers: int,
+    memory_bytes: int,
+    spill: Path,
+    durability: Durability | None,
 ) -> Generator[Work, None, None]:
     """Give the work of wave after wave; a bucket's of the next when that of the one before is done."""
     relays: dict[int, Relay] = {}
@@ -327,6 +336,7 @@ def _works(
                 is_last=wave.is_last or relay is None,
                 relay=relay,
                 spill=spill / "states",
+                durability=durability,
                 threads=threads,
                 memory_bytes=memory_bytes,
             )

@@ -87,7 +87,9 @@ class SourceReader:
         if found is None:
             self.day = FOREVER + 1
             return
-        batch = self._pinned.table.erased.remaining(found.rows, self._rows.renamed)
+        batch = found.rows
+        if self._rows.renamed:  # rows of erased keys by the names of the entity's own are left out already
+            batch = self._pinned.table.erased.remaining(batch, self._rows.renamed)
         self.stager.add(batch)
         self._heard(batch.num_rows)
         self._widen(found.file, batch.column(self._rows.times.timestamp))

@@ -1,6 +1,7 @@
 """What a source points at, as Arrow rows in a fixed order, pinned by content."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ from featurestore.storage.source_readers import GroupTimes, TimeRange, file_sche
 from featurestore.storage.suppression import NOTHING, Ledger, Suppression, read_ledger
 
 BATCH_ROWS: Final = 1 << 17
+_FOOTERS: Final = 8
 
 
 class NamedBatch(NamedTuple):
@@ -267,8 +269,15 @@ class SourceTable:
         if kind not in {"parquet", "delta"} or timestamp is None or self.spec.query is not None:
             return {}
         files = delta_files(self._place, snapshot.version).files if kind == "delta" else self._files()
-        found = {f.name: group_times(self._place, f, timestamp) for f in files if f.name in wanted}
-        return {name: times for name, times in found.items() if times is not None}
+        chosen = [f for f in files if f.name in wanted]
+
+        def told(file: SourceFile) -> list[GroupTimes] | None:
+            return group_times(self._place, file, timestamp)
+
+        # A footer of a remote file takes a few requests, one after the other.
+        with ThreadPoolExecutor(1 if self._place.remote is None else _FOOTERS) as pool:
+            found = list(pool.map(told, chosen))
+        return {f.name: times for f, times in zip(chosen, found, strict=True) if times is not None}
 
     def _columns(self, columns: Sequence[str] | None) -> list[str]:
         if columns is None:
