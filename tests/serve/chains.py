@@ -1,10 +1,12 @@
 """Random chains of views over the quotes source, for both sides of the promise."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
-from hypothesis import strategies as st
 from tests.serve.house import F64, QUOTES, SCHEMAS, SYMBOL, snapshot_of
 
 from featurestore.catalog.aggregation import Aggregation
@@ -100,33 +102,48 @@ def _view(name: str, below: Source | FeatureView, layer: Layer, a: str, b: str) 
     )
 
 
-@st.composite
-def layers(draw: st.DrawFn, *, bounded: bool = True) -> list[Layer]:
-    """Two or three views, of which one below the last depends on several rows.
+def random_chain(draw: random.Random, *, bounded: bool = True) -> list[Layer]:
+    """Return two or three views, of which one below the last depends on several rows.
 
     Args:
         bounded: All can be kept online.
     """
-    size = draw(st.integers(2, 3))
-    whole = draw(st.integers(0, size))  # so many views have both keys, those above one of them
-    one = draw(st.sampled_from(["symbol", "venue"]))
-    keys = ["symbol, venue"] * whole + [one] * (size - whole)
-    found = [
-        Layer(
-            draw(st.sampled_from(KINDS)),
-            key,
-            draw(st.one_of(st.none(), st.integers(1, 40))),
-            draw(st.sampled_from([1, 8, 20])),
+    size = draw.choice([2, 2, 3])
+    whole = draw.choice([0, 0, 1, size])  # so many views have both keys, those above one of them
+    keys = ["symbol, venue"] * whole + [draw.choice(["symbol", "symbol", "venue"])] * (size - whole)
+    several = draw.randrange(size - 1)  # the first that depends on several rows
+    found = []
+    for at, key in enumerate(keys):
+        kind = "one row" if at < several else draw.choice(KINDS[1:] if at == several else KINDS)
+        ttl = draw.choice([None, None, 3, 15, 40])
+        if bounded and at > several and kind == "last known":
+            ttl = ttl or 13
+        found.append(Layer(kind, key, ttl, draw.choice([4, 10, 20, 35])))
+    return found
+
+
+def random_history(draw: random.Random) -> tuple[list[dict[str, Any]], list[list[int]]]:
+    """Return rows in source order, and deliveries: each row in one or more, in any order."""
+    size = draw.choice([3, 8, 16, 30, 45])
+    symbols = ["A", "A", "A", "B", "B", "Ä" * 300] if draw.random() < 0.7 else ["A"]
+    step, width = draw.choice([1, 3, 8]), draw.choice([40, 120])
+    made: list[dict[str, Any]] = []
+    for number in range(size):
+        ts = draw.randrange(0, width, step) if draw.random() < 0.97 else None
+        late = draw.choice([0, 0, 0, 0, 0, 0, 1, 7, 30, None])
+        made.append(
+            {
+                "symbol": draw.choice(symbols) if draw.random() < 0.97 else None,
+                "ts": ts,
+                "created": None if ts is None or late is None else ts + late,
+                "bid": draw.choice([0.0, -0.0, 0.1, 1e300, float("inf"), 2.5, -3.0, None, None]),
+                "ask": draw.choice([0.0, 7.0, 0.1, -1e300, 2.5, -3.0, None, None]),
+                "venue": draw.choice(["N", "N", "N", "", "Québec", None]),
+                "size": draw.choice([None, -(2**31), 2**31 - 1, 5]),
+                # The number makes versions unique: positions are no business of a delivery's order.
+                "seq": number,
+            }
         )
-        for key in keys
-    ]
-    several = [at for at, layer in enumerate(found) if layer.kind != "one row"]
-    if not several or several[0] == size - 1:
-        found[0] = Layer(draw(st.sampled_from(KINDS[1:])), keys[0], found[0].ttl, found[0].window)
-        several = [0]
-    return [
-        Layer(x.kind, x.keys, x.ttl or 13, x.window)
-        if bounded and x.kind == "last known" and at > several[0]
-        else x
-        for at, x in enumerate(found)
-    ]
+    flat = [*draw.sample(range(size), size), *(draw.randrange(size) for _ in range(draw.choice([0, 4])))]
+    edges = [0, *sorted(draw.randrange(len(flat)) for _ in range(draw.choice([0, 1, 5]))), len(flat)]
+    return made, [sorted(set(flat[a:b])) for a, b in pairwise(edges) if a < b]

@@ -1,17 +1,16 @@
 """A view over a view: what is read online is what training computes from the whole history."""
 
 import itertools
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.serve.chains import Layer, chain_of, found_by_a_value, layers, top_of
+from tests.serve.chains import Layer, chain_of, found_by_a_value, random_chain, random_history, top_of
 from tests.serve.house import quotes
-from tests.serve.test_parity import SYMBOLS, Truth, check_answer, exact, histories
+from tests.serve.test_parity import SYMBOLS, Truth, check_answer, exact
 
 from featurestore.catalog.snapshot import CatalogSnapshot
 from featurestore.core.clock import ManualClock
@@ -73,38 +72,38 @@ def check_chain(
         )
 
 
-@settings(max_examples=40, deadline=None)
-@given(layers(), histories(), st.sampled_from([0, 15]))
-def test_a_chain_online_equals_training_for_any_order_of_deliveries(
-    chain: list[Layer], made: tuple[list[dict[str, Any]], list[list[int]]], behind: int
-) -> None:
-    check_chain(MemoryStore(), chain, *made, behind)
+def check_seed(seed: int) -> None:
+    """Compare a random chain over a random history."""
+    draw = random.Random(seed)  # noqa: S311 -- a test's dice
+    check_chain(MemoryStore(), random_chain(draw), *random_history(draw), draw.choice([0, 0, 15]))
+
+
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_a_chain_online_equals_training_for_any_order_of_deliveries(first: int) -> None:
+    for seed in range(first, first + 20):
+        check_seed(seed)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-@settings(max_examples=20_000, deadline=None)
-@given(layers(), histories(), st.sampled_from([0, 15]))
-def test_a_chain_online_equals_training_for_twenty_thousand_histories(
-    chain: list[Layer], made: tuple[list[dict[str, Any]], list[list[int]]], behind: int
-) -> None:
-    check_chain(MemoryStore(), chain, *made, behind)
+def test_a_chain_online_equals_training_for_twenty_thousand_histories() -> None:
+    for seed in range(20_000):
+        check_seed(seed)
 
 
-@settings(max_examples=60, deadline=None)
-@given(layers() | layers(bounded=False), histories(), st.integers(0, 150))
-def test_the_rows_retained_of_a_chain_answer_later_readers_like_all_rows(
-    chain: list[Layer], made: tuple[list[dict[str, Any]], list[list[int]]], cut: int
-) -> None:
-    snapshot, history = chain_of(chain), quotes(made[0])
-    instants = [cut + later for later in (0, 1, 7, 14, 100)]
-    whole = truth_of(snapshot, chain, history, instants)
-    for expired in (False, True):
-        kept = retained_rows(top_of(snapshot, chain), history, at_ns=cut, expired=expired)
-        found = truth_of(snapshot, chain, history.take(pa.array(kept)), instants)
-        for name in whole.names:
-            assert exact(found.answer.columns[name]) == exact(whole.answer.columns[name]), name
-        assert not expired or found.status == whole.status
+def test_the_rows_retained_of_a_chain_answer_later_readers_like_all_rows() -> None:
+    for seed in range(80):
+        draw = random.Random(seed)  # noqa: S311 -- a test's dice
+        chain, (made, _) = random_chain(draw, bounded=draw.random() < 0.8), random_history(draw)
+        snapshot, history, cut = chain_of(chain), quotes(made), draw.randrange(0, 130)
+        instants = [cut + later for later in (0, 1, 7, 14, 100)]
+        whole = truth_of(snapshot, chain, history, instants)
+        for expired in (False, True):
+            kept = retained_rows(top_of(snapshot, chain), history, at_ns=cut, expired=expired)
+            found = truth_of(snapshot, chain, history.take(pa.array(kept)), instants)
+            for name in whole.names:
+                assert exact(found.answer.columns[name]) == exact(whole.answer.columns[name]), (seed, name)
+            assert not expired or found.status == whole.status, seed
 
 
 def test_a_late_row_changes_what_later_rows_are_worth() -> None:
