@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from featurestore.core.time import INT64_MAX, INT64_MIN, BoolArray, Int64Array
 from featurestore.temporal.jit import kernel
-from featurestore.temporal.windows_range_kernels import INSERT, READ, REBUILD, moves
+from featurestore.temporal.windows_range_kernels import INSERT, READ, moves
 
 Int32Matrix = npt.NDArray[np.int32]
 
@@ -162,7 +162,10 @@ def extremes_by_moves(
     slots: Int64Array,
     out: Int64Array,
 ) -> None:
-    """Answer what `extremes_by_blocks` does for rows known out of order: O(log rows) per change."""
+    """Answer what `extremes_by_blocks` does for rows known out of order: O(log rows) per change.
+
+    Readers must know ever more, so that nothing begins anew; those who do not are for `extremes_by_tree`.
+    """
     for k in range(len(tasks)):
         task = tasks[k]
         lo, hi = task[2], task[3]
@@ -183,10 +186,5 @@ def extremes_by_moves(
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
                     out[at, slots[w]] = bits_of_key(tree[1], values[2], greatest)
-                elif code == REBUILD:
-                    tree[:] = INT64_MAX
-                    for i in range(low_w[at], high[at]):
-                        if known[i] <= cutoffs[at]:
-                            tree_put(tree, i - lo, keys[i - lo])
                 else:
                     tree_put(tree, at - lo, keys[at - lo] if code == INSERT else INT64_MAX)

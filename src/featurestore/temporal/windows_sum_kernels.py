@@ -394,7 +394,10 @@ def sum_by_moves(
     out: Int64Array,
     real: FloatArray,
 ) -> int:
-    """Answer what `sum_by_prefix` does, for rows known out of order and for any range of exponents."""
+    """Answer what `sum_by_prefix` does, for rows known out of order and for any range of exponents.
+
+    The readers of late rows must know ever more; those who do not are for `sum_by_tree`.
+    """
     bits, valid, kind = values
     overflow = 0
     for k in range(len(tasks)):
@@ -439,9 +442,9 @@ def sum_by_moves(
                     total[:] = _ZERO
                     squares[:] = _ZERO
                     counts[:] = 0
+                    # Late rows never come here: their readers know ever more.
                     for i in range(low_w[at], high[at]):
-                        if not is_late or known[i] <= cutoffs[at]:
-                            change_set(i, True, values, least, counts, of_total, of_squares)
+                        change_set(i, True, values, least, counts, of_total, of_squares)
                 else:
                     change_set(at, code == INSERT, values, least, counts, of_total, of_squares)
     return overflow
