@@ -118,6 +118,16 @@ def test_a_late_row_changes_what_later_rows_are_worth() -> None:
     check(backend, chain, quotes([*first, late]), [60])
 
 
+def test_a_feature_read_alone_is_what_it_is_beside_the_others() -> None:
+    """The view below reads by both keys: a row that lacks one has no value there, whatever else is asked."""
+    chain = [Layer("both", keys="symbol, venue"), Layer("one row")]
+    history = quotes([{"symbol": "A", "ts": 0, "bid": 3.0, "ask": 1.0}])
+    backend = OnlineBackend(lambda: chain_of(chain), MemoryStore(), clock=ManualClock(10), history_ns=10)
+    backend.push("quotes", history)
+    check(backend, chain, history, [0, 5])
+    assert backend.get_online_features(["v1:a"], {"symbol": ["A"]}, now=5).to_dict()["a"] == [None]
+
+
 @pytest.mark.parametrize(
     ("chain", "rows"),
     [
