@@ -56,6 +56,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "windows_sum_kernels": ("exact_kernels", "windows_range_kernels"),
     "windows_extreme_kernels": ("windows_range_kernels",),
     "windows_pick_kernels": ("windows_range_kernels",),
+    "windows_tree_kernels": ("exact_kernels", "windows_sum_kernels", "windows_extreme_kernels"),
 }
 
 # The modules of which every mutant was looked at.
@@ -86,8 +87,8 @@ def plain(changed: str, tree: ast.Module) -> dict[str, SimpleNamespace]:
 
 
 def _plain_one(name: str, tree: ast.Module, found: Mapping[str, SimpleNamespace]) -> SimpleNamespace:
-    tasks = {"TASK_ROWS": 4} if name == "windows_range_kernels" else {}
-    return loaded(tree, name, imported(tree, found) | INSTRUCTIONS | tasks)
+    small = {"windows_range_kernels": {"TASK_ROWS": 4}, "windows_tree_kernels": {"LEAF_BITS": 1, "LEAF": 2}}
+    return loaded(tree, name, imported(tree, found) | INSTRUCTIONS | small.get(name, {}))
 
 
 @cache
@@ -104,6 +105,7 @@ def put_in_place(changed: str, tree: ast.Module, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(windows_batch, "_sums", found["windows_sum_kernels"])
     monkeypatch.setattr(windows_batch, "_extremes", found["windows_extreme_kernels"])
     monkeypatch.setattr(windows_batch, "_picks", found["windows_pick_kernels"])
+    monkeypatch.setattr(windows_batch, "_trees", found["windows_tree_kernels"])
     monkeypatch.setattr(windows_batch, "_SPARE_TASKS", 0)
     monkeypatch.setattr(windows_order, "_kernels", found["windows_order_kernels"])
     monkeypatch.setattr(windows_answers, "_kernels", found["windows_order_kernels"])
@@ -231,12 +233,14 @@ def _spans(function: str, exponents: Sequence[int], count: int) -> WindowCase:
     return _whole(columns, (function,))
 
 
-def _overflows(values: list[int], late: bool) -> bool:
+def _overflows(values: list[int], late: bool, steps: bool = False) -> bool:
     """Whether a sum of integers is refused."""
-    event = np.arange(len(values))
-    known = np.array([len(values)] * (len(values) - 1) + [0]) if late else None
-    rows = Rows(np.zeros(len(values), np.int32), event, known)
-    spine = Rows(np.zeros(1, np.int32), np.array([len(values)]))
+    count = len(values)
+    known = np.array([count] * (count - 1) + [0]) if late else None
+    rows = Rows(np.zeros(count, np.int32), np.arange(count), known)
+    spine = Rows(np.zeros(1, np.int32), np.array([count]))
+    if steps:  # the second reader knows less than the first, but all there is
+        spine = Rows(np.zeros(2, np.int32), np.array([count, count + 1]), np.array([count + 9, count]))
     windows = [Window("x", "sum", 99, 0, None, "s")]
     try:
         window_aggregate(spine, rows, {"x": pa.array(values)}, windows, entities=1)
@@ -249,8 +253,8 @@ def refuses_what_does_not_fit() -> bool:
     fits = ([INT64_MAX], [INT64_MIN], [INT64_MAX - 1, 1], [INT64_MIN + 1, -1], [INT64_MAX, 5, -5])
     beyond = ([INT64_MAX, 1], [INT64_MIN, -1], [INT64_MAX] * 3, [INT64_MIN] * 4)
     return all(
-        not any(_overflows(values, late) for values in fits) and all(_overflows(v, late) for v in beyond)
-        for late in (False, True)
+        not any(_overflows(v, *how) for v in fits) and all(_overflows(v, *how) for v in beyond)
+        for how in ((False,), (True,), (True, True))
     )
 
 

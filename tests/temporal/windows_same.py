@@ -34,6 +34,12 @@ _SPREADS: Final = "if n > _ONE and (slots[VAR] >= 0 or slots[STD] >= 0):"
 _SET_SPREAD: Final = "if n > 1 and len(squares) > 0:"
 _TOTAL_LIMBS: Final = "total = np.zeros((width + rows_bits + 63) // 64 + 1, np.uint64)"
 _SQUARE_LIMBS: Final = "squares = np.zeros((2 * width + rows_bits + 63) // 64 + 2, np.uint64)"
+_TREE_SQUARES: Final = "of_squares = (slots[:, VAR] >= 0) | (slots[:, STD] >= 0)"
+_TREE_TOTAL: Final = "of_total = (slots[:, SUM] >= 0) | (slots[:, MEAN] >= 0) | of_squares"
+_TREE_WIDTH: Final = "width, rows_bits = most - least + 53, bit_length(hi - lo) + 1"
+_TREE_LIMBS: Final = "limbs = ((width + rows_bits + 63) // 64 + 1) * int(of_total.any())"
+_TREE_SQUARE_LIMBS: Final = "square_limbs = ((2 * width + rows_bits + 63) // 64 + 2) * int(of_squares.any())"
+_LEAVES: Final = "first, last = (a - lo + LEAF - 1) >> LEAF_BITS, (b - lo) >> LEAF_BITS"
 _OF_SQUARES: Final = "of_squares = squares if slots[w, VAR] >= 0 or slots[w, STD] >= 0 else squares[:0]"
 _OF_TOTAL: Final = (
     "of_total = total if slots[w, SUM] >= 0 or slots[w, MEAN] >= 0 or len(of_squares) else total[:0]"
@@ -126,6 +132,19 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
     ("sum_by_moves", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
     ("sum_by_moves", _OF_SQUARES, "GtE to Gt"): _COUNT_FIRST,
     ("sum_by_moves", _OF_TOTAL, "GtE to Gt"): _COUNT_FIRST,
+    ("find_steps_back", "if cutoffs[q] < cutoffs[q - 1]:", "Lt to LtE"): "the tree answers the same",
+    ("sum_by_tree", _TREE_SQUARES, "GtE to Gt"): _COUNT_FIRST,
+    ("sum_by_tree", _TREE_TOTAL, "GtE to Gt"): _COUNT_FIRST,
+    ("sum_by_tree", _TREE_WIDTH, "Add to Sub"): _SPARE_LIMBS,
+    ("sum_by_tree", _TREE_WIDTH, "Sub to Add"): _LARGER,
+    ("sum_by_tree", _TREE_LIMBS, "Add to Sub"): _SPARE_LIMBS,
+    ("sum_by_tree", _TREE_SQUARE_LIMBS, "Add to Sub"): _SPARE_LIMBS,
+    ("sum_by_tree", "nodes = ((hi - lo) >> LEAF_BITS) + 2", "Sub to Add"): _LARGER,
+    ("sum_by_tree", _LEAVES, "Sub to Add"): "more rows are looked at one by one; the last leaf is noticed",
+    ("sum_by_tree", "whole = first < last", "Lt to LtE"): "both ends meet",
+    ("extremes_by_tree", "while size < hi - lo:", "Lt to LtE"): _LARGER,
+    ("extremes_by_tree", "while size < hi - lo:", "Sub to Add"): _LARGER,
+    ("extremes_by_tree", "keys = np.empty(hi - lo, np.int64)", "Sub to Add"): _LARGER,
     ("is_after", "return bool(event[a] > event[b])", "Gt to GtE"): _UNEQUAL,
     ("is_after", "return bool(known[a] > known[b])", "Gt to GtE"): _UNEQUAL,
     ("is_after", "return bool(sequence[a] > sequence[b])", "Gt to GtE"): _UNEQUAL,
