@@ -24,11 +24,8 @@ _SEARCHED: Final = "a stretch is searched that holds nothing"
 SAME: Final[dict[tuple[str, str, str], str]] = {
     ("take_times", "late += event[i] < bound", "Add to Sub"): "not 0 either",
     ("take_times", "late += event[i] < bound", "Lt to LtE"): _LOOKS,
-    (
-        "take_times",
-        "return late, 0 if len(event) > 0 and event[0] < before else -1",
-        "Lt to LtE",
-    ): _ORDER,
+    ("take_times", "return late, 0 if event[0] < before else -1", "Lt to LtE"): _ORDER,
+    ("take_times", "late, falls = int(event[0] < bound), 0", "Lt to LtE"): _LOOKS,
     ("last_fall", "if event[i] < event[i - 1]:", "Lt to LtE"): _ORDER,
     ("sealed_rows", "if waiting > 0:", "Gt to GtE"): _SEARCHED,
 }

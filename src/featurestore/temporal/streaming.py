@@ -276,7 +276,8 @@ class StreamingJoin:
         table = side.read(data)
         if not side.is_known:
             self._check_first(side, table.schema)
-        self._make_room(len(table))
+        if self._options.max_pending_rows is not None:
+            self._make_room(len(table), self._options.max_pending_rows)
         event, null = side.times(table)
         late_count, fall = side.rows.put_times(event, self._bound(side.what))
         kept, late = table, None
@@ -289,7 +290,8 @@ class StreamingJoin:
         if with_nulls and side is self._right:
             matchable, fall = self._right.matchable(kept, fall)
             kept, unmatchable = matchable, len(kept) - len(matchable)
-        self._check_room(len(kept))
+        if self._options.max_pending_rows is not None:
+            self._check_room(len(kept), self._options.max_pending_rows)
         side.hold(kept, fall)
         side.learn(table.schema)
         self._counts[f"pushed_{side.what}"] += len(table)
@@ -337,15 +339,14 @@ class StreamingJoin:
         side.put_known(table, at)
         return with_nulls
 
-    def _make_room(self, more: int) -> None:
+    def _make_room(self, more: int, limit: int) -> None:
         """Thin out what is held where so many more rows would not fit beside it."""
-        limit = self._options.max_pending_rows
-        if limit is not None and len(self._left.rows) + len(self._right.rows) + more > limit:
+        if len(self._left.rows) + len(self._right.rows) + more > limit:
             self._prune(always=True)
 
-    def _check_room(self, more: int) -> None:
-        limit, held = self._options.max_pending_rows, (len(self._left.rows), len(self._right.rows))
-        if limit is not None and sum(held) + more > limit:
+    def _check_room(self, more: int, limit: int) -> None:
+        held = (len(self._left.rows), len(self._right.rows))
+        if sum(held) + more > limit:
             raise StreamError(
                 f"{more} more rows beside {held[0]} left rows that wait and {held[1]} right rows still "
                 f"needed: max_pending_rows is {limit}",
@@ -387,10 +388,10 @@ class StreamingJoin:
 
     def _oldest_reader(self) -> int:
         """Return the earliest time of a left row that waits or may still come."""
-        rows = self._left.rows
-        waiting = rows.view(0, len(rows))
+        waiting, bound = self._left.rows.view(0, len(self._left.rows)), self._bound("left")
+        if len(waiting) and waiting.in_order and waiting.codes[0] >= 0:
+            return min(bound, int(waiting.event_ns[0]))
         with_key = waiting.event_ns[waiting.codes >= 0]
-        bound = self._bound("left")
         return min(bound, int(with_key.min())) if len(with_key) else bound
 
     def _forget_keys(self) -> None:

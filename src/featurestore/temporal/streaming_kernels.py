@@ -22,15 +22,17 @@ def take_times(event: Int64Array, bound: int, before: int, out: Int64Array) -> t
     Returns:
         The place is -1 where no time is older than the one before it.
     """
-    late, falls = 0, 0
-    for i in range(U64(len(event))):
+    if len(event) == 0:
+        return 0, -1
+    out[0] = event[0]
+    late, falls = int(event[0] < bound), 0
+    for i in range(U64(1), U64(len(event))):
         out[i] = event[i]
         late += event[i] < bound
-    for i in range(U64(1), U64(len(event))):
         falls += event[i] < event[i - U64(1)]
     if falls > 0:
         return late, last_fall(event)
-    return late, 0 if len(event) > 0 and event[0] < before else -1
+    return late, 0 if event[0] < before else -1
 
 
 @kernel
