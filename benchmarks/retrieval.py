@@ -71,7 +71,7 @@ def run() -> list[Workload]:
             f"{SPINE:,} readers of {ROWS:,} stored rows",
             {OURS: lambda: job_of(context, spine).to_arrow(), "polars": theirs},
             rows=SPINE,
-            repeats=3,
+            repeats=7,
             goals={"polars": 8.0},
         )
         return [many, _few(context), _opening(context)]
