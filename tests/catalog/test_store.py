@@ -90,7 +90,7 @@ def test_a_store_that_ignores_put_if_absent_is_refused_before_the_first_commit(t
             Catalog(store, read_schema=Columns()).apply([Entity("x")])
         assert "AWS S3, Azure Blob" in caught.value.hint
     assert store.names() == []
-    assert LastWriterWins.store == {}
+    assert [path for path in LastWriterWins.store if str(tmp_path) in path] == []
 
 
 def test_a_catalog_lives_on_any_store(store: CatalogStore) -> None:
