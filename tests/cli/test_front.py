@@ -75,6 +75,15 @@ def test_a_folder_without_a_store_is_refused_with_what_to_do(
     assert "featurestore init" in shown
 
 
+# A shell that runs the tests in the background hands down that SIGINT is ignored.
+_PLAN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from featurestore.cli import main
+sys.exit(main(["plan"]))
+"""
+
+
 def test_ctrl_c_is_status_130_and_says_what_was_kept(tmp_path: Path) -> None:
     """A real signal to a real process, while a command waits."""
     (tmp_path / "feature_store.yaml").write_text("project: slow\n", encoding="utf-8")
@@ -82,7 +91,7 @@ def test_ctrl_c_is_status_130_and_says_what_was_kept(tmp_path: Path) -> None:
         "import pathlib, time\npathlib.Path('started').touch()\ntime.sleep(60)\n", encoding="utf-8"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from featurestore.cli import main; sys.exit(main(['plan']))"],
+        [sys.executable, "-c", _PLAN],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
