@@ -87,6 +87,24 @@ def sum_of_leaves(
 
 
 @kernel
+def sum_of_rows(
+    first: int,
+    last: int,
+    known: Int64Array,
+    cut: int,
+    values: tuple[Int64Array, BoolArray, int],
+    least: int,
+    counts: Int64Array,
+    total: UInt64Array,
+    squares: UInt64Array,
+) -> None:
+    """Add those of rows `[first, last)` that are known by `cut`, one by one."""
+    for i in range(first, last):
+        if known[i] <= cut:
+            change_set(i, True, values, least, counts, total, squares)
+
+
+@kernel
 def sum_by_tree(
     tasks: Int64Array,
     values: tuple[Int64Array, BoolArray, int],
@@ -142,12 +160,9 @@ def sum_by_tree(
                 whole = first < last
                 if whole:
                     sum_of_leaves(first, last, tree, counts, total_w, squares_w)
-                for i in range(a, lo + first * LEAF if whole else b):
-                    if known[i] <= cut:
-                        change_set(i, True, values, least, counts, total_w, squares_w)
-                for i in range(lo + last * LEAF if whole else b, b):
-                    if known[i] <= cut:
-                        change_set(i, True, values, least, counts, total_w, squares_w)
+                head, tail = (lo + first * LEAF, lo + last * LEAF) if whole else (b, b)
+                sum_of_rows(a, head, known, cut, values, least, counts, total_w, squares_w)
+                sum_of_rows(tail, b, known, cut, values, least, counts, total_w, squares_w)
                 if read_set(
                     kind, least - 1075, counts, total_w, squares_w, scratch, slots[w], out[q], real[q]
                 ):
