@@ -1,6 +1,7 @@
 """The native protocol, from a client in this process to a server in another."""
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -271,6 +272,24 @@ def test_a_stop_finishes_the_calls_under_way(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert failures == []
+
+
+def test_a_caller_who_leaves_its_stream_unread_is_no_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wide = pb.GetOnlineFeaturesRequest(
+        features=["quote"], entities=[pb.EntityColumn(name="symbol", strings=["A"] * 5_000)]
+    ).SerializeToString()
+    with serve(str(tmp_path), now=NOW, opener=OPENER) as server, OnlineClient(server.address) as client:
+        with plain_channel(server.address) as channel:
+            held = channel.stream_stream("/featurestore.v1.OnlineService/StreamOnlineFeatures")(
+                itertools.repeat(wide)
+            )
+            assert next(held)
+            time.sleep(0.5)  # until answers fill what the connection holds, and the server waits to write
+            held.cancel()
+        assert client.get_online_features(["quote"], {"symbol": ["A"]}).num_rows == 1
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_calls_over_the_limit_at_once_are_turned_away(tmp_path: Path) -> None:

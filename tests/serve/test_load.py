@@ -1,7 +1,6 @@
 """Steady load at 70 % of capacity: neither memory nor latency grows."""
 
 import asyncio
-import contextlib
 import os
 import time
 from typing import Any
@@ -62,16 +61,29 @@ async def open_loop(call: Any, rate: float, seconds: float) -> tuple[list[float]
     return taken, refused
 
 
-async def never_read(channel: Any) -> Any:
-    """Send requests over a stream until the server's answers have nowhere to go, and read none."""
+async def never_read(channel: Any) -> tuple[Any, asyncio.Task[None]]:
+    """Send requests over a stream until the server's answers have nowhere to go, and read none.
+
+    The last write stays under way: cancelling it would end the call, and free the server of it.
+    """
     stream = channel.stream_stream("/featurestore.v1.OnlineService/StreamOnlineFeatures")()
     wide = pb.GetOnlineFeaturesRequest(
         features=["quote", "flow"], entities=[pb.EntityColumn(name="symbol", strings=["IBM"] * 5_000)]
     ).SerializeToString()
-    with contextlib.suppress(TimeoutError):
-        for _ in range(1_000):
-            await asyncio.wait_for(stream.write(wide), 2.0)
-    return stream
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while True:
+            await stream.write(wide)
+            sent += 1
+
+    sending = asyncio.create_task(send())
+    before = -1
+    while sent != before:
+        before = sent
+        await asyncio.sleep(2)
+    return stream, sending
 
 
 @pytest.mark.soak
@@ -86,16 +98,20 @@ def test_steady_load_beside_a_slow_client_grows_neither_memory_nor_latency(serve
             await capacity(call)
             rate = 0.7 * await capacity(call)
             latencies, memory, refused = [], [], 0
-            held = None
+            held, sending = None, None
             for part in range(10):
                 if part == 2:
-                    held = await never_read(slow)
+                    held, sending = await never_read(slow)
                 taken, away = await open_loop(call, rate, SECONDS / 10)
                 refused += away
                 latencies.append(np.percentile(np.array(taken) * 1e3, [50, 99]).round(2).tolist())
                 memory.append(worker.memory_info().rss)
             assert held is not None
+            assert sending is not None
+            assert not held.done(), "the server ended the slow client's stream"
+            assert not sending.done()
             held.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
             return rate, latencies, memory, refused
 
     rate, latencies, memory, refused = asyncio.run(run())

@@ -227,7 +227,10 @@ class GrpcServer:
                         raise
                     finally:
                         metrics.end("StreamOnlineFeatures", started, status)
-                await context.write(out)
+                try:
+                    await context.write(out)
+                except grpc.aio.InternalError:
+                    return  # the caller left before its answer: there is nobody to tell
         except FeatureStoreError as error:
             await _abort(context, error)
 
