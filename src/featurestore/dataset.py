@@ -88,6 +88,8 @@ class Dataset:
     def sql(self, query: str) -> pa.Table:
         """Query the version with DuckDB SQL, as the table `dataset`; read-only, nothing else can be reached.
 
+        float16 is read as float32, and a duration of nanoseconds as a whole number of them.
+
         Raises:
             DefinitionError: SQL that is not one SELECT.
             ExpressionError: it failed on the data.

@@ -1,6 +1,7 @@
 """The SQL sandbox: reads the tables it is given, and nothing else."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -31,6 +32,27 @@ def test_a_query_joins_several_tables() -> None:
     names = pa.table({"k": [1, 2, 3], "name": ["one", "two", "three"]})
     out = run_query("SELECT name FROM a JOIN b USING (k) ORDER BY a.ts", {"a": ROWS, "b": names})
     assert out["name"].to_pylist() == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "read", "values"),
+    [
+        (pa.float16(), pa.float32(), [1.5, None, 65504.0]),
+        (pa.list_(pa.float16(), 2), pa.list_(pa.float32(), 2), [[1.5, -0.25], None, [0.0, 2.0]]),
+        (pa.duration("ns"), pa.int64(), [1, None, 1001]),
+        (pa.struct([("age", pa.duration("ns"))]), pa.struct([("age", pa.int64())]), [{"age": 1}, None]),
+        (pa.map_(pa.string(), pa.float16()), pa.map_(pa.string(), pa.float32()), [[("a", 1.5)], []]),
+        (pa.large_list(pa.duration("ns")), pa.large_list(pa.int64()), [[1, None], []]),
+    ],
+    ids=str,
+)
+def test_sql_reads_exactly_what_it_has_no_type_for(
+    kind: pa.DataType, read: pa.DataType, values: list[Any]
+) -> None:
+    rows = pa.table({"v": pa.array(values, read).cast(kind)})
+    assert run_query("SELECT v FROM source", {"source": rows})["v"].to_pylist() == values
+    stream = pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches())
+    assert run_query("SELECT v FROM source", {"source": stream})["v"].to_pylist() == values
 
 
 def test_the_schema_of_a_query_needs_no_rows() -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from featurestore.core.arguments import text
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, ExpressionError, FeatureStoreError, StorageError
+from featurestore.storage.duckdb_types import readable
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,7 +29,12 @@ _OPEN: Final["weakref.WeakSet[Sandbox]"] = weakref.WeakSet()
 
 
 class ArrowStream(Protocol):
-    """Anything that speaks the Arrow PyCapsule protocol for streams."""
+    """Anything that speaks the Arrow PyCapsule protocol for streams, and names its columns in advance."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and types, in order."""
+        ...
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Export as an Arrow C stream."""
@@ -62,6 +68,8 @@ class Sandbox:
     def query(self, sql: str, tables: Mapping[str, ArrowStream]) -> pa.Table:
         """Run one SELECT over named tables; the order of rows is kept where SQL leaves it open.
 
+        float16 is read as float32 and a duration of nanoseconds as int64, so that nothing is cut.
+
         Raises:
             DefinitionError: the SQL is wrong, or wants something outside.
             ExpressionError: it failed on the values it met.
@@ -71,7 +79,7 @@ class Sandbox:
         connection = self.connection
         try:
             for name, table in tables.items():
-                connection.register(name, table)
+                connection.register(name, readable(table))
             try:
                 return connection.sql(sql).to_arrow_table()
             finally:
