@@ -190,6 +190,26 @@ class TestRedisStore(OnlineStoreConformance):
         assert "secret" not in str(caught.value)
 
 
+@pytest.fixture
+def read_only_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a store in it, mounted so that nobody can write; skips where mounting is not allowed."""
+    folder, seen = tmp_path / "written", tmp_path / "seen"
+    LmdbStore(folder).close()
+    seen.mkdir()
+    for options in (["--bind", str(folder)], ["-o", "remount,ro,bind"]):
+        done = subprocess.run(["mount", *options, str(seen)], check=False, capture_output=True)  # noqa: S607
+        if done.returncode:
+            pytest.skip("mounting a folder read-only is not allowed here")
+    yield seen
+    subprocess.run(["umount", str(seen)], check=True)  # noqa: S607
+
+
+def test_a_folder_that_cannot_be_written_to_says_why_readers_need_that(read_only_folder: Path) -> None:
+    with pytest.raises(OnlineStoreError, match="Read-only file system") as caught:
+        LmdbStore(read_only_folder)
+    assert "lock file" in str(caught.value.hint)
+
+
 def test_every_store_gives_the_same_answers_to_the_same_deliveries(tmp_path: Path, redis_url: str) -> None:
     draw = np.random.default_rng(5)
     history = quotes(

@@ -364,6 +364,11 @@ def _translated(error: Exception, path: str) -> OnlineStoreError:
         hint = "the map is full: open it with a greater map_bytes"
     elif isinstance(error, lmdb.ReadersFullError):
         hint = "more than 1024 readers at once: use fewer threads or processes"
+    elif not os.access(path, os.W_OK):
+        hint = (
+            "readers too write to its lock file, which keeps what they read from being reused: let this user "
+        )
+        hint += "write to the folder, or copy it to one that can be written to"
     return OnlineStoreError(f"the online store at {path} failed: {error}", hint=hint, path=path)
 
 
