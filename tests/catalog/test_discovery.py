@@ -167,3 +167,9 @@ def test_the_cause_keeps_the_whole_traceback(tmp_path: Path) -> None:
     with pytest.raises(DefinitionError) as raised:
         load_definitions(write(tmp_path, a="1 / 0\n"))
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+def test_a_file_that_ends_the_process_is_an_error_in_that_file(tmp_path: Path) -> None:
+    write(tmp_path, entities=ENTITIES, views="x = 1\nraise SystemExit(0)\n")
+    with pytest.raises(DefinitionError, match=r"views\.py:2: SystemExit: 0"):
+        load_definitions(tmp_path)

@@ -86,6 +86,16 @@ class Aggregation:
         put(self, "tile_ns", tile_ns)
 
     @property
+    def window(self) -> int:
+        """The window's length in nanoseconds, as the constructor takes it too."""
+        return self.window_ns
+
+    @property
+    def tile(self) -> int | None:
+        """The tile in nanoseconds, as the constructor takes it too; `None` for none."""
+        return self.tile_ns or None
+
+    @property
     def base_function(self) -> str:
         """The function without its argument: `last_n` for `last_n(5)`."""
         return self.function.partition("(")[0]

@@ -206,7 +206,9 @@ class Catalog:
         removed = {_key_of(base, ref) for ref in remove}
         both = removed & set(given)
         if both:
-            raise DefinitionError(f"{'/'.join(min(both))} is both given and removed")
+            raise DefinitionError(
+                f"{'/'.join(min(both))} is both given and removed", hint="leave one of the two out"
+            )
         if complete:
             removed |= set(base.heads) - set(given)
         return make_plan(base, given, removed, self._read_schema)

@@ -116,7 +116,9 @@ class Desired:
     ) -> DefinitionError | NotFoundError:
         ref, what = dependency.ref, " or ".join(KIND_WORDS[kind] for kind in dependency.kinds)
         if itself and ref.version is None and self.has((holder.kind, ref.name)) and holder.name == ref.name:
-            return DefinitionError(f"{described(holder)} reads itself")
+            return DefinitionError(
+                f"{described(holder)} reads itself", hint="give its source, or another view"
+            )
         if Label.kind not in dependency.kinds and self.has((Label.kind, ref.name)):
             return LeakageError(
                 f"{described(holder)} reads label {ref.name!r}, whose value lies after its reader's time",

@@ -46,7 +46,11 @@ def load_definitions(folder: str | Path) -> list[Definition]:
     """
     root = Path(folder).resolve()
     if not root.is_dir():
-        raise NotFoundError(f"no folder {str(root)!r} to load definitions from", path=str(root))
+        raise NotFoundError(
+            f"no folder {str(root)!r} to load definitions from",
+            hint="`featurestore init NAME` makes one",
+            path=str(root),
+        )
     files = [p for p in sorted(root.glob("*.py")) if not _is_skipped(p.name)]
     found: dict[Key, _Found] = {}
     with _LOCK, _importable(root):
@@ -102,7 +106,7 @@ def _run(file: Path, root: Path) -> ModuleType:
     except FeatureStoreError as error:
         place = _place(error, file, root)
         raise type(error)(f"{place}: {error.message}", hint=error.hint, **error.context) from error
-    except Exception as error:  # other people's code may raise anything
+    except (Exception, SystemExit) as error:  # other people's code may raise anything, and may want to end
         place = _place(error, file, root)
         raise DefinitionError(
             f"{place}: {type(error).__name__}: {getattr(error, 'msg', error)}",
@@ -127,7 +131,7 @@ def _run_privately(file: Path) -> ModuleType:
     return module
 
 
-def _place(error: Exception, file: Path, root: Path) -> str:
+def _place(error: BaseException, file: Path, root: Path) -> str:
     """Return `file:line` of the innermost frame in the folder."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(root):
         return f"{Path(error.filename).relative_to(root)}:{error.lineno}"
@@ -185,7 +189,11 @@ def _check_circles(found: Mapping[Key, _Found]) -> None:
         for d in dependencies(item.definition):
             own = key[0] in d.kinds and d.ref.version is None and d.ref.name == key[1]
             if own and not any(k != key[0] and desired.has((k, d.ref.name)) for k in d.kinds):
-                raise DefinitionError(f"{item.place}: {described(item.definition)} reads itself", name=key[1])
+                raise DefinitionError(
+                    f"{item.place}: {described(item.definition)} reads itself",
+                    hint="give its source, or another view",
+                    name=key[1],
+                )
     reads = {
         key: {
             (kind, d.ref.name)

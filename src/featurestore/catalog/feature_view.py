@@ -102,6 +102,11 @@ class FeatureView(Definition):
         _check_names(what, self.feature_names)
 
     @property
+    def ttl(self) -> int | None:
+        """The ttl in nanoseconds, as the constructor takes it too; `None`: values never expire."""
+        return self.ttl_ns
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """The output columns in order: features, then aggregations."""
         return tuple(f.name for f in self.features) + tuple(a.name for a in self.aggregations)

@@ -72,6 +72,11 @@ class Label(Definition):
         )
         self._describe(owner, description, tags)
 
+    @property
+    def horizon(self) -> int:
+        """How far it looks ahead, in nanoseconds, as the constructor takes it too."""
+        return self.horizon_ns
+
     def spec(self) -> dict[str, Any]:
         """Return the label as plain JSON values."""
         return {

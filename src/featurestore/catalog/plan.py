@@ -66,6 +66,12 @@ class Change:
     def __str__(self) -> str:
         return f"{self.action} {KIND_WORDS[self.kind]} {self.name}@{self.version}"
 
+    def lines(self) -> list[str]:
+        """Return the change in text: itself, then field by field, why, and what breaks, indented."""
+        fields = [f"{f.field}: {f.before!r} -> {f.after!r}" for f in self.fields]
+        told = [*fields, *(f"because {b}" for b in self.because), *(f"breaking: {b}" for b in self.breaking)]
+        return [str(self), *(f"    {line}" for line in told)]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -108,7 +114,7 @@ class Plan:
     def __str__(self) -> str:
         if self.is_empty:
             return f"nothing to do: the catalog is at version {self.base}"
-        return "\n".join(str(change) for change in self.changes)
+        return "\n".join(line for change in self.changes for line in change.lines())
 
 
 def compare(old: Record | None, new: Record | None, action: str) -> Change:

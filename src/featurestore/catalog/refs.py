@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from featurestore.core.arguments import refuse
 from featurestore.core.names import check_feature_name, check_name
-from featurestore.errors import DefinitionError
+from featurestore.errors import DefinitionError, LeakageError
 
 _REF: Final = re.compile(
     r"(?:(?P<alias>[^=:@]+)=)?(?P<name>[^=:@]+)(?:@(?P<version>[1-9]\d{0,8}))?(?::(?P<feature>.+))?"
@@ -71,9 +71,15 @@ def reference(what: str, field: str, value: Any, kinds: tuple[type[Any], ...]) -
 
     Raises:
         DefinitionError: a definition of another kind, anything else, or text that is no reference.
+        LeakageError: a label, where none is meant.
     """
     if isinstance(value, kinds):
         return Ref(value.name)
+    if getattr(value, "kind", None) == "label":
+        raise LeakageError(
+            f"{what} has {field}={value!r}, whose value lies after its reader's time",
+            hint="labels go into the labels=[…] of a training set, and nowhere else",
+        )
     if not isinstance(value, str):
         names = " or ".join(kind.kind.replace("_", " ") for kind in kinds)
         refuse(what, field, value, f"give a {names}, or its name")

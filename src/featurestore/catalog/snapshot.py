@@ -18,7 +18,7 @@ from featurestore.catalog.service import FeatureService
 from featurestore.catalog.source import Source
 from featurestore.catalog.specs import definition_from_spec
 from featurestore.catalog.training_set import TrainingSet
-from featurestore.core.names import near
+from featurestore.core.names import an, near
 from featurestore.errors import NotFoundError
 
 Key = tuple[str, str]
@@ -166,7 +166,7 @@ class CatalogSnapshot:
         if last is None:
             names = [name for kind, name in self.heads if kind in kinds]
             other = next((KIND_WORDS[kind] for kind in PRECEDENCE if (kind, ref.name) in self.heads), None)
-            found = f"no {what} {ref.name!r} in {at}" + (f": it is a {other}" if other else "")
+            found = f"no {what} {ref.name!r} in {at}" + (f": it is {an(other)}" if other else "")
             return NotFoundError(found, hint=near(ref.name, names), name=ref.name)
         if ref.version is None:
             return NotFoundError(

@@ -95,6 +95,11 @@ class Source(Definition):
         )
         self._describe(owner, description, tags)
 
+    @property
+    def availability_delay(self) -> int | None:
+        """The delay in nanoseconds, as the constructor takes it too; `None` for none."""
+        return self.availability_delay_ns or None
+
     def spec(self) -> dict[str, Any]:
         """Return the source as plain JSON values."""
         return {

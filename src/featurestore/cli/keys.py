@@ -70,7 +70,9 @@ def _typed(name: str, value: str, kind: str) -> Any:
         if "float" in kind or "double" in kind:
             return float(value)
     except ValueError as error:
-        raise DefinitionError(f"--key {name}={value}: {value!r} is not of type {kind}") from error
+        raise DefinitionError(
+            f"--key {name}={value}: {value!r} is not of type {kind}", hint=f"the column holds {kind}"
+        ) from error
     if kind == "bool" and value.lower() not in _BOOLEANS:
         raise DefinitionError(f"--key {name}={value}: {value!r} is not of type bool", hint="true or false")
     return _BOOLEANS[value.lower()] if kind == "bool" else value

@@ -92,7 +92,10 @@ def read_table(path: Path) -> "pa.Table":
             return pyarrow.csv.read_csv(path)
         return pyarrow.feather.read_table(path)
     except pa.ArrowInvalid as error:
-        raise StorageError(f"{path} is not a readable {path.suffix[1:]} file: {error}") from error
+        raise StorageError(
+            f"{path} is not a readable {path.suffix[1:]} file: {error}",
+            hint="the ending of its name says what it should hold: .parquet, .csv, .arrow",
+        ) from error
 
 
 def write_table(table: "pa.Table", path: Path) -> None:

@@ -67,6 +67,11 @@ def check_output_name(name: object, what: str) -> str:
     return checked
 
 
+def an(noun: str) -> str:
+    """Return a noun with its indefinite article: `an entity`, `a source`."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def near(name: object, choices: Iterable[str]) -> str:
     """Say which of `choices` the reader may have meant, as the end of a hint; empty if there are none."""
     known = sorted(set(choices))

@@ -12,7 +12,7 @@ from featurestore.errors import DefinitionError, TimeOverflowError
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 Duration = str | timedelta | int | np.timedelta64
-Instant = str | datetime | int | np.datetime64
+Instant = str | date | int | np.datetime64  # a datetime is a date
 
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
@@ -106,7 +106,7 @@ def format_duration(nanos: int) -> str:
 
 
 def instant_ns(value: Instant, *, what: str = "time") -> int:
-    """Convert an ISO 8601 text, a datetime or integer ns to ns since 1970 UTC; naive means UTC.
+    """Convert an ISO 8601 text, a date, a datetime or integer ns to ns since 1970 UTC; naive means UTC.
 
     Raises:
         DefinitionError: the text is not a time.
@@ -114,6 +114,8 @@ def instant_ns(value: Instant, *, what: str = "time") -> int:
     """
     if isinstance(value, datetime) and value == value:  # noqa: PLR0124 -- pandas.NaT is a datetime
         nanos = _datetime_ns(value)
+    elif isinstance(value, date) and not isinstance(value, datetime):  # its first instant
+        nanos = _datetime_ns(datetime(value.year, value.month, value.day, tzinfo=UTC))
     elif isinstance(value, np.datetime64):
         nanos = _datetime64_ns(value, what)
     elif isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64)):
@@ -147,7 +149,11 @@ def _datetime64_ns(value: np.datetime64, what: str) -> int:
     unit, step = np.datetime_data(value.dtype)
     factor = {"h": "h", "m": "m", "D": "d", "W": "w"}.get(unit, unit)
     if np.isnat(value) or factor not in _DURATION_UNIT_NS:
-        raise DefinitionError(f"{what} is {value!r}, which is not an exact instant", value=str(value))
+        raise DefinitionError(
+            f"{what} is {value!r}, which is not an exact instant",
+            hint="give a numpy.datetime64 in weeks or a shorter unit",
+            value=str(value),
+        )
     return int(value.astype(np.int64)) * step * _DURATION_UNIT_NS[factor]
 
 

@@ -130,7 +130,7 @@ def plan_fields(
     _check_known([*columns, *labels, *([weight] if weight else [])], roles, manifest)
     for name, group in (("columns", columns), ("labels", labels)):
         if len(set(group)) != len(group):
-            raise DefinitionError(f"{name} are repeated: {', '.join(group)}")
+            raise DefinitionError(f"{name} are repeated: {', '.join(group)}", hint="name each once")
     fills = _fills(fill, columns)
     schema = manifest.schema
     places = _places(manifest)

@@ -74,10 +74,14 @@ def _fit_number(values: npt.NDArray[np.float64], column: str, kind: Any) -> Tran
         SchemaError: there is none, or codes were asked for.
     """
     if kind == "codes":
-        raise SchemaError(f"column {column!r} holds numbers, codes are for strings", column=column)
+        raise SchemaError(
+            f"column {column!r} holds numbers, codes are for strings",
+            hint="fit standardize or quantile",
+            column=column,
+        )
     real = values[~np.isnan(values)]
     if real.size == 0:
-        raise SchemaError(f"column {column!r} has no value to fit on", column=column)
+        raise SchemaError(f"column {column!r} has no value to fit on", hint="leave it out", column=column)
     if kind == "quantile":
         cuts = np.quantile(real, np.linspace(0.0, 1.0, QUANTILES))
         return Transform(column=column, kind="quantile", quantiles=tuple(cuts.tolist()), count=int(real.size))

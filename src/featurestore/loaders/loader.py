@@ -173,7 +173,7 @@ class Loader:
             DefinitionError: a negative epoch.
         """
         if epoch < 0:
-            raise DefinitionError(f"epoch {epoch}: it counts from 0")
+            raise DefinitionError(f"epoch {epoch}: it counts from 0", hint="the first pass is epoch 0")
         self._epoch, self._step, self._begun = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:

@@ -84,7 +84,11 @@ class Order:
         for name in ("streams", "block_rows", "blocks"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise DefinitionError(f"{name} is {value!r}: it must be a positive integer", value=value)
+                raise DefinitionError(
+                    f"{name} is {value!r}: it must be a positive integer",
+                    hint="leave it out for the default",
+                    value=value,
+                )
         if self.block_rows * self.blocks > _LONGEST_CHUNK:
             raise DefinitionError(
                 f"{self.blocks} blocks of {self.block_rows} rows: more than {_LONGEST_CHUNK} in a chunk",

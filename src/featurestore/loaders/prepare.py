@@ -167,6 +167,9 @@ def _check_kinds(options: LoaderOptions) -> None:
         value = getattr(options, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, SupportsIndex)):
             raise DefinitionError(f"{name} is {value!r}", hint="a whole number", value=value)
+    for name in ("threads", "prefetch"):
+        if getattr(options, name) is not None:
+            whole("a loader", name, getattr(options, name), least=0)
     if isinstance(options.window, bool) or not isinstance(options.window, (Window, int, type(None))):
         raise DefinitionError(f"window is {options.window!r}", hint="Window(lookback=…), or a number of rows")
     if options.io not in {*HOST_IO, *DEVICE_IO}:
@@ -295,7 +298,9 @@ def rank_of(options: LoaderOptions, found: tuple[int, int] | None = None) -> tup
     if rank is None or world is None:
         return 0, 1
     if not (rank.isdigit() and world.isdigit()):
-        raise DefinitionError(f"RANK={rank!r} and WORLD_SIZE={world!r} are not numbers")
+        raise DefinitionError(
+            f"RANK={rank!r} and WORLD_SIZE={world!r} are not numbers", hint="pass rank= and world_size="
+        )
     return int(rank), int(world)
 
 

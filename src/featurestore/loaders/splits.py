@@ -68,7 +68,10 @@ class TimeSplit:
     def __post_init__(self) -> None:
         given = [self.part(name) for name in SUBSETS if self.part(name) is not None]
         if not given:
-            raise DefinitionError("a time split needs a period for at least one subset")
+            raise DefinitionError(
+                "a time split needs a period for at least one subset",
+                hint='train=(None, "2025-06-01"), valid=("2025-06-01", None)',
+            )
         fractions = [part for part in given if isinstance(part, (int, float))]
         if fractions and len(fractions) != len(given):
             raise DefinitionError(
@@ -292,7 +295,9 @@ def _period_ns(part: Period | float | None, name: str) -> tuple[int, int]:
     start = INT64_MIN if part[0] is None else instant_ns(part[0], what=f"{name} start")
     end = INT64_MAX if part[1] is None else instant_ns(part[1], what=f"{name} end")
     if start >= end:
-        raise DefinitionError(f"{name} ends before it starts: {part!r}")
+        raise DefinitionError(
+            f"{name} ends before it starts: {part!r}", hint="the start is included, the end is not"
+        )
     return start, end
 
 

@@ -51,7 +51,10 @@ class Window:
     def __post_init__(self) -> None:
         for name in ("lookback", "stride", "min_history"):
             if getattr(self, name) < 1:
-                raise DefinitionError(f"the window's {name} is {getattr(self, name)}: it counts from 1")
+                raise DefinitionError(
+                    f"the window's {name} is {getattr(self, name)}: it counts from 1",
+                    hint="a window holds at least the sample's own row",
+                )
         if self.min_history > self.lookback:
             raise DefinitionError(
                 f"min_history {self.min_history} is more than lookback {self.lookback}",

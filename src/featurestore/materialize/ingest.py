@@ -69,15 +69,31 @@ def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
         rows, suppressed = _conform(context, source, rows, new=_delta_layout)
         version = append_to_delta(place, rows)
         return IngestResult(source.name, rows.num_rows, place.path, version, suppressed)
-    patterned = any(c in place.path for c in "*?[")
-    if PurePosixPath(place.path).suffix or patterned or source.format not in {None, "parquet"}:
+    if not _is_folder(source, place):
         raise DefinitionError(
             f"source {source.name!r} at {source.path!r} cannot be appended to",
-            hint="rows are appended to a folder of Parquet files or to a Delta table",
+            hint="rows are appended to a folder of Parquet files or to a Delta table; "
+            'push(…, to="online") updates the online store alone',
         )
     rows, suppressed = _conform(context, source, rows, new=lambda _, schema: schema)
     path = _append(_folder(place, source, context.path), rows, context.clock.now_ns())
     return IngestResult(source.name, rows.num_rows, str(path), suppressed=suppressed)
+
+
+def is_appendable(context: Context, ref: Ref) -> bool:
+    """Say whether `ingest` can append to a source: a Delta table or a folder of Parquet files.
+
+    Raises:
+        NotFoundError: no such source.
+    """
+    source = context.snapshot.source(ref)
+    place = place_of(source.path, context.path)
+    return source.format == "delta" or is_delta(place) or _is_folder(source, place)
+
+
+def _is_folder(source: Source, place: Place) -> bool:
+    patterned = any(c in place.path for c in "*?[")
+    return not (PurePosixPath(place.path).suffix or patterned) and source.format in {None, "parquet"}
 
 
 def _folder(place: Place, source: Source, root: AnyPath) -> AnyPath:
@@ -142,6 +158,7 @@ def _conform(
         if null is not None:
             raise SchemaError(
                 f"cannot append to source {source.name!r}: {int(null.sum())} rows have no event timestamp",
+                hint="leave them out: no reader could see them",
                 column=source.timestamp_field,
             )
     kept = read_ledger(context.root).suppression().remaining(rows)

@@ -301,7 +301,10 @@ def _spine(spine: Any) -> tuple[pa.Table | Iterable[pa.RecordBatch], pa.Schema]:
     if isinstance(spine, Iterator):
         first = next(spine, None)
         if first is None:
-            raise SchemaError("the spine is an iterator without a batch, so its columns are unknown")
+            raise SchemaError(
+                "the spine is an iterator without a batch, so its columns are unknown",
+                hint="yield at least one batch, an empty one will do",
+            )
         return _chained(first, spine), first.schema
     try:
         table = pa.table(spine)

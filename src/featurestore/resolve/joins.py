@@ -304,7 +304,9 @@ def _check_clashes(spine: pa.Schema, columns: Sequence[OutputColumn], labels: Se
     seen: dict[str, str] = dict.fromkeys(spine.names, "the spine")
     if len(spine.names) != len(seen):
         repeated = next(n for n in spine.names if spine.names.count(n) > 1)
-        raise SchemaError(f"the spine has column {repeated!r} twice", column=repeated)
+        raise SchemaError(
+            f"the spine has column {repeated!r} twice", hint="rename or drop one of the two", column=repeated
+        )
     named = [(c.name, c.feature) for c in columns]
     named += [(x.program.name, f"label {x.program.name}") for x in labels]
     for name, origin in named:

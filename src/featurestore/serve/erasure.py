@@ -109,7 +109,11 @@ def _held_keys(backend: "OnlineBackend", entity: str, view: OnlineView, readers:
     wanted = backend.snapshot.entity(entity).join_keys
     missing = [name for name in wanted if name not in readers.columns]
     if missing:
-        raise SchemaError(f"entity {entity!r} needs column {missing[0]!r}", column=missing[0])
+        raise SchemaError(
+            f"entity {entity!r} needs column {missing[0]!r}",
+            hint=f"give {', '.join(wanted)}",
+            column=missing[0],
+        )
     columns = [readers.columns[name] for name in wanted]
     listed = [c.to_pylist() if isinstance(c, pa.ChunkedArray) else list(c) for c in columns]
     if set(wanted) == set(view.program.join_keys):

@@ -167,6 +167,11 @@ class _Server(fl.FlightServerBase):  # type: ignore[misc] # pyarrow has no stubs
             ticket = fl.Ticket(json.dumps({"dataset": name}).encode())
             yield fl.FlightInfo(pa.schema([]), descriptor, [fl.FlightEndpoint(ticket, [])], -1, -1)
 
+    def list_actions(self, context: Any) -> list[Any]:
+        """Return no actions: everything here is a flight."""
+        _check(context)
+        return []
+
     def do_get(self, context: Any, ticket: Any) -> Any:
         """Stream a dataset, or the answer of a query.
 

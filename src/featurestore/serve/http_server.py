@@ -89,7 +89,10 @@ class HttpServer:
             self._socket = await self._bound()
             self._server = await self._listening()
         except (OSError, ssl.SSLError) as error:
-            raise ServerError(f"cannot listen for HTTP on port {self._config.http_port}: {error}") from error
+            raise ServerError(
+                f"cannot listen for HTTP on port {self._config.http_port}: {error}",
+                hint="give a free port, or 0",
+            ) from error
         port: int = self._socket.getsockname()[1]
         return port
 

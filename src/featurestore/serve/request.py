@@ -80,7 +80,8 @@ def _of_columns(columns: Mapping[str, Sequence[Any]]) -> Readers:
     lengths = {name: len(column) for name, column in listed.items()}
     if len(set(lengths.values())) > 1:
         raise SchemaError(
-            "entity columns differ in length: " + ", ".join(f"{k} {n}" for k, n in lengths.items())
+            "entity columns differ in length: " + ", ".join(f"{k} {n}" for k, n in lengths.items()),
+            hint="give one value per entity in every column",
         )
     return Readers(listed, next(iter(lengths.values()), 0))
 
@@ -129,5 +130,7 @@ def key_map_of(mapping: KeyMapping) -> KeyMap:
             aliases.setdefault(alias, {})[key] = column
     both = next((alias for alias in aliases if alias in keys), None)
     if both is not None:
-        raise DefinitionError(f"{both!r} is a join key and an alias in the key map")
+        raise DefinitionError(
+            f"{both!r} is a join key and an alias in the key map", hint="give the alias another name"
+        )
     return {**keys, **aliases}

@@ -238,7 +238,11 @@ def parse_select(sql: str) -> dict[str, Any]:
             sql=sql,
         )
     if len(parsed["statements"]) != 1:
-        raise DefinitionError(f"{sql!r} holds {len(parsed['statements'])} statements, not one", sql=sql)
+        raise DefinitionError(
+            f"{sql!r} holds {len(parsed['statements'])} statements, not one",
+            hint="write one read-only DuckDB SELECT",
+            sql=sql,
+        )
     node: dict[str, Any] = parsed["statements"][0]["node"]
     return node
 

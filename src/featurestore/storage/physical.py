@@ -1,6 +1,7 @@
 """Arrow types as Delta and Parquet can hold them exactly, and back: nothing is cut, nothing is guessed."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import pyarrow as pa
@@ -52,6 +53,7 @@ _DELTA_NAMES: Final = {
 }
 
 
+@lru_cache(maxsize=64)
 def stored_schema(schema: pa.Schema) -> pa.Schema:
     """Return the schema as it is stored; fields whose type differs name their own in the metadata.
 

@@ -409,7 +409,11 @@ class SourceTable:
         hive = [pa.field(name, _hive_type(samples[name])) for name in names]
         repeated = next((n for n in schema.names if schema.names.count(n) > 1), None)
         if repeated is not None:
-            raise SchemaError(f"{file.path!r} has column {repeated!r} twice", column=repeated)
+            raise SchemaError(
+                f"{file.path!r} has column {repeated!r} twice",
+                hint="rename or drop one of the two",
+                column=repeated,
+            )
         # Views of strings are a layout from which Arrow cannot take; large strings hold the same values.
         plain = [field.with_type(_readable_type(field.type)) for field in schema]
         return pa.schema([*plain, *hive])

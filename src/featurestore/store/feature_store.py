@@ -12,6 +12,7 @@ from featurestore.core.arguments import refuse
 from featurestore.core.names import near
 from featurestore.core.time import Instant, instant_ns
 from featurestore.errors import DefinitionError
+from featurestore.store.opened import Named, name_of
 from featurestore.store.served import ServedStore
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class FeatureStore(ServedStore):
 
     def materialize(
         self,
-        name: str,
+        name: Named,
         start: Instant | None = None,
         end: Instant | None = None,
         executor: "Executor | str | None" = None,
@@ -120,13 +121,18 @@ class FeatureStore(ServedStore):
 
         start_ns, end_ns = _range_ns(start, end)
         result = materialize(
-            self._context(), name, start_ns=start_ns, end_ns=end_ns, executor=executor, progress=progress
+            self._context(),
+            name_of(name),
+            start_ns=start_ns,
+            end_ns=end_ns,
+            executor=executor,
+            progress=progress,
         )
-        self._write_online(name, end_ns)
+        self._write_online(name_of(name), end_ns)
         return result
 
     def materialize_incremental(
-        self, name: str, executor: "Executor | str | None" = None, *, progress: "Progress | None" = None
+        self, name: Named, executor: "Executor | str | None" = None, *, progress: "Progress | None" = None
     ) -> "MaterializeResult":
         """Write a new version from what changed in the sources since the last; equal to a full one.
 
@@ -135,13 +141,13 @@ class FeatureStore(ServedStore):
         """
         from featurestore.materialize.incremental import materialize_incremental
 
-        result = materialize_incremental(self._context(), name, executor=executor, progress=progress)
-        self._write_online(name, None)
+        result = materialize_incremental(self._context(), name_of(name), executor=executor, progress=progress)
+        self._write_online(name_of(name), None)
         return result
 
     def plan_materialization(
         self,
-        name: str,
+        name: Named,
         start: Instant | None = None,
         end: Instant | None = None,
         *,
@@ -159,14 +165,18 @@ class FeatureStore(ServedStore):
         from featurestore.materialize.training_set import plan_run
 
         start_ns, end_ns = _range_ns(start, end)
-        return plan_run(self._context(), name, start_ns=start_ns, end_ns=end_ns, incremental=incremental)
+        return plan_run(
+            self._context(), name_of(name), start_ns=start_ns, end_ns=end_ns, incremental=incremental
+        )
 
-    def push(self, source: Source | str, data: Any, *, to: str = "both") -> "WriteResult | None":
+    def push(self, source: Source | str, data: Any, *, to: str | None = None) -> "WriteResult | None":
         """Hand over new rows of a source as they happen.
 
         Args:
             to: `both` appends them to the source and updates every online view over it; `online` and
-                `offline` do one of the two.
+                `offline` do one of the two. `None`: both, or `online` alone where the source is a single
+                file, a pattern or in a format that nothing can be appended to: history then knows
+                the rows once whoever writes that file has added them.
 
         Returns:
             What the online store took; `None` for `offline`.
@@ -174,12 +184,15 @@ class FeatureStore(ServedStore):
         Raises:
             DefinitionError: `to` is none of these.
         """
-        if to not in PUSH_TO:
+        if to is not None and to not in PUSH_TO:
             raise DefinitionError(f"push to {to!r}", hint=near(to, PUSH_TO))
         name = _name_of(source, Source)
+        from featurestore.materialize.ingest import is_appendable
         from featurestore.temporal.tables import as_table
 
         rows = as_table(data, f"the rows for {name!r}")  # once: a stream can be read only once
+        if to is None and not is_appendable(self._context(), parse_ref(name)):
+            to = "online"
         if to != "online":
             self.ingest(name, rows)
         return None if to == "offline" else self.online.push(name, rows)

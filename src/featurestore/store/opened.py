@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from featurestore.materialize.context import Context
     from featurestore.serve.backend import OnlineBackend
 
+Named = str | Definition
 Features = Sequence[str | Definition] | Definition | str
+
+
+def name_of(given: Any) -> Any:
+    """Return the name of a definition given as such or by its name; anything else is left to be refused."""
+    return given.name if isinstance(given, Definition) else given
 
 
 class OpenedStore:

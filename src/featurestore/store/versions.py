@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.core.arguments import flag, mapped, text
 from featurestore.core.time import Instant, instant_ns
-from featurestore.store.opened import Features, OpenedStore
+from featurestore.store.opened import Features, Named, OpenedStore, name_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +61,7 @@ class VersionedStore(OpenedStore):
             key_map=mapped("the read", "key_map", key_map, '{"join_key": "column"}'),
         )
 
-    def dataset(self, name: str, version: int | str | datetime | None = None) -> "Dataset":
+    def dataset(self, name: Named, version: int | str | datetime | None = None) -> "Dataset":
         """Open one immutable version of a materialized training set or view.
 
         Args:
@@ -72,7 +72,7 @@ class VersionedStore(OpenedStore):
         """
         from featurestore.dataset import open_dataset
 
-        return open_dataset(self._context(), name, version)
+        return open_dataset(self._context(), name_of(name), version)
 
     def datasets(self) -> list[str]:
         """Return the names of the training sets and views that have a version to read."""
@@ -91,43 +91,43 @@ class VersionedStore(OpenedStore):
 
         return run_query(query, {name: self.dataset(name) for name in self.datasets()})
 
-    def history(self, name: str) -> "list[VersionInfo]":
+    def history(self, name: Named) -> "list[VersionInfo]":
         """Return the versions of a dataset, oldest first."""
         from featurestore.materialize.versions import history
 
-        return history(self._context(), name)
+        return history(self._context(), name_of(name))
 
-    def diff(self, name: str, older: int | str, newer: int | str) -> "VersionDiff":
+    def diff(self, name: Named, older: int | str, newer: int | str) -> "VersionDiff":
         """Say which rows two versions of a dataset do not share, by partition."""
         from featurestore.materialize.versions import diff
 
-        return diff(self._context(), name, older, newer)
+        return diff(self._context(), name_of(name), older, newer)
 
-    def rollback(self, name: str, version: int | str) -> "MaterializeResult":
+    def rollback(self, name: Named, version: int | str) -> "MaterializeResult":
         """Make an older version the newest again, as a new version."""
         from featurestore.materialize.versions import rollback
 
-        return rollback(self._context(), name, version)
+        return rollback(self._context(), name_of(name), version)
 
-    def pin(self, name: str, version: int | str, tag: str) -> None:
+    def pin(self, name: Named, version: int | str, tag: str) -> None:
         """Name a version and keep it from being vacuumed."""
         from featurestore.materialize.versions import pin
 
-        pin(self._context(), name, version, tag)
+        pin(self._context(), name_of(name), version, tag)
 
-    def unpin(self, name: str, version: int | str | None = None, tag: str | None = None) -> None:
+    def unpin(self, name: Named, version: int | str | None = None, tag: str | None = None) -> None:
         """Take a tag away, or every tag of a version; the version stays until a vacuum."""
         from featurestore.materialize.versions import unpin
 
-        unpin(self._context(), name, version, None if tag is None else text("unpin", "tag", tag))
+        unpin(self._context(), name_of(name), version, None if tag is None else text("unpin", "tag", tag))
 
-    def compact(self, name: str) -> "CompactReport":
+    def compact(self, name: Named) -> "CompactReport":
         """Checkpoint the log and say how the files lie: each partition is one sorted file already."""
         from featurestore.materialize.versions import compact
 
-        return compact(self._context(), name)
+        return compact(self._context(), name_of(name))
 
-    def vacuum(self, name: str, *, keep: int = 1, dry_run: bool = True) -> list[str]:
+    def vacuum(self, name: Named, *, keep: int = 1, dry_run: bool = True) -> list[str]:
         """Delete what neither a pin, nor the newest `keep` versions, nor a recent reader needs.
 
         Returns:
@@ -135,4 +135,4 @@ class VersionedStore(OpenedStore):
         """
         from featurestore.materialize.versions import vacuum
 
-        return vacuum(self._context(), name, keep=keep, dry_run=dry_run)
+        return vacuum(self._context(), name_of(name), keep=keep, dry_run=dry_run)

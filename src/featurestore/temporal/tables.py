@@ -48,7 +48,10 @@ def _converted(value: Any, what: str) -> pa.Table:
     try:
         return pa.table(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise SchemaError(f"{what} cannot be read as an Arrow table: {error}") from error
+        raise SchemaError(
+            f"{what} cannot be read as an Arrow table: {error}",
+            hint="pass a table of Arrow, Polars, pandas or DuckDB, or a mapping of columns",
+        ) from error
     except OSError as error:
         raise StorageError(f"{what} stopped while it was read: {error}") from error
 
@@ -100,4 +103,8 @@ def check_text(value: object, what: str) -> None:
         DefinitionError: it is not.
     """
     if not isinstance(value, str):
-        raise DefinitionError(f"{what} is {value!r}, which is not text", value=value)
+        raise DefinitionError(
+            f"{what} is {value!r}, which is not text",
+            hint="names of columns, prefixes and streams are text",
+            value=value,
+        )
