@@ -1,25 +1,23 @@
 """Entity keys as bytes, and the bucket each belongs to."""
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.jit import lazy_module
+from featurestore.core.table_rows import plain_type
 from featurestore.errors import SchemaError
 
 Int32Array = npt.NDArray[np.int32]
-_U: Final = np.uint64
-_P1: Final = _U(11400714785074694791)
-_P2: Final = _U(14029467366897019727)
-_P3: Final = _U(1609587929392839161)
-_P4: Final = _U(9650029242287828579)
-_P5: Final = _U(2870177450012600261)
+UInt64Array = npt.NDArray[np.uint64]
+
+_kernels: Any = lazy_module("featurestore.core.xxh64_kernels")
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
-_BLOCK_ROWS: Final = 1 << 14
 _KEY_KINDS: Final = (
     pa.types.is_integer,
     pa.types.is_string,
@@ -58,60 +56,47 @@ def buckets_of(columns: Sequence[Column], buckets: int) -> Int32Array:
         columns: The key columns, `n` rows each.
 
     Cost:
-        One hash table over the rows and one hash per distinct key; integers and dictionaries need no table.
+        One pass over the keys; of a dictionary over its values.
 
     Raises:
         SchemaError: a column that is neither string, binary nor integer, or no column.
     """
     if not columns:
         raise SchemaError("rows without a key column have no bucket", hint="name the entities of the table")
+    for column in columns:
+        _check_key_type(column.type)
     rows = len(columns[0])
     if buckets == 1 or rows == 0:
-        for column in columns:
-            _check_key_type(column.type)
         return np.zeros(rows, np.int32)
-    if len(columns) == 1 and pa.types.is_integer(columns[0].type):
-        hashed = _integer_hashes(columns[0], 0)
-        # A mask costs a tenth of a division.
-        whole = buckets & (buckets - 1) == 0
-        out = (hashed & _U(buckets - 1) if whole else hashed % _U(buckets)).astype(np.int32)
-        if columns[0].null_count:
-            out[np.asarray(columns[0].is_null())] = 0
-        return out
-    codes, uniques = _dictionary_keys(columns) or distinct_keys(columns)
-    import xxhash  # noqa: PLC0415 -- only writers need it
-
-    hashes = [0 if key is None else xxhash.xxh64_intdigest(key) % buckets for key in key_bytes(uniques)]
-    # The last entry is where code -1, a null part, lands.
-    return np.asarray([*hashes, 0], dtype=np.int32)[codes]
+    hashed = key_hashes(columns, 0)
+    # A mask costs a tenth of a division.
+    whole = buckets & (buckets - 1) == 0
+    out = (hashed & np.uint64(buckets - 1) if whole else hashed % np.uint64(buckets)).astype(np.int32)
+    for column in columns:
+        if column.null_count or pa.types.is_dictionary(column.type):
+            out[_nulls(column)] = 0
+    return out
 
 
-def _dictionary_keys(columns: Sequence[Column]) -> tuple[Int32Array, list[pa.Array]] | None:
-    """Return the codes that a single dictionary column brings along, and its values: nothing is hashed."""
-    kind = columns[0].type
-    if len(columns) > 1 or not pa.types.is_dictionary(kind):
-        return None
-    flat = columns[0].combine_chunks() if isinstance(columns[0], pa.ChunkedArray) else columns[0]
-    return _indices(flat.indices), [flat.dictionary]
-
-
-def key_hashes(columns: Sequence[Column], seed: int) -> npt.NDArray[np.uint64]:
+def key_hashes(columns: Sequence[Column], seed: int) -> UInt64Array:
     """Return each row's seeded xxh64 of the key's bytes; of no meaning where a part is null.
 
     Cost:
-        Integers: a dozen passes over the column. Otherwise one hash table over the rows and one hash per
-        distinct key.
+        One pass over the keys, some ns a row; of a dictionary over its values. A composite key is put
+        together first.
 
     Raises:
         SchemaError: a column that is neither string, binary nor integer.
     """
-    if len(columns) == 1 and pa.types.is_integer(columns[0].type):
-        return _integer_hashes(columns[0], seed)
-    codes, uniques = distinct_keys(columns)
-    import xxhash  # noqa: PLC0415 -- only where subjects were erased
-
-    hashes = [0 if key is None else xxhash.xxh64_intdigest(key, seed) for key in key_bytes(uniques)]
-    return np.asarray([*hashes, 0], dtype=np.uint64)[codes]
+    for column in columns:
+        _check_key_type(column.type)
+    if len(columns) > 1:
+        return _string_hashes(_joined(columns), seed)
+    flat = _flat(columns[0])
+    if not pa.types.is_dictionary(flat.type):
+        return _array_hashes(flat, seed)
+    # The last place is where a null looks.
+    return np.append(_array_hashes(flat.dictionary, seed), np.uint64(0))[_indices(flat.indices)]
 
 
 def can_be_key(kind: pa.DataType) -> bool:
@@ -145,28 +130,69 @@ def distinct_keys(columns: Sequence[Column]) -> tuple[Int32Array, list[pa.Array]
     return codes, [values.take(pa.array(part[first])) for part, values in encoded]
 
 
-def _integer_hashes(column: Column, seed: int) -> npt.NDArray[np.uint64]:
-    """Hash all rows: xxh64 of 8 bytes, written out for arrays; block by block, as a block stays cached."""
-    plain = column.cast(pa.uint64() if pa.types.is_unsigned_integer(column.type) else pa.int64())
-    if plain.null_count:
-        plain = plain.fill_null(0)
-    values = np.ascontiguousarray(plain.to_numpy()).view(np.uint64)
-    out = np.empty(len(values), np.uint64)
-    for start in range(0, len(values), _BLOCK_ROWS):
-        _hash_block(values[start : start + _BLOCK_ROWS], seed, out[start : start + _BLOCK_ROWS])
+def _array_hashes(array: pa.Array, seed: int) -> UInt64Array:
+    if not pa.types.is_integer(array.type):
+        return _string_hashes(_as_bytes(array), seed)
+    out = np.empty(len(array), np.uint64)
+    _kernels.hash_words(_words(array), np.uint64(seed), out)
     return out
 
 
-def _hash_block(values: npt.NDArray[np.uint64], seed: int, hashed: npt.NDArray[np.uint64]) -> None:
-    np.multiply(values, _P2, out=hashed)
-    hashed[:] = ((hashed << _U(31)) | (hashed >> _U(33))) * _P1
-    hashed ^= _U((seed + int(_P5) + 8) & 0xFFFF_FFFF_FFFF_FFFF)
-    hashed[:] = ((hashed << _U(27)) | (hashed >> _U(37))) * _P1 + _P4
-    hashed ^= hashed >> _U(33)
-    hashed *= _P2
-    hashed ^= hashed >> _U(29)
-    hashed *= _P3
-    hashed ^= hashed >> _U(32)
+def _string_hashes(texts: pa.Array, seed: int) -> UInt64Array:
+    out = np.empty(len(texts), np.uint64)
+    if len(texts):
+        _, offsets, data = texts.buffers()
+        at = np.frombuffer(offsets, np.int64, len(texts) + 1, 8 * texts.offset)
+        raw = np.frombuffer(b"" if data is None else data, np.uint8)
+        _kernels.hash_strings(_read_only(raw), _read_only(at), np.uint64(seed), out)
+    return out
+
+
+def _joined(columns: Sequence[Column]) -> pa.Array:
+    """Return composite keys as `key_bytes` encodes them: each part after its length."""
+    pieces: list[pa.Array] = []
+    for column in columns:
+        part = _as_bytes(_flat(column))
+        sizes = pc.binary_length(part).fill_null(0).cast(pa.int32())
+        pieces += [sizes.view(pa.binary(4)).cast(pa.large_binary()), part]
+    return pc.binary_join_element_wise(*pieces, pa.scalar(b"", pa.large_binary()))
+
+
+def _as_bytes(array: pa.Array) -> pa.Array:
+    """Return keys as large binary: texts as UTF-8, integers as 8 bytes little-endian."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return _as_bytes(array.cast(kind.value_type))
+    if pa.types.is_integer(kind) or pa.types.is_null(kind):
+        words = pa.array(_words(array), mask=_nulls(array) if array.null_count else None)
+        return words.view(pa.binary(8)).cast(pa.large_binary())
+    return array.cast(plain_type(kind)).cast(pa.large_binary())
+
+
+def _words(integers: pa.Array) -> UInt64Array:
+    """Return the 8 bytes of each integer as one number, 0 where null."""
+    plain = integers.cast(pa.uint64() if pa.types.is_unsigned_integer(integers.type) else pa.int64())
+    if plain.null_count:
+        plain = plain.fill_null(0)
+    return _read_only(plain.to_numpy().view(np.uint64))
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array in the one form that kernels are compiled for."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _flat(column: Column) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _nulls(column: Column) -> npt.NDArray[np.bool_]:
+    """`(n,)` True where there is no value, also where a dictionary's value is null."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return np.asarray(column.is_null())
 
 
 def _encode(column: Column) -> tuple[Int32Array, pa.Array]:

@@ -1,25 +1,30 @@
 """Forcing files to the disk beside the computation: waiting for a disk costs no core."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-# Disks and journals take several fsyncs at a time; more than a few gain nothing.
-_THREADS: Final = 4
+from featurestore.storage.files import fsync_folder
+
+# A journal takes all fsyncs that wait for it in one go: many at a time cost little more than one.
+_THREADS: Final = 16
 
 
 class Durability:
-    """Runs the last steps of written files: fsync, rename, fsync of the folder; safe for threads.
+    """Runs the last steps of written files: fsync, then rename; safe for threads.
 
-    Leaving the block waits for all of them and raises the first failure, so that what was written in it is
-    durable behind it. A block that fails leaves without them: nothing of it was published.
+    Leaving the block waits for all of them, forces the folders with new names to the disk, each once, and
+    raises the first failure, so that what was written in it is durable behind it. A block that fails leaves
+    without them: nothing of it was published.
     """
 
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(_THREADS, "durability")
         self._steps: list[Future[None]] = []
+        self._folders: set[Path] = set()
         self._lock = threading.Lock()
         return self
 
@@ -35,10 +40,18 @@ class Durability:
         for ended in done:
             ended.result()
 
+    def keep_names(self, folders: Iterable[Path]) -> None:
+        """Force folders to the disk at the end, when their files have their names."""
+        with self._lock:
+            self._folders.update(folders)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=error is not None)
-        if error is None:
-            for step in self._steps:
-                step.result()
+        try:
+            if error is None:
+                for step in self._steps:
+                    step.result()
+                list(self._pool.map(fsync_folder, sorted(self._folders)))
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)

@@ -12,6 +12,7 @@ from featurestore.core.time import day_of_text, epoch_days
 from featurestore.materialize.stored_rows import StoredRows, Touched
 from featurestore.resolve.events import Events, EventTimes, source_events
 from featurestore.temporal.keys import code_keys
+from featurestore.temporal.order import group_positions
 from featurestore.temporal.parted import Part, take_newest
 from featurestore.temporal.rows import Int32Array, Rows
 from featurestore.temporal.threads import run_parallel, thread_count
@@ -116,22 +117,27 @@ def _buckets(
 ) -> list[_Bucket]:
     """Split readers by bucket and order them by day; shards that none of them can reach are left out."""
     manifest = stored.mirrors[0].manifest
-    bucket_of = buckets_of(list(keys), manifest.buckets)
-    days = epoch_days(readers.event_ns)
-    live = np.ones(len(days), np.bool_) if readers.dead is None else ~readers.dead
     shards: dict[int, list[tuple[int, int]]] = {}
     for index, shard in enumerate(manifest.shards):
         if shard.max_time_ns >= low_ns:
             shards.setdefault(shard.bucket, []).append((day_of_text(shard.date), index))
+    bucket = buckets_of(list(keys), manifest.buckets)
+    if readers.dead is not None:
+        bucket[readers.dead] = manifest.buckets  # a group of their own, which nobody reads
+    days = epoch_days(readers.event_ns)
+    first = days.min(initial=0)
+    # By day, then by bucket: the second sort keeps the order of the first.
+    order, _ = group_positions(days - first, int(days.max(initial=0) - first) + 1)
+    within, ends = group_positions(bucket[order], manifest.buckets + 1)
+    order = order[within]
+    days = days[order]
     out = []
-    for bucket, own in shards.items():
-        mine = np.flatnonzero((bucket_of == bucket) & live).astype(np.int32)
-        if not mine.size:
-            continue
-        mine = mine[np.argsort(days[mine], kind="stable")]
-        last = int(days[mine[-1]])
-        near = tuple((index, day) for day, index in sorted(own, reverse=True) if day <= last)
-        out.append(_Bucket(near, mine, days[mine]))
+    for number, own in shards.items():
+        mine = slice(int(ends[number - 1]) if number else 0, int(ends[number]))
+        if mine.start < mine.stop:
+            last = int(days[mine.stop - 1])
+            near = tuple((index, day) for day, index in sorted(own, reverse=True) if day <= last)
+            out.append(_Bucket(near, order[mine], days[mine]))
     return out
 
 

@@ -12,7 +12,7 @@ from featurestore.core.fingerprint import partition_digest
 from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array, day_text
 from featurestore.materialize.durability import Durability
 from featurestore.storage.delta_commit import DataFile
-from featurestore.storage.files import fsync_file, fsync_folder, make_folders
+from featurestore.storage.files import create_folders, fsync_file
 from featurestore.storage.ipc import write_ipc
 from featurestore.storage.manifest import Pack, Shard
 from featurestore.storage.packing import pack_table
@@ -178,7 +178,10 @@ def _write_data(
 ) -> DataFile:
     date = day_text(day)
     relative = f"event_date={date}/bucket={bucket:04d}"
-    folder = make_folders(shape.delta / relative)
+    folder = shape.delta / relative
+    named = create_folders(folder)
+    if shape.upload is None:
+        durability.keep_names([folder, *named])
     stored = to_stored(ordered.table)
     times = tuple(n for n in (shape.timestamp, shape.created) if n is not None)
     sort = tuple(n for n in (*shape.keys, *times, shape.sequence) if n is not None)
@@ -206,8 +209,6 @@ def _keep_data(shape: Shape, file: StagedParquet, path: str) -> None:
     file.finish()
     if shape.upload is not None:
         shape.upload.send_data(file.final, path)
-    else:
-        fsync_folder(file.final.parent)
 
 
 def _keep_shard(shape: Shape, name: str, xxh3: str) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "AnyPath",
     "Observer",
     "announce",
+    "create_folders",
     "fsync_file",
     "fsync_folder",
     "is_remote",
@@ -98,6 +99,16 @@ def make_folders(path: str | AnyPath) -> AnyPath:
     """
     if isinstance(path, ObjectPath):
         return path
+    for folder in create_folders(path):
+        fsync_folder(folder)
+    return Path(path)
+
+
+def create_folders(path: str | Path) -> list[Path]:
+    """Create a folder and its parents; returns the folders that have a new name in them.
+
+    The caller forces these to the disk (`fsync_folder`) before anybody relies on the new ones.
+    """
     folder = Path(path)
     missing = []
     while not folder.exists():
@@ -107,8 +118,7 @@ def make_folders(path: str | AnyPath) -> AnyPath:
         announce("mkdir", created)
         with storage_errors("create", created):
             created.mkdir(exist_ok=True)
-        fsync_folder(created.parent)
-    return Path(path)
+    return [created.parent for created in missing]
 
 
 def write_file(path: str | AnyPath, data: bytes | memoryview) -> None:

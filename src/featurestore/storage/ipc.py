@@ -8,6 +8,7 @@ size in the metadata, so no flatbuffer is rebuilt, and every Arrow reader reads 
 import struct
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,13 +96,13 @@ def _pad(file: HashedFile, size: int) -> None:
 
 
 def _write(file: HashedFile, batch: pa.RecordBatch, align: int) -> None:
-    empty = _empty_file(batch.schema)
+    schema = batch.schema.serialize().to_pybytes()
     file.write(_MAGIC + b"\0\0")
-    file.write(memoryview(batch.schema.serialize()))
+    file.write(schema)
     _pad(file, -file.position % 8)
     block = _put_batch(file, batch, align)
     file.write(_CONTINUATION + bytes(4))
-    footer = _patched_footer(empty, block)
+    footer = _patched_footer(_empty_file(schema), block)
     file.write(footer)
     file.write(struct.pack("<i", len(footer)) + _MAGIC)
 
@@ -192,8 +193,10 @@ def _put_batch(file: HashedFile, batch: pa.RecordBatch, align: int) -> tuple[int
     return start, 8 + padded, end
 
 
-def _empty_file(schema: pa.Schema) -> bytes:
-    """Let Arrow write the footer of a file with one batch."""
+@lru_cache(maxsize=64)
+def _empty_file(serialized: bytes) -> bytes:
+    """Let Arrow write the footer of a file with one batch of a schema."""
+    schema = pa.ipc.read_schema(pa.py_buffer(serialized))
     stream = pa.BufferOutputStream()
     with pa.ipc.new_file(stream, schema) as writer:
         writer.write_batch(_no_rows(schema))

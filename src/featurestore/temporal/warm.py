@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.keys import buckets_of
 from featurestore.temporal.asof import asof_indices, last_known_indices
 from featurestore.temporal.gather import gather
 from featurestore.temporal.jit import lazy_module
@@ -47,6 +48,8 @@ def warm_joins() -> None:
     ]
     for column in columns:
         code_keys([[column], [column]], ["key"])
+    buckets_of([wide], 3)
+    buckets_of([text], 3)
     code_keys([[text], [text.take(pa.array(places[::-1]))]], ["key"])
     code_keys([[text, wide], [text, wide]], ["one", "other"])
     code_keys([[wide, wide], [wide, wide]], ["one", "other"])
