@@ -12,6 +12,7 @@ from featurestore.core.time import Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.gather_types import is_view, is_word, take
 from featurestore.temporal.jit import lazy_module
+from featurestore.temporal.memory import allocate
 from featurestore.temporal.rows import MAX_ROWS, Int32Array, frozen
 from featurestore.temporal.threads import run_parallel, split, thread_count
 from featurestore.temporal.times import one_array
@@ -130,9 +131,3 @@ def gather_words(
     return pa.Array.from_buffers(
         kind, count, [None if all(complete) else valid_out, data_out, *(views or ())]
     )
-
-
-def allocate(count: int, kind: np.dtype[Any]) -> tuple[pa.Buffer, npt.NDArray[Any]]:
-    """Return an uninitialized Arrow buffer and a writable array over it."""
-    buffer = pa.allocate_buffer(count * kind.itemsize)
-    return buffer, np.frombuffer(buffer, kind)

@@ -1,17 +1,16 @@
 """One side of a point-in-time join, as arrays."""
 
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from featurestore.core.time import Int64Array
 from featurestore.errors import DefinitionError, SchemaError
+from featurestore.temporal.memory import Kind, allocate
 
 Int32Array = npt.NDArray[np.int32]
-Kind = TypeVar("Kind", bound=np.generic)
 
 MAX_ROWS: Final = 2**31 - 1
 DIRECTIONS: Final = ("backward", "forward", "nearest")
@@ -67,7 +66,7 @@ def one_of(codes: Int32Array) -> Int32Array:
 
 def scratch(count: int, kind: np.dtype[Kind]) -> npt.NDArray[Kind]:
     """Return an uninitialized array from Arrow's pool, which keeps its pages from one join to the next."""
-    return np.frombuffer(pa.allocate_buffer(count * kind.itemsize), kind)
+    return allocate(count, kind)[1]
 
 
 def check_rows(rows: Rows, what: str) -> None:
