@@ -188,6 +188,29 @@ def test_a_file_is_appended_to_a_source_and_compaction_keeps_the_content(
     assert compacted["fingerprint"] == made["fingerprint"]
 
 
+def test_pushed_rows_are_readable_online_at_once(run: Run, shop_stored: Path, tmp_path: Path) -> None:
+    at = ["--root", shop_stored]
+    rows = pq.read_table(shop_stored / "data" / "profiles.parquet").slice(0, 1)
+    (customer,) = rows["customer"].to_pylist()
+    newest = pa.array([2_000_000_000_000_000_000], pa.timestamp("ns", "UTC"))
+    for name in rows.column_names:
+        if pa.types.is_timestamp(rows.schema.field(name).type):
+            place, field = rows.column_names.index(name), rows.schema.field(name)
+            rows = rows.set_column(place, field, newest.cast(field.type))
+        elif name == "credit_limit":
+            field = rows.schema.field(name)
+            rows = rows.set_column(rows.column_names.index(name), field, pa.array([77_777], field.type))
+    pq.write_table(rows, tmp_path / "more.parquet")
+    pushed = run("push", "profiles", tmp_path / "more.parquet", *at)
+    assert pushed.status == 0, pushed.err
+    assert "profile@1" in pushed.err
+    asked = ("get-online", "profile:credit_limit", "--key", f"customer={customer}")
+    (row,) = run(*asked, "--now", "2033-06-01T00:00:00Z", "--json", *at).json
+    assert row["credit_limit"] == 77_777
+    refused = run("push", "profiles", tmp_path / "more.parquet", "--to", "everywhere", *at)
+    assert (refused.status, "both" in refused.err) == (1, True)
+
+
 def test_logged_answers_are_replayed_against_history(run: Run, stored: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers"
     now = "2025-05-30T00:00:00Z"

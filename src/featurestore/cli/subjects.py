@@ -1,4 +1,4 @@
-"""`ingest`, `export` and `erase`: rows that come in, and what is held of one person or thing."""
+"""`ingest`, `push`, `export` and `erase`: rows that come in, and what is held of one person or thing."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,18 +20,31 @@ def ingest(
     source: Annotated[str, typer.Argument(help="The source to append to.")],
     file: Annotated[Path, typer.Argument(help="Parquet, Arrow or CSV with exactly the source's columns.")],
     root: Root = ".",
-    online: Annotated[
-        bool, typer.Option("--online", help="Also update the online store's views over the source.")
-    ] = False,
 ) -> None:
     """Append a file's rows to a source."""
+    table = read_table(file)
+    open_store(root).ingest(source, table)
+    notes().print(f"{table.num_rows:,} rows appended to {escape(source)}")
+
+
+def push(
+    source: Annotated[str, typer.Argument(help="The source whose rows these are.")],
+    file: Annotated[Path, typer.Argument(help="Parquet, Arrow or CSV with the source's columns.")],
+    root: Root = ".",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="both: append to the source and update its online views; online, offline: one of the two. "
+            "Default: both, or online where nothing can be appended."
+        ),
+    ] = None,
+) -> None:
+    """Hand over a file's rows as they happen: appended to the source, and readable online at once."""
     store = open_store(root)
     table = read_table(file)
-    if online:
-        store.push(source, table)
-    else:
-        store.ingest(source, table)
-    notes().print(f"{table.num_rows:,} rows appended to {escape(source)}")
+    written = store.push(source, table, to=to)
+    views = "" if written is None else f"; online: {', '.join(written.views) or 'no view reads it'}"
+    notes().print(f"{table.num_rows:,} rows of {escape(source)}{escape(views)}")
 
 
 def export(
