@@ -46,6 +46,10 @@ KINDS: list[tuple[pa.DataType, list[Any]]] = [
         [{"a": 1, "b": ["x"]}, {"a": None, "b": None}],
     ),
     (pa.map_(pa.string(), pa.int64()), [[("k", 1)]]),
+    (pa.dictionary(pa.int32(), pa.int64()), [2**40, -1]),
+    (pa.list_(pa.dictionary(pa.int8(), pa.string())), [[], ["p", None, "q"]]),
+    (pa.struct([("a", pa.dictionary(pa.int8(), pa.string()))]), [{"a": "p"}, {"a": None}]),
+    (pa.list_(pa.string_view()), [[], ["long enough to leave the view", None]]),
 ]
 
 
@@ -132,3 +136,19 @@ def test_no_rows_at_all_decode_to_an_empty_table() -> None:
     stored = codec.decode([None, None])
     assert codec.table(stored.block).num_rows == 0
     assert isinstance(stored.block, Block)
+
+
+def test_a_cell_takes_the_bytes_of_its_own_row_whatever_stands_beside_it() -> None:
+    kind = pa.struct([("a", pa.list_(pa.string())), ("b", pa.list_(pa.float32(), 4))])
+    cell: dict[str, Any] = {"a": [], "b": [0.0, 1.0, 2.0, 3.0]}
+    full: dict[str, Any] = {"a": ["some", "words", "in", "it"], "b": [0.0, 1.0, 2.0, 3.0]}
+
+    def bytes_of_first(beside: int) -> int:
+        words = pa.list_(pa.string())
+        schema = pa.schema([("c", kind), ("d", words)])
+        rows = [cell, *[full] * beside]
+        columns = [pa.array(rows, kind), pa.array([row["a"] for row in rows], words)]
+        clock = np.zeros(len(rows), np.int64)
+        return len(RowCodec(schema).lone_values(RowCodec(schema).encode(clock, clock, clock, columns))[0])
+
+    assert bytes_of_first(2000) == bytes_of_first(0)

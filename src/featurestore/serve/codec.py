@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.canonical import digest_json
+from featurestore.core.table_rows import decoded_type, plain_type
 from featurestore.core.time import INT64_MIN, Int64Array
 from featurestore.errors import CorruptDataError, SchemaError
 
@@ -391,12 +392,21 @@ def _cell_bytes(column: pa.Array) -> pa.Array:
         return _cell_bytes(column.cast(kind.value_type))
     if isinstance(kind, pa.BaseExtensionType):
         raise SchemaError(f"a column of type {kind} cannot be stored online", type=str(kind))
-    batch = pa.RecordBatch.from_arrays([column], ["c"])
-    messages = [
-        b"" if null else batch.slice(at, 1).serialize().to_pybytes()
-        for at, null in enumerate(column.is_null().to_pylist())
-    ]
-    return pa.array(messages, pa.large_binary())
+    # A message holds no dictionaries. Rows are copied out, not sliced: a slice with an empty list in it is
+    # written with the offsets of the whole column.
+    there = column.cast(plain_type(kind)).drop_null().cast(_message_type(kind))
+    messages = (
+        pa.RecordBatch.from_arrays([there.take(pa.array([at]))], ["c"]).serialize().to_pybytes()
+        for at in range(len(there))
+    )
+    return pa.array(
+        [b"" if null else next(messages) for null in column.is_null().to_pylist()], pa.large_binary()
+    )
+
+
+def _message_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which a cell is written: with plain values where there are dictionaries or views."""
+    return plain_type(decoded_type(kind))
 
 
 def _variable_array(kind: pa.DataType, cells: pa.Array, valid: npt.NDArray[np.bool_]) -> pa.Array:
@@ -423,13 +433,16 @@ def _variable_array(kind: pa.DataType, cells: pa.Array, valid: npt.NDArray[np.bo
         out = (large.cast(pa.large_string()) if text else large).cast(plain)
         return out.dictionary_encode().cast(kind) if plain is not kind else out
     if pa.types.is_dictionary(kind):
-        raise SchemaError(f"a column of type {kind} cannot be stored online", type=str(kind))
-    schema = pa.schema([("c", kind)])
+        return _variable_array(plain, cells, valid).dictionary_encode().cast(kind)
+    written = _message_type(kind)
+    schema = pa.schema([("c", written)])
     parts = [
-        pa.nulls(1, kind) if not there else pa.ipc.read_record_batch(pa.py_buffer(message), schema).column(0)
+        pa.nulls(1, written)
+        if not there
+        else pa.ipc.read_record_batch(pa.py_buffer(message), schema).column(0)
         for message, there in zip(cells.to_pylist(), valid.tolist(), strict=True)
     ]
-    return pa.concat_arrays(parts) if parts else pa.array([], kind)
+    return pa.concat_arrays(parts).cast(kind) if parts else pa.array([], kind)
 
 
 def _heap_buffer(cells: pa.Array) -> tuple[memoryview | bytes, Int64Array]:
