@@ -57,6 +57,22 @@ def test_a_training_set_is_materialized_verified_and_made_again(store: fs.Featur
     assert not store.materialize("model").created
 
 
+def test_what_was_removed_from_the_catalog_keeps_its_versions(store: fs.FeatureStore) -> None:
+    made = {name: store.materialize(name).fingerprint for name in ("model", "last_visit")}
+    store.apply([USER], complete=True)
+    assert [entry.name for entry in store.catalog.snapshot().definitions()] == ["user"]
+    for name, fingerprint in made.items():
+        dataset = store.dataset(name, 1)
+        assert dataset.fingerprint == fingerprint == dataset.verify().fingerprint
+        assert dataset.recreate().fingerprint == fingerprint
+        store.pin(name, 1, "paper")
+        assert [(v.version, v.tags) for v in store.history(name)] == [(1, ("paper",))]
+        with pytest.raises(NotFoundError, match=f"{name!r} was removed"):
+            store.materialize(name)
+        with pytest.raises(NotFoundError, match="no version 9"):
+            store.dataset(name, 9)
+
+
 def test_what_expired_is_told_from_what_was_never_seen_after_a_materialization(
     store: fs.FeatureStore,
 ) -> None:

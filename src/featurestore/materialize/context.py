@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from featurestore.catalog.feature_view import FeatureView
-from featurestore.catalog.refs import parse_ref
+from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.catalog.snapshot import CatalogSnapshot
 from featurestore.catalog.source import Source
 from featurestore.catalog.training_set import TrainingSet
@@ -104,13 +104,19 @@ def lacks_lifted(context: Context, manifest: Manifest) -> bool:
 def home_of(context: Context, name: str) -> Home:
     """Find where a training set or view is stored; `view@2` names a version of a view.
 
+    What was removed from the catalog keeps its versions: it is found as it last was.
+
     Raises:
         NotFoundError: no such training set or view.
     """
     root = context.path
     lease_s = context.config.lease_ns / 1e9
     ref = parse_ref(name)
-    found = context.snapshot.get(ref.whole(), TrainingSet.kind, FeatureView.kind)
+    stored = (TrainingSet.kind, FeatureView.kind)
+    removed = [] if ref.version else context.snapshot.versions_of(ref.whole(), *stored)
+    if removed and not any((kind, ref.name) in context.snapshot.heads for kind in stored):
+        ref = Ref(ref.name, removed[-1].version)
+    found = context.snapshot.get(ref.whole(), *stored)
     if isinstance(found, TrainingSet):
         base = root / "datasets" / found.name
         return Home("training_set", found.name, base / "delta", base / "ipc", base / "LOCK", lease_s)
