@@ -216,3 +216,64 @@ def test_a_label_lies_after_t_and_at_most_a_horizon_away(
         assert answer["newest"] == newest
         assert answer["most"] == (max(known) - min(known) if known else None)
         assert answer["gain"] == (None if newest is None or start is None else newest - start)
+
+
+@pytest.fixture(scope="module")
+def many_reaches(tmp_path_factory: pytest.TempPathFactory) -> CatalogSnapshot:
+    def counted(name: str, window: int) -> fs.Aggregation:
+        return fs.Aggregation("*", "count", window, name=name)
+
+    def sum_of(column: str, window: int, name: str) -> fs.Aggregation:
+        return fs.Aggregation(column, "sum", window, name=name)
+
+    near = fs.FeatureView(
+        "near", source=SOURCE, entities=[SYMBOL], aggregations=[sum_of("bid", 2, "near_bid")]
+    )
+    newest = fs.FeatureView("newest", source=SOURCE, entities=[SYMBOL], features={"b": "bid"}, ttl=3)
+    known = fs.FeatureView(
+        "known", source=SOURCE, entities=[SYMBOL], features={"k": "bid"}, ttl=4, nulls="last_known"
+    )
+    over = fs.FeatureView(
+        "over_near",
+        source=near,
+        entities=[SYMBOL],
+        features={"double": "near_bid * 2"},
+        aggregations=[sum_of("near_bid", 3, "near_twice")],
+        ttl=2,
+    )
+    far = fs.FeatureView("far", source=SOURCE, entities=[SYMBOL], aggregations=[counted("far_rows", 30)])
+    ahead = fs.Label("ahead", source=newest, expression="max(b)", horizon=4)
+    folder = tmp_path_factory.mktemp("reaches")
+    return applied(folder, [SYMBOL, near, newest, known, over, far, ahead], {"quotes": ROWS})
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.sampled_from("AB"), st.integers(0, 40), st.none() | st.integers(1, 9).map(float), st.none()
+        ),
+        max_size=30,
+    ),
+    who=st.lists(st.tuples(st.sampled_from("AB"), st.integers(20, 40), st.just(0.0)), max_size=6),
+    labels=st.sampled_from([(), ("ahead",)]),
+)
+def test_values_are_the_same_where_each_view_is_given_its_own_reach_alone(
+    many_reaches: CatalogSnapshot,
+    rows: list[tuple[str, int, float | None, float | None]],
+    who: list[tuple[str, int, float]],
+    labels: tuple[str, ...],
+) -> None:
+    plan = planned(many_reaches, ["near", "newest", "known", "over_near", "far"], labels=labels)
+    given_rows = {"quotes": quotes(rows)}
+    whole = resolve_features(plan, spine(who), given_rows).table
+    assert resolve_features(plan, spine(who), given_rows, values_only=True).table.equals(whole)
+
+
+def test_a_view_is_matched_with_no_more_rows_than_it_reaches(many_reaches: CatalogSnapshot) -> None:
+    plan = planned(many_reaches, ["near", "over_near", "far"])
+    rows = quotes([("A", t, 1.0, None) for t in range(41)])
+    joined = resolve_features(plan, spine([("A", 38, 0.0)]), {"quotes": rows}, values_only=True)
+    seen = {key: r.sides.events.table.num_rows for key, r in joined.resolved.items()}
+    # A view over a view reaches 2 + 3 back. The other two read the same rows, 30 back; what lies ahead stays.
+    assert seen == {"near@1": 33, "over_near@1": 8, "far@1": 33}

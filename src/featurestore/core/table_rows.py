@@ -37,15 +37,17 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.large_string()
     if pa.types.is_binary_view(kind):
         return pa.large_binary()
-    return _rebuilt(kind, plain_type)
+    return rebuilt(kind, plain_type)
 
 
 def decoded_type(kind: pa.DataType) -> pa.DataType:
     """Replace dictionaries, also inside nested types, by the type of their values."""
-    return decoded_type(kind.value_type) if pa.types.is_dictionary(kind) else _rebuilt(kind, decoded_type)
+    return decoded_type(kind.value_type) if pa.types.is_dictionary(kind) else rebuilt(kind, decoded_type)
 
 
-def _rebuilt(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+def rebuilt(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Return a nested type with its parts changed; any other as it is."""
+
     def changed(field: pa.Field) -> pa.Field:
         return field.with_type(change(field.type))
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from featurestore.core.canonical import digest_json
 from featurestore.core.table_rows import filter_rows, take_rows
-from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array, day_of_text, day_text
+from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, day_of_text, day_text
 from featurestore.errors import CorruptDataError, NotFoundError
 from featurestore.materialize.changes import Comparison
 from featurestore.materialize.job import Job, Rows
@@ -280,9 +280,10 @@ class Carrier:
         rows = pa.concat_tables([self._state, concat_parts(own, self._schema)])
         self._taken = days[-1]
         at_ns = min((self._taken + 1) * DAY_NS, INT64_MAX)  # the last date of int64 has no next
-        kept = [retained_rows(program, rows, at_ns=at_ns) for program in self._programs]
-        positions: Int64Array = np.unique(np.concatenate(kept)) if kept else np.arange(rows.num_rows)
-        self._state = rows if len(positions) == rows.num_rows else take_rows(rows, positions).combine_chunks()
+        keep = np.full(rows.num_rows, not self._programs)
+        for program in self._programs:
+            keep[retained_rows(program, rows, at_ns=at_ns)] = True
+        self._state = rows if keep.all() else take_rows(rows, np.flatnonzero(keep)).combine_chunks()
         self._since += sum(p.rows for p in own)
         if self._save is not None and self._since >= self._state.num_rows:
             self._save(self._state, self._taken)

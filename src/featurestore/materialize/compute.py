@@ -201,7 +201,7 @@ def _ordered_spine(work: Work, task: Task) -> tuple[pa.Table, dict[int, RowOrder
 def _joined(work: Work, spine: pa.Table, rows: Mapping[str, pa.Table]) -> pa.Table:
     if work.job.join is None:
         return spine
-    return resolve_features(work.job.join, spine, rows, threads=work.threads).table
+    return resolve_features(work.job.join, spine, rows, values_only=True, threads=work.threads).table
 
 
 def _view_rows(work: Work, task: Task, rows: Mapping[str, pa.Table]) -> pa.Table:

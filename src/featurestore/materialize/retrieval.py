@@ -174,7 +174,13 @@ class RetrievalJob:
             else:
                 rows[name] = self._rows(origin, reach)
         return resolve_features(
-            self._join, spine, rows, newest=newest, as_of_ns=self._as_of_ns, threads=self._threads
+            self._join,
+            spine,
+            rows,
+            newest=newest,
+            as_of_ns=self._as_of_ns,
+            values_only=not self._timestamps,
+            threads=self._threads,
         )
 
     def _newest(

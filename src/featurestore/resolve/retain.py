@@ -9,6 +9,7 @@ from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.views import Numbered, view_events
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.retain import earliest_used, retained_indices
+from featurestore.temporal.rows import Int32Array
 
 
 def retained_rows(program: ViewProgram, rows: pa.Table, *, at_ns: int, expired: bool = False) -> Int64Array:
@@ -29,10 +30,22 @@ def retained_rows(program: ViewProgram, rows: pa.Table, *, at_ns: int, expired: 
     # Rows that depend on one source row each stand and fall with it.
     upstream = program.chain[-1].upstream
     table = rows if upstream is None else view_events(upstream, rows, threads=None)
-    codes = code_keys([columns_of(table, program.join_keys)], program.join_keys)
-    events = source_events(table, program.times)
-    numbered = Numbered(program, events, codes.codes[0], codes.entities)
+    codes, entities = _numbered(program, table, expired=expired)
+    numbered = Numbered(program, source_events(table, program.times), codes, entities)
     return retained_numbered(numbered, at_ns=at_ns, expired=expired)
+
+
+def _numbered(program: ViewProgram, table: pa.Table, *, expired: bool) -> tuple[Int32Array, int]:
+    if program.features or expired or len(program.chain) > 1:
+        coded = code_keys([columns_of(table, program.join_keys)], program.join_keys)
+        return coded.codes[0], coded.entities
+    # Windows begin at one instant for all: whose row it is does not matter, as long as it has a key.
+    codes = np.zeros(table.num_rows, np.int32)
+    for column in columns_of(table, program.join_keys):
+        there = validity(column)
+        if there is not None:
+            codes[~there] = -1
+    return codes, 1
 
 
 def retained_numbered(rows: Numbered, *, at_ns: int, expired: bool = False) -> Int64Array:

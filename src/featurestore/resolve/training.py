@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.catalog.expressions import evaluate
+from featurestore.core.table_rows import filter_rows
+from featurestore.core.time import INT64_MIN
 from featurestore.errors import SchemaError
 from featurestore.resolve.events import Events, column_of, columns_of, spine_events
 from featurestore.resolve.joins import Cell, JoinPlan, OnDemandJoin
@@ -15,6 +17,7 @@ from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.views import Resolved, Sides, resolve_sides, view_rows
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.rows import Int32Array
+from featurestore.temporal.times import times_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ def resolve_features(
     *,
     newest: Mapping[str, Int32Array] | None = None,
     as_of_ns: int | None = None,
+    values_only: bool = False,
     threads: int | None = None,
 ) -> Joined:
     """Join features and labels onto a spine.
@@ -48,6 +52,8 @@ def resolve_features(
         newest: Of sources whose views read one row each, all matched on the same spine columns: each spine
             row's newest visible row of `rows`, of any age, where it was found already.
         as_of_ns: Rows known only after this instant stay invisible to features.
+        values_only: Times and statuses are not asked for: each view's rows beyond its own reach are left
+            out before they are matched, where another view of the same source looks further back.
 
     Raises:
         SchemaError: a column is missing or of the wrong kind.
@@ -57,7 +63,7 @@ def resolve_features(
         One pass over spine and rows per view; entity keys are coded once per distinct key columns.
     """
     readers = spine_events(spine, plan.timestamp, as_of_ns=as_of_ns)
-    sides = _Coder(readers, rows, newest or {}, threads)
+    sides = _Coder(readers, rows, newest or {}, _first_ns(plan, readers) if values_only else {}, threads)
     sides.code(plan)
     cells: dict[Cell, pa.Array] = {}
     resolved: dict[str, Resolved] = {}
@@ -117,11 +123,13 @@ class _Coder:
         spine: Events,
         rows: Mapping[str, pa.Table],
         newest: Mapping[str, Int32Array],
+        first_ns: Mapping[object, int],
         threads: int | None,
     ) -> None:
         self.spine = spine
         self.rows = rows
         self.newest = newest
+        self.first_ns = first_ns
         self.threads = threads
         self.events: dict[object, Events] = {}
         self.sides: dict[object, Sides] = {}
@@ -151,15 +159,40 @@ class _Coder:
         tables = [columns_of(self.spine.table, spine_keys)]
         for key, program in programs.items():
             if key not in self.events:
-                rows = self.rows[program.source]
+                rows = _from(self.rows[program.source], program, self.first_ns.get(key, INT64_MIN))
                 self.events[key] = view_rows(program, rows, threads=self.threads)
             tables.append(columns_of(self.events[key].table, program.join_keys))
-        coded = code_keys(tables, next(iter(programs.values())).join_keys)
+        coded = code_keys(tables, next(iter(programs.values())).join_keys, threads=self.threads)
         spine = self.spine.rows(coded.codes[0])
         for (key, events), codes in zip(
             ((k, self.events[k]) for k in programs), coded.codes[1:], strict=True
         ):
             self.sides[spine_keys, key] = Sides(spine, events.rows(codes), events, coded.entities)
+
+
+def _first_ns(plan: JoinPlan, readers: Events) -> dict[object, int]:
+    """Return the oldest event timestamp that matters to the readers, by what `_rows_key` tells apart."""
+    live = readers.event_ns if readers.dead is None else readers.event_ns[~readers.dead]
+    oldest = int(live.min()) if live.size else INT64_MIN
+    first: dict[object, int] = {}
+    for join in plan.views:
+        key, behind = _rows_key(join.program), join.program.look_back_ns()
+        own = INT64_MIN if behind is None else max(oldest - behind, INT64_MIN)
+        first[key] = min(own, first.get(key, own))
+    # A label reads its source's rows once more, by their positions.
+    return first | {_rows_key(label.program.rows): INT64_MIN for label in plan.labels}
+
+
+def _from(rows: pa.Table, program: ViewProgram, first_ns: int) -> pa.Table:
+    """Leave out rows with older event timestamps; where they lie in front nothing is copied."""
+    if first_ns == INT64_MIN:
+        return rows
+    event_ns, _ = times_ns(column_of(rows, program.times.timestamp), program.times.timestamp)
+    near = event_ns >= first_ns
+    start = int(near.argmax()) if near.any() else near.size
+    if near[start:].all():
+        return rows.slice(start)
+    return filter_rows(rows, near)
 
 
 def _rows_key(program: ViewProgram) -> tuple[object, ...]:

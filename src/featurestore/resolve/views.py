@@ -106,14 +106,18 @@ def resolve_view(
         ExpressionError: an expression failed on the values it met.
     """
     events = view_rows(program, rows, threads=threads)
-    return resolve_sides(program, code_sides(program, spine, spine_keys, events), threads=threads)
+    sides = code_sides(program, spine, spine_keys, events, threads=threads)
+    return resolve_sides(program, sides, threads=threads)
 
 
-def code_sides(program: ViewProgram, spine: Events, spine_keys: Sequence[str], events: Events) -> Sides:
+def code_sides(
+    program: ViewProgram, spine: Events, spine_keys: Sequence[str], events: Events, *, threads: int | None
+) -> Sides:
     """Number the entities of both sides alike."""
     coded = code_keys(
         [columns_of(spine.table, spine_keys), columns_of(events.table, program.join_keys)],
         program.join_keys,
+        threads=threads,
     )
     return Sides(spine.rows(coded.codes[0]), events.rows(coded.codes[1]), events, coded.entities)
 
@@ -247,7 +251,7 @@ def _row_columns(
     known = events.event_ns if events.known_ns is None else np.maximum(events.event_ns, events.known_ns)
     spine = Events(events.table, events.event_ns, events.dead, known)
     if coded is None:
-        sides = code_sides(program, spine, program.join_keys, events)
+        sides = code_sides(program, spine, program.join_keys, events, threads=threads)
     else:
         codes, entities = coded
         sides = Sides(spine.rows(codes), events.rows(codes), events, entities)

@@ -4,6 +4,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from featurestore.core.table_rows import rebuilt
+
 
 def as_read(kind: pa.DataType) -> pa.DataType:
     """Return the type a column has in SQL, at any depth.
@@ -15,25 +17,7 @@ def as_read(kind: pa.DataType) -> pa.DataType:
         return pa.float32()
     if pa.types.is_duration(kind) and kind.unit == "ns":
         return pa.int64()
-    if pa.types.is_struct(kind):
-        return pa.struct([_as_read(field) for field in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(_as_read(kind.key_field), _as_read(kind.item_field))
-    return _list_as_read(kind)
-
-
-def _list_as_read(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(kind):
-        return pa.list_(_as_read(kind.value_field))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_as_read(kind.value_field))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_as_read(kind.value_field), kind.list_size)
-    return kind
-
-
-def _as_read(field: pa.Field) -> pa.Field:
-    return field.with_type(as_read(field.type))
+    return rebuilt(kind, as_read)
 
 
 class _Cast:
@@ -55,5 +39,5 @@ def readable(stream: Any) -> Any:
         stream: has the Arrow PyCapsule protocol, and a `schema`.
     """
     schema: pa.Schema = stream.schema
-    wanted = pa.schema([_as_read(field) for field in schema], schema.metadata)
+    wanted = pa.schema([f.with_type(as_read(f.type)) for f in schema], schema.metadata)
     return stream if wanted.equals(schema) else _Cast(stream, wanted)
