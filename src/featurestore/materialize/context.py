@@ -98,7 +98,7 @@ def source_spec(source: Source) -> SourceSpec:
 
 def lacks_lifted(context: Context, manifest: Manifest) -> bool:
     """Say whether an erasure that a version takes into account may have been lifted since."""
-    return read_ledger(context.root).lifted_since(int(manifest.erasure.get("ledger", 0)))
+    return read_ledger(context.path).lifted_since(int(manifest.erasure.get("ledger", 0)))
 
 
 def home_of(context: Context, name: str) -> Home:

@@ -64,7 +64,7 @@ def _unneeded_objects(
     ipc: ObjectPath, delta: ObjectPath, kept: set[int], needed: set[str], recent_hours: float
 ) -> list[AnyPath]:
     until_ns = ipc.store.now_ns() - int(recent_hours * _HOUR_NS)
-    names = {name for version in kept for name in _names_of(ipc / version_folder(version))}
+    names = {name for version in kept for name in object_names(ipc / version_folder(version))}
     folders = {version_folder(version) for version in kept}
     old = [p for p, info in ipc.objects().items() if _is_old(info, until_ns)]
     in_versions = [
@@ -77,15 +77,26 @@ def _unneeded_objects(
     data = [
         p
         for p, info in delta.objects().items()
-        if p.name.endswith(".parquet")
-        and p.parent.name != LOG
-        and _is_old(info, until_ns)
-        and p.relative_to(delta).as_posix() not in needed
+        if _is_data(p) and _is_old(info, until_ns) and p.relative_to(delta).as_posix() not in needed
     ]
     return [*in_versions, *data]
 
 
-def _names_of(folder: ObjectPath) -> Iterator[str]:
+def unnamed_objects(ipc: ObjectPath, delta: ObjectPath, log: DeltaLog) -> dict[ObjectPath, int]:
+    """Return the data files and shards that no published version names, of any age, with their sizes."""
+    versions = [v for v in published_versions(ipc) if v <= log.head]
+    data = {path for version in versions for path in log.files_at(version)}
+    names = {name for version in versions for name in object_names(ipc / version_folder(version))}
+    shards = {p: i.size for p, i in (ipc / FILES).objects().items() if p.name not in names}
+    files = {
+        p: i.size
+        for p, i in delta.objects().items()
+        if _is_data(p) and p.relative_to(delta).as_posix() not in data
+    }
+    return shards | files
+
+
+def object_names(folder: ObjectPath) -> Iterator[str]:
     """Give the names of the objects that a version needs among those of all versions."""
     if not (folder / MANIFEST).is_file():
         return
@@ -95,6 +106,11 @@ def _names_of(folder: ObjectPath) -> Iterator[str]:
         yield shard_name(shard.offsets_xxh3)
     for whole in read_index(folder, manifest.states).files:
         yield whole.file
+
+
+def _is_data(path: ObjectPath) -> bool:
+    # The log's own checkpoints are Parquet files, too.
+    return path.name.endswith(".parquet") and path.parent.name != LOG
 
 
 def _is_old(info: ObjectInfo, until_ns: int) -> bool:

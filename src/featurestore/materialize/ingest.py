@@ -161,7 +161,7 @@ def _conform(
                 hint="leave them out: no reader could see them",
                 column=source.timestamp_field,
             )
-    kept = read_ledger(context.root).suppression().remaining(rows)
+    kept = read_ledger(context.path).suppression().remaining(rows)
     return kept, rows.num_rows - kept.num_rows
 
 

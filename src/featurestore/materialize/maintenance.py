@@ -27,7 +27,7 @@ from featurestore.materialize.tags import resolve_version, tags_of
 from featurestore.storage.delta_checkpoint import check_checkpoint, write_checkpoint
 from featurestore.storage.delta_commit import DataFile
 from featurestore.storage.delta_log import DeltaLog, read_log
-from featurestore.storage.files import TEMPORARY, make_folders, remove_folder
+from featurestore.storage.files import TEMPORARY, AnyPath, make_folders, remove_folder
 from featurestore.storage.manifest import Manifest, Shard, current_version, published_versions
 from featurestore.storage.parquet import check_parquet, read_parquet
 from featurestore.storage.physical import from_stored
@@ -194,7 +194,13 @@ def recreate(
 
 
 def compute_again(
-    then: Context, manifest: Manifest, *, delta: Path, ipc: Path, spill: Path, executor: Executor | str | None
+    then: Context,
+    manifest: Manifest,
+    *,
+    delta: AnyPath,
+    ipc: AnyPath,
+    spill: Path,
+    executor: Executor | str | None,
 ) -> Computed:
     """Compute a version from its pinned inputs; files are written to `delta` and `ipc`, none is published.
 

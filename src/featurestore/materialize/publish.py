@@ -35,6 +35,7 @@ from featurestore.storage.manifest import (
     read_manifest,
     version_folder,
 )
+from featurestore.storage.objects import ObjectPath
 from featurestore.storage.physical import stored_schema
 from featurestore.storage.version_files import share_files
 
@@ -101,7 +102,12 @@ def local_folder(staged: AnyPath) -> Path:
     """Return the folder on this machine in which workers write: the staged one itself where it is here."""
     if isinstance(staged, Path):
         return staged
-    return make_folders(Path(staged.store.cache.folder) / "scratch" / staged.name)
+    return make_folders(scratch_folder(staged.parent) / staged.name)
+
+
+def scratch_folder(base: ObjectPath) -> Path:
+    """Return where on this machine the files lie that are made for what is staged below a name."""
+    return Path(base.store.cache.folder) / "scratch" / digest_json([str(base)])
 
 
 def open_table(context: Context, home: Home, job: Job, log: DeltaLog | None) -> DeltaLog:

@@ -198,10 +198,7 @@ def unchanged(home: Home, job: Job, current: Manifest) -> MaterializeResult:
 
 def shape_of(job: Job, delta: AnyPath, ipc: AnyPath) -> Shape:
     """Return the layout of a job's partitions; under a remote root they are written here and sent there."""
-    local = local_folder(ipc)
-    upload = None
-    if isinstance(delta, ObjectPath) and isinstance(ipc, ObjectPath):
-        upload = Upload(delta, ipc.parent)
+    there, local, upload = work_folders(delta, ipc)
     return Shape(
         schema=job.schema,
         keys=job.keys,
@@ -209,10 +206,18 @@ def shape_of(job: Job, delta: AnyPath, ipc: AnyPath) -> Shape:
         created=job.spine.times.created,
         sequence=job.spine.times.sequence,
         packs=plan_packs(job.schema, job.features) if job.kind == "training_set" else (),
-        delta=delta if isinstance(delta, Path) else local / "delta",
+        delta=there,
         ipc=local,
         upload=upload,
     )
+
+
+def work_folders(delta: AnyPath, ipc: AnyPath) -> tuple[Path, Path, Upload | None]:
+    """Return where workers write data files and shards, and how these get to a remote root from there."""
+    local = local_folder(ipc)
+    if isinstance(delta, ObjectPath) and isinstance(ipc, ObjectPath):
+        return local / "delta", local, Upload(delta, ipc.parent)
+    return delta if isinstance(delta, Path) else local / "delta", local, None
 
 
 def fingerprint_of(schema: object, shards: Sequence[Shard]) -> str:

@@ -150,7 +150,7 @@ def _mirror(context: Context, program: ViewProgram, current: Snapshot | None) ->
     manifest = shards.manifest
     if manifest.range_ns != (None, None) or manifest.definitions.get(program.ref) is None:
         return None
-    ledger = read_ledger(context.root)
+    ledger = read_ledger(context.path)
     if ledger.unfinished() or ledger.lifted_since(int(manifest.erasure.get("ledger", 0))):
         return None
     pinned = [snapshot_from_spec(spec) for spec in manifest.inputs]

@@ -31,7 +31,7 @@ from featurestore.serve.service import OnlineService
 from featurestore.serve.tracing import NO_TRACING, Tracing
 from featurestore.serve.worker_process import FAILED, GO, READY, WARM
 from featurestore.serve.write_threads import WriteThreads
-from featurestore.storage.files import is_remote, root_path
+from featurestore.storage.files import AnyPath, is_remote, root_path
 from featurestore.storage.objects import CachePlace, default_cache_folder
 from featurestore.storage.suppression import read_ledger
 
@@ -58,7 +58,7 @@ def open_root(config: ServerConfig) -> OnlineBackend:
             hint="give online=…: a local folder or a Redis URL",
         )
     online = config.online or f"{config.root.rstrip('/')}/online"
-    root = root_path(config.root, config.storage_options, CachePlace(default_cache_folder(), _CACHE_BYTES))
+    root = _root(config)
     return open_backend(newest, online, clock=clock_of(config), history_ns=config.history_ns, root=root)
 
 
@@ -99,6 +99,10 @@ async def serve_until_told(config: ServerConfig, backend: OnlineBackend, parent:
     backend.close()
 
 
+def _root(config: ServerConfig) -> AnyPath:
+    return root_path(config.root, config.storage_options, CachePlace(default_cache_folder(), _CACHE_BYTES))
+
+
 class _Fronts:
     """What one worker listens with."""
 
@@ -107,7 +111,7 @@ class _Fronts:
         self.tracing = _tracing(config)
         self.log = None
         if config.answer_log is not None:
-            ledger = partial(read_ledger, config.root)
+            ledger = partial(read_ledger, _root(config))
             self.log = AnswerLog(config.answer_log, fraction=config.answer_fraction, ledger=ledger)
         service = OnlineService(backend, config.limits, self.metrics, self.log, self.tracing)
         access = Access(config, SystemClock())

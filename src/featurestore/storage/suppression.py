@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from featurestore.core.keys import Column, can_be_key, distinct_keys, key_bytes,
 from featurestore.core.table_rows import filter_rows, plain_type
 from featurestore.core.time import format_instant
 from featurestore.errors import AlreadyExistsError, CommitConflictError, CorruptDataError, NotFoundError
-from featurestore.storage.files import AnyPath, is_remote, make_folders, put_if_absent, read_file
+from featurestore.storage.files import AnyPath, make_folders, put_if_absent, read_file
 from featurestore.storage.objects import ObjectPath
 
 FOLDER: Final = "erasures"
@@ -221,31 +221,32 @@ class Ledger:
 
 
 _EMPTY: Final = Ledger(b"", ())
-_Identity = tuple[str, int, int]
+_Identity = tuple[AnyPath, int, int]
 _known: dict[_Identity, Ledger] = {}
 _lock = threading.Lock()
 
 
-def ledger_folder(root: str) -> Path:
+def ledger_folder(root: str | AnyPath) -> AnyPath:
     """Return where a store's ledger lies."""
-    return Path(root.removeprefix("file://")) / FOLDER
+    return (Path(root.removeprefix("file://")) if isinstance(root, str) else root) / FOLDER
 
 
 def read_ledger(root: str | AnyPath) -> Ledger:
-    """Return a store's ledger as it stands; a root that is a URL has none.
+    """Return a store's ledger as it stands.
+
+    Args:
+        root: A folder, or a path of any kind; a URL alone does not say how its store is reached.
 
     Cost:
-        Two looks at the folder; entries are read once per process.
+        Two looks at a folder, or one listing of objects; entries are read once per process.
 
     Raises:
         CorruptDataError: an entry, or the secret, is damaged or missing.
     """
-    if isinstance(root, ObjectPath) or is_remote(str(root)):
-        return _EMPTY
-    folder = ledger_folder(str(root))
-    identity = _identity(folder)
+    folder = ledger_folder(root)
+    identity, is_there = _look(folder)
     if identity is None:
-        if (folder / _name(1)).exists():
+        if is_there(_name(1)):
             _secret(folder)  # raises: it is missing
         return _EMPTY
     with _lock:
@@ -253,8 +254,8 @@ def read_ledger(root: str | AnyPath) -> Ledger:
     if ledger is None:
         ledger = Ledger(_secret(folder), ())
     fresh: list[LedgerEntry] = []
-    while (path := folder / _name(ledger.number + len(fresh) + 1)).exists():
-        fresh.append(_entry(path, ledger.number + len(fresh) + 1))
+    while is_there(name := _name(ledger.number + len(fresh) + 1)):
+        fresh.append(_entry(folder / name, ledger.number + len(fresh) + 1))
     if fresh:
         ledger = Ledger(ledger.secret, (*ledger.entries, *fresh))
     if ledger is not known:
@@ -268,7 +269,7 @@ def no_ledger() -> Ledger:
     return _EMPTY
 
 
-def open_for_writing(root: str) -> Ledger:
+def open_for_writing(root: str | AnyPath) -> Ledger:
     """Return a ledger with its secret, which the first caller draws.
 
     Raises:
@@ -276,13 +277,14 @@ def open_for_writing(root: str) -> Ledger:
     """
     folder = make_folders(ledger_folder(root))
     if not (folder / _SALT).exists():
-        folder.chmod(0o700)
+        if isinstance(folder, Path):  # who may read a bucket is the bucket's own setting
+            folder.chmod(0o700)
         with suppress(AlreadyExistsError):
             put_if_absent(folder / _SALT, secrets.token_hex(32).encode())
     return read_ledger(root)
 
 
-def append_entry(root: str, entry: LedgerEntry) -> LedgerEntry:
+def append_entry(root: str | AnyPath, entry: LedgerEntry) -> LedgerEntry:
     """Write an entry under the next free number, durably; returns it with that number.
 
     Raises:
@@ -298,13 +300,21 @@ def append_entry(root: str, entry: LedgerEntry) -> LedgerEntry:
     raise CommitConflictError("too many writers append to the ledger of erasures at once")
 
 
-def _identity(folder: Path) -> _Identity | None:
-    """Tell a store from another one that took its place; `None` where nothing was ever erased."""
+def _look(folder: AnyPath) -> tuple[_Identity | None, Callable[[str], bool]]:
+    """Tell a store from another one that took its place, `None` where nothing was ever erased.
+
+    Returns:
+        That, and what says which files are there.
+    """
+    if isinstance(folder, ObjectPath):
+        there = {path.name: info for path, info in folder.objects().items() if path.parent == folder}
+        secret = there.get(_SALT)
+        return None if secret is None else (folder, secret.size, secret.modified_ns), there.__contains__
     try:
         found = (folder / _SALT).stat()
     except FileNotFoundError:
-        return None
-    return str(folder), found.st_ino, found.st_mtime_ns
+        return None, lambda name: (folder / name).exists()
+    return (folder, found.st_ino, found.st_mtime_ns), lambda name: (folder / name).exists()
 
 
 def _replayed(entries: Iterable[LedgerEntry]) -> dict[tuple[str, ...], dict[bytes, int]]:
@@ -324,7 +334,7 @@ def _name(number: int) -> str:
     return f"{number:08d}.json"
 
 
-def _entry(path: Path, number: int) -> LedgerEntry:
+def _entry(path: AnyPath, number: int) -> LedgerEntry:
     try:
         body = json.loads(read_file(path))
         digest = body.pop("digest")
@@ -349,7 +359,7 @@ def _entry(path: Path, number: int) -> LedgerEntry:
     return entry
 
 
-def _secret(folder: Path) -> bytes:
+def _secret(folder: AnyPath) -> bytes:
     try:
         return bytes.fromhex(read_file(folder / _SALT).decode("ascii"))
     except (NotFoundError, ValueError) as error:

@@ -27,7 +27,9 @@ class Outside:
         self._write_online = write_online
         root = store.root.removeprefix("file://")
         logs = listed("the erasure", "answer_logs", answer_logs, "folders")
-        self._logs = [Path(root), *(Path(folder("the erasure", "answer_logs", log)) for log in logs)]
+        self._logs = [Path(folder("the erasure", "answer_logs", log)) for log in logs]
+        if "://" not in root:
+            self._logs.insert(0, Path(root))
 
     @property
     def folders(self) -> list[Path]:

@@ -1,7 +1,7 @@
 """Sources: what other people wrote is reported, what the store itself appended is rewritten in place."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,19 +9,15 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featurestore.core.canonical import digest_bytes
 from featurestore.errors import CorruptDataError
 from featurestore.materialize.context import Context
 from featurestore.materialize.erasure.places import SourcePlace, source_places
 from featurestore.materialize.erasure.subject import Renamed, Subject
-from featurestore.storage.files import (
-    TEMPORARY,
-    announce,
-    fsync_file,
-    fsync_folder,
-    remove_files,
-    storage_errors,
-)
-from featurestore.storage.source_files import hash_file, place_of
+from featurestore.storage.files import AnyPath, read_file, replace_file
+from featurestore.storage.objects import ObjectPath
+from featurestore.storage.source_files import Place, place_of
+from featurestore.storage.source_readers import reading
 from featurestore.storage.suppression import FILES, LedgerEntry, append_entry, read_ledger
 
 # How `ingest` names what it appends.
@@ -34,13 +30,13 @@ class SourceRows:
 
     Attributes:
         rows: By file: where it lies, and how many rows.
-        own: The files among them that the store itself appended.
+        own: The files among them that the store itself appended, by the same words.
         renamed: What else the rows call the keys.
     """
 
     name: str
     rows: dict[str, int]
-    own: tuple[str, ...]
+    own: Mapping[str, AnyPath]
     renamed: tuple[Renamed, ...]
 
     @property
@@ -70,7 +66,7 @@ def rewrite_appended(context: Context, subject: Subject, found: Iterable[SourceR
     rewritten = []
     for source in found:
         for path in source.own:
-            _rewrite(context, Path(path), subject, source.renamed)
+            _rewrite(context, source.own[path], subject, source.renamed)
             rewritten.append(path)
     return rewritten
 
@@ -81,18 +77,28 @@ def _counted(context: Context, place: SourcePlace, subject: Subject) -> SourceRo
     names = subject.names_in(lies.schema, place.renamed)
     columns = list(dict.fromkeys(c for columns in names for c in columns))
     rows: dict[str, int] = {}
-    own = []
+    own: dict[str, AnyPath] = {}
     for name, batch, _ in lies.scan_named(columns):
         count = int(subject.mask(batch, place.renamed).sum())
         if count:
             path = _path_of(base.path, name)
             rows[path] = rows.get(path, 0) + count
-            if base.remote is None and is_appended(Path(name)) and path not in own:
-                own.append(path)
-    return SourceRows(place.source.name, rows, tuple(own), place.renamed)
+            file = path_of(context.path, base, path)
+            if file is not None and is_appended(file):
+                own[path] = file
+    return SourceRows(place.source.name, rows, own, place.renamed)
 
 
-def is_appended(path: Path) -> bool:
+def path_of(root: AnyPath, place: Place, path: str) -> AnyPath | None:
+    """Return a source's file as the store reaches it; `None` in another store than the root's."""
+    if place.remote is None:
+        return Path(path)
+    if isinstance(root, ObjectPath) and place.remote == root.store.filesystem:
+        return ObjectPath(root.store, path)
+    return None
+
+
+def is_appended(path: AnyPath) -> bool:
     """Say whether a source's file is one that the store itself appended."""
     return _APPENDED.fullmatch(path.name) is not None
 
@@ -103,31 +109,25 @@ def _path_of(base: str, name: str) -> str:
     return str(whole / name) if name and whole.suffix == "" and not re.search(r"[*?\[]", base) else base
 
 
-def _rewrite(context: Context, path: Path, subject: Subject, renamed: tuple[Renamed, ...]) -> None:
+def _rewrite(context: Context, path: AnyPath, subject: Subject, renamed: tuple[Renamed, ...]) -> None:
     """Replace a file by one without the subject's rows; an empty one stays, so that pins find it.
 
     Raises:
         CorruptDataError: the file does not hold the rows that were counted in it.
     """
-    with storage_errors("read", path):
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+    data = read_file(path)
+    with reading(str(path)):
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
     kept = table.filter(pa.array(~subject.mask(table, renamed)))
-    staged = path.with_name(f"{TEMPORARY}{path.name}")
-    remove_files([staged])
-    announce("write", staged)
-    with storage_errors("write", staged):
-        pq.write_table(kept, staged, compression="zstd", compression_level=1, write_page_checksum=True)
-    fsync_file(staged)
-    local = place_of(str(path.parent), context.path)
-    before = read_ledger(context.root).origin(path.stat().st_size, hash_file(local, str(path)))
-    after = hash_file(local, str(staged))
+    sink = pa.BufferOutputStream()
+    pq.write_table(kept, sink, compression="zstd", compression_level=1, write_page_checksum=True)
+    without = sink.getvalue().to_pybytes()
+    before = read_ledger(context.path).origin(len(data), digest_bytes(data))
+    after = digest_bytes(without)
     if after == before[1]:
         raise CorruptDataError(f"{str(path)!r} holds rows of the subject, and none were taken out")
     append_entry(
-        context.root,
+        context.path,
         LedgerEntry(number=0, kind=FILES, time_ns=context.clock.now_ns(), files={after: before}),
     )
-    announce("replace", path)
-    with storage_errors("replace", path):
-        staged.replace(path)
-    fsync_folder(path.parent)
+    replace_file(path, without)

@@ -1,34 +1,30 @@
 """One training set or view without a subject: new versions, old ones removed, pins as the caller decides."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from featurestore.core.names import near
-from featurestore.errors import DefinitionError, NotFoundError, PinnedVersionError
+from featurestore.errors import DefinitionError, PinnedVersionError
 from featurestore.materialize.context import Context, Home
-from featurestore.materialize.erasure.places import local_path
+from featurestore.materialize.erasure.removal import (
+    finish_removals,
+    log_of,
+    remove_scratch,
+    remove_states,
+    remove_unnamed,
+    remove_versions,
+)
 from featurestore.materialize.erasure.rewrite import Affected, affected_version, cleaned, republish
-from featurestore.materialize.erasure.subject import Subject, names_of_version
+from featurestore.materialize.erasure.subject import Subject
 from featurestore.materialize.lock import writing
-from featurestore.materialize.publish import INTERIM, heal, staging_folder
+from featurestore.materialize.publish import INTERIM, heal, local_folder, staging_folder
 from featurestore.materialize.tags import tag_record, tags_of
 from featurestore.storage.delta_log import DeltaLog, read_log
-from featurestore.storage.files import TEMPORARY, remove_files, remove_folder, replace_file
-from featurestore.storage.manifest import (
-    MANIFEST,
-    Manifest,
-    current_version,
-    published_versions,
-    read_manifest,
-    version_folder,
-)
-from featurestore.storage.physical import from_stored
+from featurestore.storage.files import AnyPath, remove_files, remove_folder, replace_file
+from featurestore.storage.manifest import MANIFEST, current_version, published_versions, version_folder
+from featurestore.storage.objects import ObjectPath
 from featurestore.storage.shards import open_dataset_folder
 
 PINNED: Final = ("refuse", "rewrite", "remove")
@@ -130,18 +126,20 @@ def clean_home(
     result = HomeResult(home=home)
     with writing(home):
         heal(home)
-        _remove_scratch(home)
+        remove_scratch(home)
+        finish_removals(home)
         plan = plan_home(context, home, subject, held)
-        log = read_log(local_path(home.delta))
+        log = read_log(home.delta)
         if plan is None or log is None:
             return result
         check_pins([plan], pinned)
         _republish_all(context, plan, subject, result, ledger=ledger, pinned=pinned)
         gone = [one for one in plan.affected if one.version in result.rows]
         _move_tags(plan, result, pinned)
-        _remove_versions(home, gone, result)
-        _remove_unnamed(home, subject, result)
-        result.files_removed += _remove_states(home)
+        result.files_removed += remove_versions(home, gone)
+        result.removed += [one.version for one in gone]
+        result.files_removed += remove_unnamed(home, subject, since=log.head, now_ns=context.clock.now_ns())
+        result.files_removed += remove_states(home)
     return result
 
 
@@ -176,20 +174,20 @@ def _republish(
     about: Mapping[str, int],
 ) -> int:
     """Publish a version without the subject; returns its new number, the old one where it holds nothing."""
-    log = _log(home)
+    log = log_of(home)
     done = _published_before(log, affected.version, ledger)
     if done is not None and (home.ipc / version_folder(done) / MANIFEST).exists():
         result.rows[affected.version] = sum(affected.rows.values())
         result.rewritten[affected.version] = done
         return done
-    staged = local_path(staging_folder(home))
-    clean = cleaned(context, home, log, affected, subject, staged)
-    if clean.unresolved:
-        result.unresolved[affected.version] = clean.unresolved
-    if not clean.gone:
-        remove_folder(staged)
-        return affected.version
-    manifest = republish(context, home, log, affected, clean, staged, ledger=ledger, about=about)
+    with _staging(home) as staged:
+        clean = cleaned(context, home, log, affected, subject, staged)
+        if clean.unresolved:
+            result.unresolved[affected.version] = clean.unresolved
+        if not clean.gone:
+            remove_folder(staged)
+            return affected.version
+        manifest = republish(context, home, log, affected, clean, staged, ledger=ledger, about=about)
     result.rows[affected.version] = clean.rows
     result.rewritten[affected.version] = manifest.version
     result.files_written += 3 * len(clean.written)
@@ -198,14 +196,25 @@ def _republish(
 
 def _judge(context: Context, home: Home, affected: Affected, subject: Subject, result: HomeResult) -> None:
     """Find out whether an old version without rows of the subject has values made from them."""
-    staged = local_path(staging_folder(home))
-    clean = cleaned(context, home, _log(home), affected, subject, staged)
-    remove_folder(staged)
+    with _staging(home) as staged:
+        clean = cleaned(context, home, log_of(home), affected, subject, staged)
+        remove_folder(staged)
     heal(home)
     if clean.gone:
         result.rows[affected.version] = clean.rows
     elif clean.unresolved:
         result.unresolved[affected.version] = clean.unresolved
+
+
+@contextmanager
+def _staging(home: Home) -> Iterator[AnyPath]:
+    """Give a folder for a version's files; of a remote one nothing is left on this machine."""
+    staged = staging_folder(home)
+    try:
+        yield staged
+    finally:
+        if isinstance(staged, ObjectPath):
+            remove_folder(local_folder(staged))
 
 
 def _published_before(log: DeltaLog, version: int, ledger: int) -> int | None:
@@ -218,78 +227,8 @@ def _published_before(log: DeltaLog, version: int, ledger: int) -> int | None:
 
 def _move_tags(plan: HomePlan, result: HomeResult, pinned: str) -> None:
     for tag, version in plan.tags.items():
-        path = local_path(plan.home.pins) / f"{tag}.json"
+        path = plan.home.pins / f"{tag}.json"
         if version in result.rewritten and pinned == "rewrite":
             replace_file(path, tag_record(tag, result.rewritten[version]))
         elif version in result.rows:
             remove_files([path])
-
-
-def _remove_versions(home: Home, gone: Iterable[Affected], result: HomeResult) -> None:
-    """Remove versions with the data files that held the subject; folders go last."""
-    log = _log(home)
-    for one in gone:
-        manifest = one.opened.manifest
-        places = {(manifest.shards[i].date, manifest.shards[i].bucket) for i in one.rows}
-        files = log.files_at(one.version).values()
-        shared = _needed(home, log, without=one.version) if one.mixing else set()
-        held = [
-            f.path for f in files if (f.date, f.bucket) in places or (one.mixing and f.path not in shared)
-        ]
-        result.files_removed += remove_files([home.delta / path for path in held])
-        folder = local_path(home.ipc / version_folder(one.version))
-        result.files_removed += sum(1 for _ in folder.iterdir())
-        remove_files([folder / MANIFEST])
-        remove_folder(folder)
-        result.removed.append(one.version)
-
-
-def _remove_unnamed(home: Home, subject: Subject, result: HomeResult) -> None:
-    """Remove what no version names: half-removed folders, and data files of versions vacuumed in between."""
-    ipc = local_path(home.ipc)
-    published = {version_folder(v) for v in published_versions(ipc)}
-    for folder in ipc.iterdir():
-        if folder.is_dir() and folder.name not in published:
-            remove_folder(folder)
-    log = _log(home)
-    needed = _needed(home, log)
-    named = {f.path for commit in log.commits for f in commit.added}
-    left = [p for path in sorted(named - needed) if (p := local_path(home.delta) / path).exists()]
-    head = current_version(ipc)
-    if left and head is not None:
-        manifest = read_manifest(ipc / version_folder(head))
-        result.files_removed += remove_files([file for file in left if _file_holds(file, subject, manifest)])
-
-
-def _needed(home: Home, log: DeltaLog, *, without: int | None = None) -> set[str]:
-    versions = [v for v in published_versions(home.ipc) if v != without and v <= log.head]
-    return {path for version in versions for path in log.files_at(version)}
-
-
-def _file_holds(file: Path, subject: Subject, manifest: Manifest) -> bool:
-    renamed = names_of_version(manifest)
-    reader = pq.ParquetFile(file)
-    names = {c for columns in subject.names_in(manifest.schema, renamed) for c in columns}
-    held = pa.schema([f for f in manifest.schema if f.name in names and f.name in reader.schema_arrow.names])
-    return bool(subject.mask(from_stored(reader.read(held.names), held), renamed).any())
-
-
-def _remove_states(home: Home) -> int:
-    """Remove carried rows of sources: a later run reads what they held again."""
-    states = [p for v in local_path(home.ipc).glob("v*") for p in (v / "STATES.json", *v.glob("state-*"))]
-    return remove_files(states)
-
-
-def _remove_scratch(home: Home) -> None:
-    """Remove what recreating and spilling left behind; a run that is under way fails and can be repeated."""
-    for folder in (local_path(home.lock).parent, local_path(home.ipc)):
-        with suppress(NotFoundError):
-            for left in [p for p in folder.iterdir() if p.name.startswith(TEMPORARY) and p.is_dir()]:
-                remove_folder(left)
-
-
-def _log(home: Home) -> DeltaLog:
-    log = read_log(local_path(home.delta))
-    if log is None:
-        raise NotFoundError(f"{home.title!r} has no Delta log", path=str(home.delta))
-    return log

@@ -1,9 +1,8 @@
-"""Where rows of a subject are: sources, and every version of every training set and view on the disk."""
+"""Where rows of a subject are: sources, and every version of every training set and view."""
 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -11,11 +10,11 @@ from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.source import Source
 from featurestore.catalog.training_set import TrainingSet
 from featurestore.core.keys import buckets_of
-from featurestore.errors import NotFoundError, SchemaError, StorageError
+from featurestore.errors import NotFoundError, SchemaError
 from featurestore.materialize.context import Context, Home
 from featurestore.materialize.erasure.subject import Renamed, Subject, names_of_version
 from featurestore.materialize.job import renamed_keys
-from featurestore.storage.files import AnyPath, is_remote
+from featurestore.storage.files import AnyPath
 from featurestore.storage.manifest import Manifest, published_versions
 from featurestore.storage.shards import ShardSet, open_dataset_folder
 from featurestore.storage.sources import SourceTable
@@ -56,9 +55,9 @@ def source_places(context: Context, subject: Subject) -> Iterator[SourcePlace]:
 
 def stored_homes(context: Context) -> list[Home]:
     """Return every training set and view that has files, also those that the catalog no longer knows."""
-    root = context.path
+    root, lease_s = context.path, context.config.lease_ns / 1e9
     homes = [
-        Home("training_set", base.name, base / "delta", base / "ipc", base / "LOCK")
+        Home("training_set", base.name, base / "delta", base / "ipc", base / "LOCK", lease_s)
         for base in _folders(root / "datasets")
     ]
     for table in _folders(root / "tables"):
@@ -66,21 +65,8 @@ def stored_homes(context: Context) -> list[Home]:
         if parts is not None:
             ipc = root / "ipc" / table.name
             lock = root / "ipc" / f"{table.name}.LOCK"
-            homes.append(Home("view", f"{parts[1]}@{parts[2]}", table, ipc, lock))
+            homes.append(Home("view", f"{parts[1]}@{parts[2]}", table, ipc, lock, lease_s))
     return homes
-
-
-def check_local(context: Context) -> None:
-    """Refuse to rewrite what lies in a store of objects.
-
-    Raises:
-        StorageError: the root is not a local folder.
-    """
-    if is_remote(context.root):
-        raise StorageError(
-            f"erasure does not reach {context.root!r}: this release rewrites versions in local folders only",
-            hint="list what is held with export, and materialize from sources without these rows",
-        )
 
 
 def place_name(context: Context, home: Home, version: int) -> str:
@@ -88,17 +74,6 @@ def place_name(context: Context, home: Home, version: int) -> str:
     name, _, number = home.title.partition("@")
     kept = {record.name: str(record.version) for record in context.snapshot.live(FeatureView.kind)}
     return f"dataset/{home.title if number and kept.get(name) != number else name}@{version}"
-
-
-def local_path(path: AnyPath) -> Path:
-    """Return a path below a root that `stored_homes` has found to be a local folder.
-
-    Raises:
-        StorageError: it is not.
-    """
-    if isinstance(path, Path):
-        return path
-    raise StorageError(f"{str(path)!r} is not a local path")
 
 
 def subject_rows(context: Context, subject: Subject) -> dict[str, pa.Table]:

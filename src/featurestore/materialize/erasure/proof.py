@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 from featurestore.core.canonical import canonical_json
 from featurestore.errors import CorruptDataError
 from featurestore.materialize.erasure.subject import Subject
+from featurestore.storage.files import AnyPath
+from featurestore.storage.objects import ObjectPath
+from featurestore.storage.version_files import fetched
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -63,12 +66,12 @@ class _Tally:
 
 
 def prove(
-    root: Path,
+    root: AnyPath,
     subject: Subject,
     *,
     names: Iterable[str],
-    extra: Iterable[Path] = (),
-    skip: Iterable[Path] = (),
+    extra: Iterable[AnyPath] = (),
+    skip: Iterable[AnyPath] = (),
     online: Mapping[str, int] | None = None,
 ) -> Proof:
     """Scan everything below a root, and other files the store owns, for keys.
@@ -80,6 +83,7 @@ def prove(
 
     Cost:
         Reads every byte below the root once, and decodes every column of texts, and key columns of integers.
+        Objects are fetched one by one, past the cache.
 
     Raises:
         CorruptDataError: a file cannot be read as what it says it is.
@@ -87,11 +91,10 @@ def prove(
     import duckdb  # noqa: PLC0415 -- heavy
 
     tally = _Tally()
-    left_out = {path.resolve() for path in skip}
     with duckdb.connect(":memory:") as connection:
-        for path in _files(root, extra, left_out):
-            where = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-            _scan(path, where, _decoded(path, connection), subject, frozenset(names), tally)
+        for where, path, size in _files(root, list(extra), list(skip)):
+            with fetched(path, size) as file:
+                _scan(file, where, _decoded(file, connection), subject, frozenset(names), tally)
     return Proof(
         files=tally.files,
         bytes=tally.bytes,
@@ -137,12 +140,35 @@ def _texts(subject: Subject) -> list[str]:
     return [text for text in dict.fromkeys(out) if len(text.encode()) >= _SHORTEST]
 
 
-def _files(root: Path, extra: Iterable[Path], skip: set[Path]) -> Iterator[Path]:
-    for path in sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink()):
-        full = path.resolve()
-        if full not in skip and not any(parent in skip for parent in full.parents):
-            yield path
-    yield from (p for p in extra if not p.is_relative_to(root))
+def _files(
+    root: AnyPath, extra: Sequence[AnyPath], skip: Sequence[AnyPath]
+) -> Iterator[tuple[str, AnyPath, int]]:
+    """Give every file to be scanned: what reports call it, where it is, and the size of an object."""
+    if isinstance(root, ObjectPath):
+        yield from _objects(root, extra, {path.key for path in skip if isinstance(path, ObjectPath)})
+    else:
+        hidden = {path.resolve() for path in skip if isinstance(path, Path)}
+        for path in sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink()):
+            full = path.resolve()
+            if full not in hidden and not any(parent in hidden for parent in full.parents):
+                yield str(path.relative_to(root)), path, 0
+    for found in extra:
+        if isinstance(found, Path) and not (isinstance(root, Path) and found.is_relative_to(root)):
+            yield str(found), found, 0
+
+
+def _objects(
+    root: ObjectPath, extra: Iterable[AnyPath], hidden: set[str]
+) -> Iterator[tuple[str, AnyPath, int]]:
+    for path, info in root.objects().items():
+        parents = (path.key[:at] for at, letter in enumerate(path.key) if letter == "/")
+        if path.key not in hidden and not any(parent in hidden for parent in parents):
+            yield path.relative_to(root).as_posix(), path, info.size
+    for found in extra:
+        if isinstance(found, ObjectPath) and not found.key.startswith(f"{root.key}/"):
+            there = found.info()
+            if there is not None:
+                yield str(found), found, there.size
 
 
 def _decoded(path: Path, connection: "DuckDBPyConnection") -> pa.Table | None:

@@ -11,15 +11,15 @@ from featurestore.errors import CorruptDataError, NotFoundError
 from featurestore.materialize.context import Context, Home
 from featurestore.materialize.durability import Durability
 from featurestore.materialize.erasure.contributions import mixing_sources
-from featurestore.materialize.erasure.places import local_path, rows_by_shard
+from featurestore.materialize.erasure.places import rows_by_shard
 from featurestore.materialize.erasure.subject import Subject, names_of_version
 from featurestore.materialize.maintenance import compute_again, context_then
 from featurestore.materialize.partition import Shape, Written, write_partition
-from featurestore.materialize.publish import publish
-from featurestore.materialize.run import fingerprint_of, with_masks
+from featurestore.materialize.publish import local_folder, publish
+from featurestore.materialize.run import fingerprint_of, with_masks, work_folders
 from featurestore.storage.delta_commit import DataFile
 from featurestore.storage.delta_log import DeltaLog
-from featurestore.storage.files import remove_files
+from featurestore.storage.files import AnyPath, remove_files
 from featurestore.storage.manifest import Manifest
 from featurestore.storage.shards import ShardSet
 from featurestore.storage.version_files import share_files
@@ -88,7 +88,7 @@ def affected_version(
 
 
 def cleaned(
-    context: Context, home: Home, log: DeltaLog, affected: Affected, subject: Subject, staged: Path
+    context: Context, home: Home, log: DeltaLog, affected: Affected, subject: Subject, staged: AnyPath
 ) -> Cleaned:
     """Write what a version's partitions are without a subject.
 
@@ -114,7 +114,7 @@ def republish(
     log: DeltaLog,
     affected: Affected,
     clean: Cleaned,
-    staged: Path,
+    staged: AnyPath,
     *,
     ledger: int,
     about: Mapping[str, object],
@@ -161,7 +161,7 @@ def republish(
     return manifest
 
 
-def _filtered(home: Home, log: DeltaLog, affected: Affected, subject: Subject, staged: Path) -> Cleaned:
+def _filtered(home: Home, log: DeltaLog, affected: Affected, subject: Subject, staged: AnyPath) -> Cleaned:
     manifest = affected.opened.manifest
     renamed = names_of_version(manifest)
     schema = manifest.schema
@@ -186,9 +186,10 @@ def _filtered(home: Home, log: DeltaLog, affected: Affected, subject: Subject, s
     return Cleaned(frozenset(gone), tuple(written), sum(affected.rows.values()))
 
 
-def _shape(home: Home, manifest: Manifest, file: DataFile, staged: Path) -> Shape:
+def _shape(home: Home, manifest: Manifest, file: DataFile, staged: AnyPath) -> Shape:
     """Lay a partition out as it was; rows stay in the order that they have, which holds the clocks."""
     created = next((name for name in file.minimum if name != manifest.timestamp), None)
+    delta, ipc, upload = work_folders(home.delta, staged)
     return Shape(
         schema=manifest.schema,
         keys=manifest.entity_keys,
@@ -196,20 +197,22 @@ def _shape(home: Home, manifest: Manifest, file: DataFile, staged: Path) -> Shap
         created=created,
         sequence=None,
         packs=manifest.packs,
-        delta=local_path(home.delta),
-        ipc=staged,
+        delta=delta,
+        ipc=ipc,
+        upload=upload,
     )
 
 
-def _computed(context: Context, home: Home, affected: Affected, staged: Path) -> Cleaned:
+def _computed(context: Context, home: Home, affected: Affected, staged: AnyPath) -> Cleaned:
     """Compute a version again, sources without the subject, and keep what comes out otherwise."""
     manifest = affected.opened.manifest
+    local = local_folder(staged)
     computed = compute_again(
         context_then(context, manifest),
         manifest,
-        delta=local_path(home.delta),
+        delta=home.delta,
         ipc=staged,
-        spill=staged.with_name(f"{staged.name}.spill"),
+        spill=local.with_name(f"{local.name}.spill"),
         executor=None,
     )
     before = {(s.date, s.bucket): s.digest for s in manifest.shards}
@@ -218,6 +221,8 @@ def _computed(context: Context, home: Home, affected: Affected, staged: Path) ->
         p for p in before.keys() | after.keys() if p not in after or before.get(p) != after[p].shard.digest
     }
     same = [w.shard for place, w in after.items() if place not in gone]
-    remove_files([staged / name for shard in same for name in (shard.file, shard.offsets)])
+    # In a store of objects equal shards are one object, and here nothing is left of what was sent there.
+    if isinstance(staged, Path):
+        remove_files([staged / name for shard in same for name in (shard.file, shard.offsets)])
     rows = manifest.rows - sum(w.shard.rows for w in computed.written)
     return Cleaned(frozenset(gone), tuple(after[p] for p in sorted(gone) if p in after), rows)

@@ -11,16 +11,24 @@ from typing import Any, Protocol
 from featurestore.catalog.source import Source
 from featurestore.errors import NotFoundError, SchemaError
 from featurestore.materialize.context import Context, Home
-from featurestore.materialize.erasure.appended import SourceRows, is_appended, rewrite_appended, source_rows
+from featurestore.materialize.erasure.appended import (
+    SourceRows,
+    is_appended,
+    path_of,
+    rewrite_appended,
+    source_rows,
+)
 from featurestore.materialize.erasure.clean import HomePlan, HomeResult, check_pins, clean_home, plan_home
-from featurestore.materialize.erasure.places import check_local, place_name, source_places, stored_homes
+from featurestore.materialize.erasure.places import place_name, source_places, stored_homes
 from featurestore.materialize.erasure.proof import Proof, prove
 from featurestore.materialize.erasure.report import EraseReport
 from featurestore.materialize.erasure.subject import Subject, names_of_version, subject_of
 from featurestore.materialize.lock import writing
-from featurestore.storage.files import replace_file
+from featurestore.storage.cache import file_cache
+from featurestore.storage.files import AnyPath, replace_file
 from featurestore.storage.manifest import current_version, read_manifest, version_folder
-from featurestore.storage.source_files import list_files, place_of
+from featurestore.storage.objects import ObjectPath
+from featurestore.storage.source_files import is_delta, list_files, place_of
 from featurestore.storage.suppression import (
     DONE,
     ERASE,
@@ -77,11 +85,10 @@ def erase(context: Context, entity: str, keys: Any, *, outside: OutsideVersions,
         CommitConflictError: another process is writing; run again.
         StorageError: the disk refused; run again.
     """
-    check_local(context)
     subject, sources, plans = _found(context, entity, keys)
     check_pins(plans, pinned)
     held = {s.name: s.total for s in sources}
-    open_for_writing(context.root)
+    open_for_writing(context.path)
     with writing(_ledger_home(context)):
         entry = _intent(context, subject)
         online_rows = outside.erase(subject)
@@ -93,13 +100,14 @@ def erase(context: Context, entity: str, keys: Any, *, outside: OutsideVersions,
         ]
         logged = outside.erase_logs(subject)
         left = source_rows(context, subject)
+        _forget_copies(context)
         report = _report(context, subject, results, left, entry=entry, online_rows=online_rows)
         proof = _proof(context, subject, outside)
         report = report.finished(erased={**own, **logged}, files_written=len(rewritten), proof=proof)
-        replace_file(ledger_folder(context.root) / f"{entry:08d}.report.json", report.to_json())
-        if not any(e.kind == DONE and e.of == entry for e in read_ledger(context.root).entries):
+        replace_file(ledger_folder(context.path) / f"{entry:08d}.report.json", report.to_json())
+        if not any(e.kind == DONE and e.of == entry for e in read_ledger(context.path).entries):
             done = LedgerEntry(number=0, kind=DONE, time_ns=context.clock.now_ns(), of=entry)
-            append_entry(context.root, done)
+            append_entry(context.path, done)
     return report
 
 
@@ -147,11 +155,10 @@ def lift(context: Context, entity: str, keys: Any) -> int:
     Raises:
         NotFoundError: no such entity.
         SchemaError: a join key is missing.
-        StorageError: the root is not a local folder.
+        StorageError: the disk or the store refused.
     """
-    check_local(context)
     subject = subject_of(context.snapshot, entity, keys)
-    ledger = read_ledger(context.root)
+    ledger = read_ledger(context.path)
     if not ledger.entries:
         return 0
     hashes = ledger.hashes(subject.keys.columns)
@@ -184,14 +191,21 @@ def _can_hold(home: Home, subject: Subject) -> bool:
     return bool(subject.names_in(manifest.schema, names_of_version(manifest)))
 
 
+def _forget_copies(context: Context) -> None:
+    """Empty this machine's cache of a remote root's files; what readers have mapped they keep."""
+    if isinstance(context.path, ObjectPath):
+        file_cache(context.path.store.cache).clear()
+
+
 def _ledger_home(context: Context) -> Home:
-    folder = ledger_folder(context.root)
-    return Home("ledger", "the ledger of erasures", folder, folder, folder / "LOCK")
+    folder = ledger_folder(context.path)
+    lease_s = context.config.lease_ns / 1e9
+    return Home("ledger", "the ledger of erasures", folder, folder, folder / "LOCK", lease_s)
 
 
 def _intent(context: Context, subject: Subject) -> int:
     """Write the erasure down, or find it written by a run that did not reach its end."""
-    ledger = read_ledger(context.root)
+    ledger = read_ledger(context.path)
     hashes = ledger.hashes(subject.keys.columns)
     for entry in reversed(ledger.entries):
         if entry.kind == ERASE and entry.columns == subject.columns and set(entry.keys) == set(hashes):
@@ -211,7 +225,7 @@ def _append(context: Context, kind: str, subject: Subject, hashes: Mapping[str, 
         keys=tuple(sorted(hashes)),
         hints=tuple(hashes[key] for key in sorted(hashes)),
     )
-    return append_entry(context.root, entry)
+    return append_entry(context.path, entry)
 
 
 def _remaining(sources: Iterable[SourceRows]) -> dict[str, int]:
@@ -249,7 +263,6 @@ def _report(
 
 
 def _proof(context: Context, subject: Subject, outside: OutsideVersions) -> Proof:
-    root = Path(context.root.removeprefix("file://"))
     others, own = _source_files(context)
     names = set(subject.columns) | {f"source__{c}" for c in subject.columns}
     for place in source_places(context, subject):
@@ -261,7 +274,7 @@ def _proof(context: Context, subject: Subject, outside: OutsideVersions) -> Proo
             found = subject.names_in(manifest.schema, names_of_version(manifest))
             names |= {c for columns in found for c in columns}
     return prove(
-        root,
+        context.path,
         subject,
         names=names,
         extra=[*own, *outside.files],
@@ -270,24 +283,26 @@ def _proof(context: Context, subject: Subject, outside: OutsideVersions) -> Proo
     )
 
 
-def _source_files(context: Context) -> tuple[list[Path], list[Path]]:
-    """Return the local files of sources that others wrote, and those that the store appended."""
-    others: list[Path] = []
-    own: list[Path] = []
+def _source_files(context: Context) -> tuple[list[AnyPath], list[AnyPath]]:
+    """Return the files of sources that others wrote, and those that the store appended."""
+    others: list[AnyPath] = []
+    own: list[AnyPath] = []
     for found in context.snapshot.definitions():
         if not isinstance(found, Source):
             continue
         place = place_of(found.path, context.path)
-        if place.remote is not None:
+        base = path_of(context.path, place, place.path)
+        if base is None:
             continue
         try:
-            files = [Path(file.path) for file in list_files(place)]
+            listed = (path_of(context.path, place, file.path) for file in list_files(place))
+            files = [path for path in listed if path is not None]
         except NotFoundError:
             continue
         own += [p for p in files if is_appended(p)]
         others += [p for p in files if not is_appended(p)]
-        if (Path(place.path) / "_delta_log").is_dir():
-            others.append(Path(place.path))
+        if is_delta(place):
+            others.append(base)
     return others, own
 
 
