@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.flight as fl
 import pytest
 from tests.serve.test_access import token
 
@@ -113,3 +114,23 @@ def test_a_port_in_use_or_open_to_all_is_refused(front: FlightFront) -> None:
         FlightFront(READS, ServerConfig(root="", port=int(front.address.rpartition(":")[2])))
     with pytest.raises(DefinitionError, match="without TLS"):
         FlightFront(READS, ServerConfig(root="", host="0.0.0.0"))  # noqa: S104 -- it is refused
+
+
+@pytest.mark.parametrize(
+    ("ticket", "said"),
+    [
+        (b"garbage", "DefinitionError: not JSON"),
+        (b"[]", "DefinitionError: not a JSON object; send a JSON object"),
+        (b'{"dataset": "quotes"}', "NotFoundError: no dataset 'quotes'; did you mean 'trades'?"),
+    ],
+)
+def test_a_foreign_client_is_told_what_is_wrong_and_not_how_the_server_found_out(
+    front: FlightFront, ticket: bytes, said: str
+) -> None:
+    with fl.connect(f"grpc://{front.address}") as foreign:
+        with pytest.raises(pa.ArrowException) as refused:
+            foreign.do_get(fl.Ticket(ticket)).read_all()
+        assert list(foreign.list_actions()) == []
+    assert said in str(refused.value)
+    assert "direct cause" not in str(refused.value)
+    assert "During handling" not in str(refused.value)

@@ -261,14 +261,17 @@ def _json(data: bytes) -> dict[str, Any]:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DefinitionError("not JSON", hint=str(error)[:200]) from error
+        raise DefinitionError(f"not JSON: {str(error)[:200]}", hint="send a JSON object") from error
     if not isinstance(found, dict):
-        raise DefinitionError("not a JSON object")
+        raise DefinitionError("not a JSON object", hint="send a JSON object")
     return found
 
 
 class _Told:
-    """Turns our errors into Flight's; their kind goes first, so that a client can tell."""
+    """Turns our errors into Flight's; their kind goes first, so that a client can tell.
+
+    Arrow sends the traceback of what it is given, causes included, to the client: so there are no causes.
+    """
 
     def __enter__(self) -> None:
         return None
@@ -280,9 +283,9 @@ class _Told:
             return
         text = f"{type(error).__name__}: {error.message}" + (f"; {error.hint}" if error.hint else "")
         if isinstance(error, AccessDeniedError):
-            raise fl.FlightUnauthorizedError(text) from error
+            raise fl.FlightUnauthorizedError(text) from None
         if isinstance(error, NotFoundError):
-            raise pa.lib.ArrowKeyError(text) from error
+            raise pa.lib.ArrowKeyError(text) from None
         if isinstance(error, (ValueError, TypeError)):
-            raise pa.ArrowInvalid(text) from error
-        raise fl.FlightServerError(text) from error
+            raise pa.ArrowInvalid(text) from None
+        raise fl.FlightServerError(text) from None
