@@ -485,14 +485,37 @@ def test_readers_who_know_less_than_the_one_before_cost_little_more() -> None:
     known = event + rng.integers(0, 30_000, count)
     side = Rows(np.zeros(count, np.int32), event, known)
     value = rng.normal(size=count)
+    kind = rng.integers(0, 60_000, count)
     windows = [Window("x", name, window_ns, name=name) for name in ("count", "sum", "std", "min", "max")]
+    windows += [Window("kind", "n_distinct", window_ns, name="kinds")]
+    columns = {"x": pa.array(value), "kind": pa.array(kind)}
     began = time.process_time()
-    got = window_aggregate(side, side, {"x": pa.array(value)}, windows, entities=1, threads=1)
+    got = window_aggregate(side, side, columns, windows, entities=1, threads=1)
     # Row by row it would be 10**10 rows for each function: minutes.
     assert time.process_time() - began < 30
     for at in rng.integers(0, count, 50):
-        seen = value[(event > event[at] - window_ns) & (event <= event[at]) & (known <= known[at])]
+        counted = (event > event[at] - window_ns) & (event <= event[at]) & (known <= known[at])
+        seen = value[counted]
+        assert got["kinds"][at].as_py() == len(np.unique(kind[counted]))
         assert got["count"][at].as_py() == len(seen)
         assert got["sum"][at].as_py() == math.fsum(seen)
         assert (got["min"][at].as_py(), got["max"][at].as_py()) == (seen.min(), seen.max())
         assert got["std"][at].as_py() == pytest.approx(seen.std(ddof=1), rel=1e-12)
+
+
+def test_readers_of_ordered_rows_who_know_less_than_the_one_before_cost_little_more() -> None:
+    # Rows became known as they happened; what readers may know goes back and forth over half of them.
+    count, window_ns = 100_000, 60_000
+    rng = np.random.default_rng(1)
+    event, kind = np.arange(count), rng.integers(0, 30_000, count)
+    cutoffs = event - rng.integers(0, count // 2, count)
+    columns, windows = {"x": pa.array(kind)}, [Window("x", "n_distinct", window_ns, name="kinds")]
+    codes = np.zeros(count, np.int32)
+    began = time.process_time()
+    got = window_aggregate(
+        Rows(codes, event, cutoffs), Rows(codes, event), columns, windows, entities=1, threads=1
+    )["kinds"]
+    assert time.process_time() - began < 20
+    for at in rng.integers(0, count, 50):
+        counted = (event > event[at] - window_ns) & (event <= min(event[at], cutoffs[at]))
+        assert got[at].as_py() == len(np.unique(kind[counted]))

@@ -55,7 +55,8 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "windows_order_kernels": (),
     "windows_sum_kernels": ("exact_kernels", "windows_range_kernels"),
     "windows_extreme_kernels": ("windows_range_kernels",),
-    "windows_pick_kernels": ("windows_range_kernels",),
+    "windows_pick_kernels": (),
+    "windows_distinct_kernels": ("windows_range_kernels",),
     "windows_tree_kernels": ("exact_kernels", "windows_sum_kernels", "windows_extreme_kernels"),
 }
 
@@ -105,6 +106,7 @@ def put_in_place(changed: str, tree: ast.Module, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(windows_batch, "_sums", found["windows_sum_kernels"])
     monkeypatch.setattr(windows_batch, "_extremes", found["windows_extreme_kernels"])
     monkeypatch.setattr(windows_batch, "_picks", found["windows_pick_kernels"])
+    monkeypatch.setattr(windows_batch, "_distinct", found["windows_distinct_kernels"])
     monkeypatch.setattr(windows_batch, "_trees", found["windows_tree_kernels"])
     monkeypatch.setattr(windows_batch, "_SPARE_TASKS", 0)
     monkeypatch.setattr(windows_order, "_kernels", found["windows_order_kernels"])
@@ -117,7 +119,7 @@ def cases() -> list[tuple[WindowCase, dict[str, list[Any]], int]]:
     found = [random_window_case(seed, most_spine=8, most_rows=24) for seed in range(120)]
     found += [_every_function(seed) for seed in range(8)]
     found += [_ends_of_time(longest) for longest in (INT64_MAX, 9, 9)] + [_long_windows(20), _long_windows(4)]
-    found += [_steps_back(seed) for seed in range(18)]
+    found += [_steps_back(seed) for seed in range(18)] + [_steps_back(seed, late=False) for seed in range(6)]
     found += [_carries()]
     found += [_spans("sum", range(66, 76), count) for count in (2, 3, 7)]
     found += [_spans("std", range(30, 44), count) for count in (2, 3, 7)]
@@ -183,12 +185,13 @@ def _long_windows(readers: int) -> WindowCase:
     return WindowCase(spine, rows, 1, columns, windows)
 
 
-def _steps_back(seed: int) -> WindowCase:
-    """Late rows, and readers who know less than the one before them often, now and then, or just as much."""
+def _steps_back(seed: int, late: bool = True) -> WindowCase:
+    """Rows, and readers who know less than the one before them often, now and then, or just as much."""
     rng = np.random.default_rng(seed)
     count = 40
     codes = np.sort(rng.integers(0, 2, count)).astype(np.int32)
-    rows = Rows(codes, np.tile(np.arange(20), 2), 3 * rng.integers(0, 8, count))
+    known = 3 * rng.integers(0, 8, count) if late else None
+    rows = Rows(codes, np.tile(np.arange(20), 2), known)
     spine_codes = np.sort(rng.integers(0, 2, 24)).astype(np.int32)
     times = np.sort(rng.integers(0, 30, 24))
     dips = times // 3 * 3 - 6 * (rng.random(24) < 0.2)

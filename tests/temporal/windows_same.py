@@ -7,6 +7,12 @@ _LARGER: Final = "more memory than is needed"
 _OPERATIONS: Final = "operations = np.empty(4 * (hi - lo) + 2 * (task[1] - task[0]) + 2, np.int64)"
 _SMALLER: Final = "batches are smaller than they need to be"
 _SOONER: Final = "the set begins anew sooner"
+_PAIRS: Final = "pairs and moves answer the same"
+_BACK: Final = "if low[q] < low[q - 1] or high[q] < high[q - 1] or (late and cutoffs[q] < cutoffs[q - 1]):"
+_EVENTS: Final = "events = np.empty((3 * (hi - lo) + last - first, 3), np.int32)"
+_NEIGHBOURS: Final = "before, after = np.empty(hi - lo, np.int32), np.empty(hi - lo, np.int32)"
+_LEFTMOST: Final = "no row is left of the first"
+_HALVES: Final = "for begin in range(0, len(events) - half, 2 * half):"
 _ROOT: Final = "the root is a left child of nobody, and place 0 is never usable"
 
 _LARGE: Final = "is_large = q_end - q > most_readers or r_end - r > most_rows"
@@ -53,9 +59,18 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
     ("extremes_by_moves", "keys = np.empty(hi - lo, np.int64)", "Sub to Add"): _LARGER,
     ("extremes_by_moves", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
     ("extremes_by_moves", _OPERATIONS, "Sub to Add"): _LARGER,
-    ("count_distinct", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
-    ("count_distinct", _OPERATIONS, "Sub to Add"): _LARGER,
-    ("count_distinct", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
+    ("count_by_moves", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
+    ("count_by_moves", _OPERATIONS, "Sub to Add"): _LARGER,
+    ("count_by_moves", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
+    ("goes_back", _BACK, "Lt to LtE"): _PAIRS,
+    ("goes_back", _BACK, "And to Or"): _PAIRS,
+    ("count_less_pairs", _NEIGHBOURS, "Sub to Add"): _LARGER,
+    ("count_less_pairs", _EVENTS, "Sub to Add"): _LARGER,
+    ("count_less_pairs", "tree = np.zeros(hi - lo + 1, np.int32)", "Sub to Add"): _LARGER,
+    ("find_neighbours", "if right >= 0:", "GtE to Gt"): _LEFTMOST,
+    ("list_events", "if right >= 0:", "GtE to Gt"): _LEFTMOST,
+    ("subtract_pairs", "while half < len(events):", "Lt to LtE"): "there is no later half",
+    ("subtract_pairs", _HALVES, "Sub to Add"): "there is no later half",
     ("extremes_by_moves", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
     ("fill_blocks", "while (1 << level) <= blocks:", "LtE to Lt"): "no range spans every block",
     ("usable_tree", "while size < hi - lo:", "Lt to LtE"): _LARGER,

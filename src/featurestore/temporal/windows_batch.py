@@ -20,6 +20,7 @@ _sums: Any = lazy_module("featurestore.temporal.windows_sum_kernels")
 _extremes: Any = lazy_module("featurestore.temporal.windows_extreme_kernels")
 _trees: Any = lazy_module("featurestore.temporal.windows_tree_kernels")
 _picks: Any = lazy_module("featurestore.temporal.windows_pick_kernels")
+_distinct: Any = lazy_module("featurestore.temporal.windows_distinct_kernels")
 
 # What the kernels of numbers write per window, in this order; all but the last two in one pass.
 SLOTS = ("count", "sum", "mean", "var", "std", "min", "max")
@@ -243,7 +244,7 @@ def count_distinct(batch: Batch, column: Column, span: int) -> Int64Array:
     codes, distinct = column.codes()
     out: Int64Array = np.zeros((1, len(batch.places)), np.int64)
     used = np.array([span], np.int64)
-    _picks.count_distinct(batch.tasks, codes, distinct, *batch.ranges, used, out)
+    _distinct.count_distinct(batch.tasks, codes, distinct, *batch.ranges, used, out)
     distinct_of: Int64Array = out[0]
     return distinct_of
 

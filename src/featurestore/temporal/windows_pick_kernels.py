@@ -1,4 +1,4 @@
-"""First, last, the last n and the number of distinct values of a window."""
+"""First, last and the last n values of a window."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,7 +6,6 @@ import numpy.typing as npt
 from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.temporal.jit import kernel
 from featurestore.temporal.rows import Int32Array
-from featurestore.temporal.windows_range_kernels import INSERT, READ, REBUILD, moves
 
 Int32Matrix = npt.NDArray[np.int32]
 FIRST, LAST = 0, 1
@@ -114,56 +113,3 @@ def pick_rows(
                         break
                     outs[w, end - 1 - j] = order[lo + found]
                     b = found
-
-
-@kernel
-def count_distinct(
-    tasks: Int64Array,
-    codes: Int64Array,
-    distinct: int,
-    low: Int32Matrix,
-    high: npt.NDArray[np.int32],
-    known: Int64Array,
-    cutoffs: Int64Array,
-    late: BoolArray,
-    windows: Int64Array,
-    out: npt.NDArray[np.int64],
-) -> None:
-    """Write how many different codes there are per window and reader; a code of -1 (null) does not count."""
-    seen = np.zeros(distinct, np.int32)
-    for k in range(len(tasks)):
-        task = tasks[k]
-        lo, hi = task[2], task[3]
-        is_late = late[task[4]]
-        by_known = np.empty(0, np.int64)
-        if is_late:
-            by_known = lo + np.argsort(known[lo:hi], kind="mergesort")
-        live = np.zeros(hi - lo, np.bool_)
-        operations = np.empty(4 * (hi - lo) + 2 * (task[1] - task[0]) + 2, np.int64)
-        for w in range(len(windows)):
-            low_w, different = low[windows[w]], 0
-            made = moves(task, low_w, high, known, cutoffs, is_late, by_known, live, operations)
-            for m in range(made):
-                code, at = operations[m] & 3, operations[m] >> 2
-                if code == READ:
-                    out[w, at] = different
-                    continue
-                if code == REBUILD:
-                    different = 0
-                    for i in range(lo, hi):
-                        if codes[i] >= 0:
-                            seen[codes[i]] = 0
-                    for i in range(low_w[at], high[at]):
-                        if codes[i] >= 0 and (not is_late or known[i] <= cutoffs[at]):
-                            different += seen[codes[i]] == 0
-                            seen[codes[i]] += 1
-                elif codes[at] >= 0:
-                    if code == INSERT:
-                        different += seen[codes[at]] == 0
-                        seen[codes[at]] += 1
-                    else:
-                        seen[codes[at]] -= 1
-                        different -= seen[codes[at]] == 0
-            for i in range(lo, hi):
-                if codes[i] >= 0:
-                    seen[codes[i]] = 0
