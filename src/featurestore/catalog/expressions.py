@@ -80,13 +80,20 @@ _TYPES_MAX: Final = 200_000
 def check_expressions(expressions: Mapping[str, str], schema: pa.Schema) -> dict[str, pa.DataType]:
     """Return the types of many expressions over one schema; results are remembered.
 
+    An expression that is only a column has that column's type, whatever it is: `evaluate` hands it on.
+
     Raises:
         DefinitionError: as `check_expression`, naming the expression.
     """
     known: dict[str, pa.DataType] = {}
     asked: dict[str, tuple[str, pa.Schema]] = {}
     for name, sql in expressions.items():
-        key = (sql, _read_schema(parse_expression(sql), schema))
+        expression = parse_expression(sql)
+        if schema.names.count(expression.bare_column) == 1:
+            known[name] = schema.field(expression.bare_column).type
+            _check_result(sql, known[name])
+            continue
+        key = (sql, _read_schema(expression, schema))
         if key in _TYPES:
             known[name] = _TYPES[key]
         else:
@@ -180,7 +187,12 @@ def _read_schema(expression: Expression, schema: pa.Schema) -> pa.Schema:
 
 
 def _as_read(kind: pa.DataType) -> pa.DataType:
-    """Return the type a column has in SQL: naive nanoseconds are UTC, and so keep clear of silent casts."""
+    """Return the type a column has in SQL: float16 is float32, which holds each of its values.
+
+    Naive nanoseconds are UTC, and so keep clear of silent casts.
+    """
+    if pa.types.is_float16(kind):
+        return pa.float32()
     return _NANOS if pa.types.is_timestamp(kind) and kind.unit == "ns" else kind
 
 
@@ -190,8 +202,10 @@ def _near_column(column: str, names: Sequence[str]) -> str:
 
 
 def _check_readable(sql: str, field: pa.Field) -> None:
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    if pa.types.is_duration(kind) or pa.types.is_decimal256(kind) or pa.types.is_float16(kind):
+    packed = pa.types.is_dictionary(field.type)
+    kind = field.type.value_type if packed else field.type
+    unread = packed and pa.types.is_float16(kind)
+    if pa.types.is_duration(kind) or pa.types.is_decimal256(kind) or unread:
         raise DefinitionError(
             f"expression {sql!r} reads {field.name!r} of type {field.type}, which SQL cannot hold exactly",
             hint="list the column as a plain feature, or convert it in the source",
