@@ -1,6 +1,7 @@
 """Kernels with one operator changed, run as plain Python: what a test must notice."""
 
 import ast
+import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,18 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+
+
+@contextmanager
+def memory_limit(more_bytes: int) -> Iterator[None]:
+    """Refuse memory beyond what the process holds now and so many bytes more: for a process of its own."""
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (held + more_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,11 @@ def loaded(tree: ast.Module, name: str, names: Mapping[str, Any]) -> SimpleNames
 
 
 def survivors(
-    name: str, notices: Callable[[], bool], load: Callable[[ast.Module], None], same: Any
+    name: str,
+    notices: Callable[[], bool],
+    load: Callable[[ast.Module], None],
+    same: Any,
+    seconds: float = 2,
 ) -> list[str]:
     """Return the mutants of a kernel module that no case notices and that are not listed as the same.
 
@@ -120,6 +137,7 @@ def survivors(
         notices: whether any case fails under the kernels that are in place.
         load: puts a module's kernels in place.
         same: (function, line's text, change) of mutants that answer the same.
+        seconds: of processor time; a mutant that takes longer is noticed.
     """
     source = (FOLDER / f"{name}.py").read_text()
     lines, tree = source.splitlines(), ast.parse(source)
@@ -131,7 +149,7 @@ def survivors(
         load(tree)
         mutant.undo()
         try:
-            with time_limit(2):
+            with time_limit(seconds):
                 noticed = notices()
         except Endless:
             noticed = True

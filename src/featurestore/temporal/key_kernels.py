@@ -265,7 +265,7 @@ def code_bytes_until_full(
     """Go on numbering from `row` until the end or until `first` is full; returns the row and the count."""
     mask = U64((len(table) >> 1) - 1)
     i, keys, room = U64(row), U64(count), U64(len(first))
-    is_short = len(offsets) > 0 and len(bitmap) == 0
+    is_short = True
     while i < U64(len(out)):
         if is_short and len(bitmap) == 0 and len(offsets) > 0:
             i = code_known_run(offsets, data, i, table, out)
@@ -413,7 +413,7 @@ def shift_codes(bitmap: UInt8Array, offset: int, by: int, out: Int32Array) -> No
     """Add a number to every code that is not null, in 32 bits."""
     for i in range(len(out)):
         if is_valid(bitmap, offset + i):
-            out[i] = np.int32(out[i] + by)
+            out[i] = np.int32(np.int64(out[i]) + by)
 
 
 @kernel
