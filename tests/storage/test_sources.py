@@ -1,6 +1,8 @@
 """Every kind of source gives the same rows in a fixed order, and says what is wrong with it."""
 
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -223,3 +225,76 @@ def test_the_cache_of_hashes_is_only_a_hint(tmp_path: Path) -> None:
     (tmp_path / ".cache" / "hashes.json").write_text("{ torn")
     assert source(tmp_path, "t.parquet").snapshot() == before
     assert HashCache(None).save() is None  # type: ignore[func-returns-value]
+
+
+# Threads of Arrow read on behind the end of a reader that was left early.
+_ABANDONED = """
+import sys
+from featurestore.storage.source_files import place_of, list_files
+from featurestore.storage.source_readers import file_schema, scan_file
+place = place_of("t.csv", sys.argv[1])
+(file,) = list_files(place)
+for turn in range(600):
+    schema = file_schema(place, file, "csv")
+    if turn % 10 == 0:
+        rows = scan_file(
+            place, file, "csv", columns=["k"], schema=schema, timestamp="ts", time_range_ns=None, batch_rows=1
+        )
+        assert next(rows)[0].num_rows
+        rows.close()
+print(schema.names)
+"""
+_SLOW = """
+import io, sys, time
+from pathlib import Path
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+from featurestore.storage.sources import SourceSpec, open_source
+
+class Slow(io.BytesIO):
+    def read(self, size=-1):
+        time.sleep(0.02)
+        return super().read(size)
+
+class SlowFiles(MemoryFileSystem):
+    protocol = "slow"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("slow:/"))
+
+    def _open(self, path, mode="rb", **options):
+        return Slow(self.store[path].getvalue())
+
+fsspec.register_implementation("slow", SlowFiles)
+whole = Path(sys.argv[1], sys.argv[2]).read_bytes()
+fsspec.filesystem("memory").pipe("/" + sys.argv[2], whole)
+source = open_source(SourceSpec("s", "slow://" + sys.argv[2], "ts"), sys.argv[1])
+print(source.schema.names, source.read().num_rows)
+next(source.scan())
+"""
+
+
+def _many_lines(folder: Path, count: int) -> Path:
+    """Write a CSV file of about 33 bytes a row."""
+    lines = "".join(f"u{i % 1000},2025-01-01T00:00:{i % 60:02d}Z,{i}\n" for i in range(count))
+    (folder / "t.csv").write_text(f"k,ts,v\n{lines}")
+    return folder / "t.csv"
+
+
+def _run(program: str, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=True
+    ).stdout.strip()
+
+
+def test_a_csv_file_is_not_closed_under_the_threads_that_read_ahead(tmp_path: Path) -> None:
+    _many_lines(tmp_path, 1_000_000)
+    assert _run(_ABANDONED, str(tmp_path)) == "['k', 'ts', 'v']"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_a_process_may_end_while_a_remote_csv_file_is_half_read(tmp_path: Path, name: str) -> None:
+    path = _many_lines(tmp_path, 300_000)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(path.read_bytes(), 0))
+    assert _run(_SLOW, str(tmp_path), name) == "['k', 'ts', 'v'] 300000"

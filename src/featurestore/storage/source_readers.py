@@ -4,7 +4,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import NamedTuple
+from tempfile import TemporaryFile, gettempdir
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -13,12 +14,15 @@ import pyarrow.parquet as pq
 from featurestore.core.time import INT64_MAX, INT64_MIN, UNIT_NS
 from featurestore.errors import CorruptDataError, FeatureStoreError, SchemaError
 from featurestore.storage.files import storage_errors
+from featurestore.storage.objects import read_blocks
 from featurestore.storage.source_files import Place, SourceFile
 
 TimeRange = tuple[int, int]
 # A batch, and the smallest event timestamp that what follows it in its file may hold: `INT64_MIN` where that
 # is not known, `INT64_MAX` where nothing follows.
 Scanned = tuple[pa.RecordBatch, int]
+# What Arrow reads of a CSV file at a time. The first block decides the types.
+_CSV_BLOCK: Final = 1 << 20
 
 
 class GroupTimes(NamedTuple):
@@ -69,7 +73,8 @@ def file_schema(place: Place, file: SourceFile, kind: str) -> pa.Schema:
         elif kind == "arrow":
             schema = _arrow_schema(handle)
         else:
-            with _csv_reader(handle, file, None, None) as reader:
+            head = _unpacked(handle, file).read_buffer(2 * _CSV_BLOCK)
+            with _csv_reader(pa.BufferReader(head), file, None, None) as reader:
                 schema = reader.schema
     return schema.remove_metadata()
 
@@ -202,12 +207,21 @@ def _scan_arrow(
         yield from table.select(list(columns)).to_batches(max_chunksize=batch_rows)
 
 
+def _unpacked(stream: pa.NativeFile, file: SourceFile) -> pa.NativeFile:
+    return pa.CompressedInputStream(stream, "gzip") if file.name.endswith(".gz") else stream
+
+
 def _csv_reader(
-    handle: pa.NativeFile, file: SourceFile, columns: Sequence[str] | None, schema: pa.Schema | None
+    stream: pa.NativeFile, file: SourceFile, columns: Sequence[str] | None, schema: pa.Schema | None
 ) -> pa_csv.CSVStreamingReader:
-    stream: pa.NativeFile = handle
-    if file.name.endswith(".gz"):
-        stream = pa.CompressedInputStream(handle, "gzip")
+    """Read the rows of a CSV file.
+
+    Args:
+        stream: The text. Threads of Arrow read it ahead of the reader, and go on for a while after its end
+            or its failure. So it must not be closed under them, which for a mapping would leave them a null
+            pointer; and not be one of Python, for whose lock they would wait while whoever lets go of the
+            reader, holding it, waits for them.
+    """
     delimiter = "\t" if ".tsv" in file.name else ","
     convert = pa_csv.ConvertOptions(
         include_columns=None if columns is None else list(columns),
@@ -220,21 +234,39 @@ def _csv_reader(
     )
     return pa_csv.open_csv(
         stream,
+        read_options=pa_csv.ReadOptions(block_size=_CSV_BLOCK),
         parse_options=pa_csv.ParseOptions(delimiter=delimiter),
         convert_options=convert,
     )
+
+
+@contextmanager
+def _at_hand(place: Place, file: SourceFile) -> Iterator[Place]:
+    """Give the place to read a file from without Python: a remote one from a temporary copy.
+
+    Raises:
+        StorageError: there is no room for the copy.
+    """
+    if place.remote is None:
+        yield place
+        return
+    with TemporaryFile(prefix="featurestore-") as copy:
+        with storage_errors("write", gettempdir()):
+            for block in read_blocks(place.remote, file.path, file.size):
+                copy.write(block)
+            copy.flush()
+        yield Place(place.path, descriptor=copy.fileno())
 
 
 def _scan_csv(
     place: Place, file: SourceFile, columns: Sequence[str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     try:
-        with (
-            storage_errors("read", file.path),
-            place.open(file.path) as handle,
-            _csv_reader(handle, file, columns, schema) as reader,
-        ):
-            yield from reader
+        with storage_errors("read", file.path), _at_hand(place, file) as near:
+            # Left open: its last reference closes it.
+            stream = _unpacked(near.open(file.path), file)
+            with _csv_reader(stream, file, columns, schema) as reader:
+                yield from reader
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         raise SchemaError(
             f"{file.path!r}: {error}",
