@@ -57,7 +57,12 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "windows_extreme_kernels": ("windows_range_kernels",),
     "windows_pick_kernels": (),
     "windows_distinct_kernels": ("windows_range_kernels",),
-    "windows_tree_kernels": ("exact_kernels", "windows_sum_kernels", "windows_extreme_kernels"),
+    "windows_tree_kernels": (
+        "exact_kernels",
+        "windows_range_kernels",
+        "windows_sum_kernels",
+        "windows_extreme_kernels",
+    ),
 }
 
 # The modules of which every mutant was looked at.

@@ -4,12 +4,11 @@ from typing import Final
 
 _UNEQUAL: Final = "they are not equal here"
 _LARGER: Final = "more memory than is needed"
-_OPERATIONS: Final = "operations = np.empty(4 * (hi - lo) + 2 * (task[1] - task[0]) + 2, np.int64)"
+_OPERATIONS: Final = "operations = np.empty(2 * (hi - lo) + task[1] - task[0], np.int64)"
 _SMALLER: Final = "batches are smaller than they need to be"
-_SOONER: Final = "the set begins anew sooner"
-_PAIRS: Final = "pairs and moves answer the same"
-_BACK: Final = "if low[q] < low[q - 1] or high[q] < high[q - 1] or (late and cutoffs[q] < cutoffs[q - 1]):"
-_EVENTS: Final = "events = np.empty((3 * (hi - lo) + last - first, 3), np.int32)"
+_PAIRS: Final = "trees and pairs answer the same"
+_BACK: Final = "if high[q] < high[q - 1] or (is_late and cutoffs[q] < cutoffs[q - 1]):"
+_EVENTS: Final = "events = np.empty((3 * (hi - lo) + task[1] - task[0], 3), np.int32)"
 _NEIGHBOURS: Final = "before, after = np.empty(hi - lo, np.int32), np.empty(hi - lo, np.int32)"
 _LEFTMOST: Final = "no row is left of the first"
 _HALVES: Final = "for begin in range(0, len(events) - half, 2 * half):"
@@ -17,9 +16,6 @@ _ROOT: Final = "the root is a left child of nobody, and place 0 is never usable"
 
 _LARGE: Final = "is_large = q_end - q > most_readers or r_end - r > most_rows"
 _FULL: Final = "is_full = q_end - first_reader > most_readers or r_end - first_row > most_rows"
-_SPENT: Final = "spent = k - 2 * (q - task[0]) > 2 * len(live)"
-_ANEW: Final = "if spent or new_hi < hi or new_lo < lo or (late and cut < last_cut):"
-_CLEARED: Final = "live[lo - first_row : hi - first_row] = False"
 _KNOWN_ALREADY: Final = "while p < len(by_known) and known[by_known[p]] <= cut:"
 _ENOUGH: Final = "if b - a <= limit or last - q <= few_readers:"
 _REACH: Final = "if reach >= 0 and now >= INT64_MIN + reach:"
@@ -59,19 +55,15 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
     ("extremes_by_moves", "keys = np.empty(hi - lo, np.int64)", "Sub to Add"): _LARGER,
     ("extremes_by_moves", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
     ("extremes_by_moves", _OPERATIONS, "Sub to Add"): _LARGER,
-    ("count_by_moves", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
-    ("count_by_moves", _OPERATIONS, "Sub to Add"): _LARGER,
-    ("count_by_moves", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
-    ("goes_back", _BACK, "Lt to LtE"): _PAIRS,
-    ("goes_back", _BACK, "And to Or"): _PAIRS,
-    ("count_less_pairs", _NEIGHBOURS, "Sub to Add"): _LARGER,
-    ("count_less_pairs", _EVENTS, "Sub to Add"): _LARGER,
-    ("count_less_pairs", "tree = np.zeros(hi - lo + 1, np.int32)", "Sub to Add"): _LARGER,
+    ("distinct_by_moves", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
+    ("distinct_by_moves", _OPERATIONS, "Sub to Add"): _LARGER,
+    ("distinct_by_pairs", _NEIGHBOURS, "Sub to Add"): _LARGER,
+    ("distinct_by_pairs", _EVENTS, "Sub to Add"): _LARGER,
+    ("distinct_by_pairs", "tree = np.zeros(hi - lo + 1, np.int32)", "Sub to Add"): _LARGER,
     ("find_neighbours", "if right >= 0:", "GtE to Gt"): _LEFTMOST,
-    ("list_events", "if right >= 0:", "GtE to Gt"): _LEFTMOST,
+    ("put_pairs", "if right >= 0:", "GtE to Gt"): _LEFTMOST,
     ("subtract_pairs", "while half < len(events):", "Lt to LtE"): "there is no later half",
     ("subtract_pairs", _HALVES, "Sub to Add"): "there is no later half",
-    ("extremes_by_moves", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
     ("fill_blocks", "while (1 << level) <= blocks:", "LtE to Lt"): "no range spans every block",
     ("usable_tree", "while size < hi - lo:", "Lt to LtE"): _LARGER,
     ("usable_tree", "while size < hi - lo:", "Sub to Add"): _LARGER,
@@ -99,12 +91,7 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
     ("cut_tasks", "elif next_b - next_a > limit:", "Gt to GtE"): _SMALLER,
     ("cut_tasks", "elif next_b - next_a > limit:", "Sub to Add"): _SMALLER,
     ("cut_tasks", "limit = max(limit, 2 * (next_b - next_a))", "Sub to Add"): "tasks are larger",
-    ("moves", _SPENT, "Gt to GtE"): _SOONER,
-    ("moves", _SPENT, "Sub to Add"): _SOONER,
-    ("moves", _ANEW, "Lt to LtE"): _SOONER,
-    ("moves", _ANEW, "And to Or"): _SOONER,
     ("moves", "out[k] = i * 4 + INSERT", "Add to Sub"): "INSERT is 0",
-    ("moves", _CLEARED, "Sub to Add"): "what lies before the range is not asked for again",
     ("moves", _KNOWN_ALREADY, "LtE to Lt"): "a row that is counted is not counted again",
     ("magnitude", "if kind == 1 and bits < 0:", "Lt to LtE"): "0 less 0 is 0",
     ("double_of_128", "if shift > _ZERO:", "Gt to GtE"): _ZERO_SHIFT,
@@ -144,10 +131,10 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
     ("sum_by_moves", _SQUARE_LIMBS, "Add to Sub"): _SPARE_LIMBS,
     ("sum_by_moves", "live = np.zeros(hi - lo, np.bool_)", "Sub to Add"): _LARGER,
     ("sum_by_moves", _OPERATIONS, "Sub to Add"): _LARGER,
-    ("sum_by_moves", _OPERATIONS, "Add to Sub"): "the last two are to spare; the other one is noticed",
     ("sum_by_moves", _OF_SQUARES, "GtE to Gt"): _COUNT_FIRST,
     ("sum_by_moves", _OF_TOTAL, "GtE to Gt"): _COUNT_FIRST,
-    ("find_steps_back", "if cutoffs[q] < cutoffs[q - 1]:", "Lt to LtE"): "the tree answers the same",
+    ("find_steps_back", _BACK, "Lt to LtE"): _PAIRS,
+    ("find_steps_back", _BACK, "And to Or"): _PAIRS,
     ("sum_by_tree", _TREE_SQUARES, "GtE to Gt"): _COUNT_FIRST,
     ("sum_by_tree", _TREE_TOTAL, "GtE to Gt"): _COUNT_FIRST,
     ("sum_by_tree", _TREE_WIDTH, "Add to Sub"): _SPARE_LIMBS,

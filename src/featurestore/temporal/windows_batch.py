@@ -43,9 +43,11 @@ class Batch:
         late: per entity: rows became known in another order than they happened.
         low: `(spans, q)` first row of each window.
         high: `(q,)` one past the last row of every window.
-        ordered: `(k, 5)` tasks of entities that are not late.
-        disordered: `(k, 5)` tasks of those that are.
-        stepping: `(k, 5)` tasks of those whose readers do not know ever more, either.
+        ordered: `(k, 5)` tasks of entities that are not late, whose readers do not step back
+            (`find_steps_back`).
+        returning: `(k, 5)` tasks of such entities whose readers do.
+        disordered: `(k, 5)` tasks of late entities, whose readers do not.
+        stepping: `(k, 5)` tasks of late entities whose readers do.
     """
 
     places: Int32Array
@@ -56,18 +58,19 @@ class Batch:
     low: npt.NDArray[np.int32]
     high: npt.NDArray[np.int32]
     ordered: Int64Array
+    returning: Int64Array
     disordered: Int64Array
     stepping: Int64Array
 
     @property
     def ranges(self) -> tuple[Any, ...]:
-        """What the kernels of picks take between the values and the windows."""
+        """What most kernels take between the values and the windows."""
         return self.low, self.high, self.known, self.cutoffs, self.late
 
     @property
     def tasks(self) -> Int64Array:
         """All tasks."""
-        return np.concatenate([self.ordered, self.disordered, self.stepping])
+        return np.concatenate([self.ordered, self.returning, self.disordered, self.stepping])
 
     def groups(self, tasks: Int64Array) -> list[Int64Array]:
         """Cut tasks into runs of about so many rows that their answers stay in the cache."""
@@ -108,7 +111,7 @@ def plan_batch(cut: Int64Array, spine: Grouped, rows: Grouped, spans: Sequence[t
     is_late = late[tasks[:, 4]]
     steps_back = np.zeros(len(tasks), np.bool_)
     if spine.rows.known_ns is not None:
-        _trees.find_steps_back(tasks, cutoffs, steps_back)
+        _ranges.find_steps_back(tasks, high, cutoffs, late, steps_back)
     return Batch(
         places=spine.positions(reader, reader_end),
         positions=rows.positions(row, row_end),
@@ -117,7 +120,8 @@ def plan_batch(cut: Int64Array, spine: Grouped, rows: Grouped, spans: Sequence[t
         late=late,
         low=low,
         high=high,
-        ordered=tasks[~is_late],
+        ordered=tasks[~is_late & ~steps_back],
+        returning=tasks[~is_late & steps_back],
         disordered=tasks[is_late & ~steps_back],
         stepping=tasks[is_late & steps_back],
     )
@@ -178,6 +182,7 @@ def count_and_sum(batch: Batch, column: Column, asked: Sequence[tuple[int, str]]
     answers = (values, windows, slots[used], rows)
     for answer, tasks in (
         (_answer_ordered, batch.ordered),
+        (_answer_returning, batch.returning),
         (_answer_disordered, batch.disordered),
         (_answer_stepping, batch.stepping),
     ):
@@ -199,11 +204,29 @@ def _answer_ordered(
     batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
 ) -> int:
     """Answer a group of tasks; return the reader + 1 whose integer sum overflows, else 0."""
+    return _answer_by_prefix(_sums.sum_by_moves, batch, tasks, values, windows, slots, rows)
+
+
+def _answer_returning(
+    batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
+) -> int:
+    return _answer_by_prefix(_trees.sum_by_tree, batch, tasks, values, windows, slots, rows)
+
+
+def _answer_by_prefix(
+    sum_wide: Any,
+    batch: Batch,
+    tasks: Int64Array,
+    values: Values,
+    windows: Int64Array,
+    slots: Int64Array,
+    rows: Int64Array,
+) -> int:
     answers = (windows, *_sum_slots(slots, rows))
     wide = np.zeros(len(tasks), np.bool_)
     bad = int(_sums.sum_by_prefix(tasks, values, batch.low, batch.high, *answers, wide))
     if wide.any():
-        bad = max(bad, int(_sums.sum_by_moves(tasks[wide], values, *batch.ranges, *answers)))
+        bad = max(bad, int(sum_wide(tasks[wide], values, *batch.ranges, *answers)))
     for greatest, *to in _extreme_slots(windows, slots):
         _extremes.extremes_by_blocks(tasks, values, greatest, batch.low, batch.high, *to, rows)
     return bad
@@ -221,7 +244,7 @@ def _answer_disordered(
 def _answer_stepping(
     batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
 ) -> int:
-    bad = int(_trees.sum_by_tree(tasks, values, *batch.ranges[:4], windows, *_sum_slots(slots, rows)))
+    bad = int(_trees.sum_by_tree(tasks, values, *batch.ranges, windows, *_sum_slots(slots, rows)))
     for greatest, *to in _extreme_slots(windows, slots):
         _trees.extremes_by_tree(tasks, values, greatest, *batch.ranges[:4], *to, rows)
     return bad
@@ -242,11 +265,13 @@ def _extreme_slots(windows: Int64Array, slots: Int64Array) -> Iterator[tuple[boo
 def count_distinct(batch: Batch, column: Column, span: int) -> Int64Array:
     """Return how many different values each reader of the batch sees in one window."""
     codes, distinct = column.codes()
-    out: Int64Array = np.zeros((1, len(batch.places)), np.int64)
-    used = np.array([span], np.int64)
-    _distinct.count_distinct(batch.tasks, codes, distinct, *batch.ranges, used, out)
-    distinct_of: Int64Array = out[0]
-    return distinct_of
+    out: Int64Array = np.zeros(len(batch.places), np.int64)
+    forward = np.concatenate([batch.ordered, batch.disordered])
+    back = np.concatenate([batch.returning, batch.stepping])
+    for count, tasks in ((_distinct.distinct_by_moves, forward), (_distinct.distinct_by_pairs, back)):
+        if len(tasks):
+            count(tasks, codes, distinct, *batch.ranges, span, out)
+    return out
 
 
 def pick_rows(batch: Batch, column: Column, span: int, count: int) -> npt.NDArray[np.int32]:

@@ -1,7 +1,7 @@
 """How many different values a window holds.
 
-Readers who come in the order of their windows and of what they know move a set of rows along with them. For
-others, a window has as many different values as rows, less its pairs: a row and the one before it of the same
+Readers who do not step back move a set of rows along with them. For others, a window has as many different
+values as rows, less its pairs: a row and the one before it of the same
 value, both inside. Pairs come and go as rows become known. Which of them lie inside which window is found for
 all readers at once, in O(log rows) steps of a merge sort and O(log rows) in each of them.
 """
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from featurestore.core.time import BoolArray, Int64Array
 from featurestore.temporal.jit import kernel
 from featurestore.temporal.rows import Int32Array
-from featurestore.temporal.windows_range_kernels import INSERT, READ, moves
+from featurestore.temporal.windows_range_kernels import INSERT, READ, known_order, moves
 
 Int32Matrix = npt.NDArray[np.int32]
 
@@ -21,7 +21,7 @@ PAIR, PARTED = -1, -2
 
 
 @kernel
-def count_distinct(
+def distinct_by_moves(
     tasks: Int64Array,
     codes: Int64Array,
     distinct: int,
@@ -30,97 +30,77 @@ def count_distinct(
     known: Int64Array,
     cutoffs: Int64Array,
     late: BoolArray,
-    windows: Int64Array,
-    out: npt.NDArray[np.int64],
+    window: int,
+    out: Int64Array,
 ) -> None:
-    """Write how many different codes there are per window and reader; a code of -1 (null) does not count."""
-    # Per code: how many rows are in the set, or the last row seen. All 0 between tasks.
+    """Write how many different codes each reader sees in a window; a code of -1 (null) does not count.
+
+    No reader may step back; those who do are for `distinct_by_pairs`.
+    """
     seen = np.zeros(distinct, np.int32)
     for k in range(len(tasks)):
         task = tasks[k]
-        lo, hi = task[2], task[3]
-        is_late = late[task[4]]
-        by_known = lo + (np.argsort(known[lo:hi], kind="mergesort") if is_late else np.arange(hi - lo))
-        for w in range(len(windows)):
-            ranges = (low[windows[w]], high)
-            if goes_back(task, ranges, cutoffs, is_late):
-                count_less_pairs(task, codes, seen, ranges, (known, cutoffs), is_late, by_known, out[w])
-            else:
-                count_by_moves(task, codes, seen, ranges, (known, cutoffs), is_late, by_known, out[w])
+        lo, hi, is_late = task[2], task[3], late[task[4]]
+        by_known = known_order(known, lo, hi, is_late)
+        live = np.zeros(hi - lo, np.bool_)
+        operations = np.empty(2 * (hi - lo) + task[1] - task[0], np.int64)
+        different = 0
+        for m in range(moves(task, low[window], high, known, cutoffs, is_late, by_known, live, operations)):
+            code, at = operations[m] & 3, operations[m] >> 2
+            if code == READ:
+                out[at] = different
+            elif codes[at] >= 0:
+                if code == INSERT:
+                    different += seen[codes[at]] == 0
+                    seen[codes[at]] += 1
+                else:
+                    seen[codes[at]] -= 1
+                    different -= seen[codes[at]] == 0
+        forget(codes, lo, hi, seen)
 
 
 @kernel
-def goes_back(
-    task: Int64Array, ranges: tuple[Int32Array, Int32Array], cutoffs: Int64Array, late: bool
-) -> bool:
-    """Say whether a reader's window begins or ends before that of the one before it, or it knows less."""
-    low, high = ranges
-    for q in range(task[0] + 1, task[1]):
-        if low[q] < low[q - 1] or high[q] < high[q - 1] or (late and cutoffs[q] < cutoffs[q - 1]):
-            return True
-    return False
-
-
-@kernel
-def count_by_moves(
-    task: Int64Array,
+def distinct_by_pairs(
+    tasks: Int64Array,
     codes: Int64Array,
-    seen: Int32Array,
-    ranges: tuple[Int32Array, Int32Array],
-    knowledge: tuple[Int64Array, Int64Array],
-    late: bool,
-    by_known: Int64Array,
+    distinct: int,
+    low: Int32Matrix,
+    high: npt.NDArray[np.int32],
+    known: Int64Array,
+    cutoffs: Int64Array,
+    late: BoolArray,
+    window: int,
     out: Int64Array,
 ) -> None:
-    """Write the readers' answers where none goes back: each row comes into the set and leaves it once."""
-    lo, hi = task[2], task[3]
-    live = np.zeros(hi - lo, np.bool_)
-    operations = np.empty(4 * (hi - lo) + 2 * (task[1] - task[0]) + 2, np.int64)
-    different = 0
-    for m in range(moves(task, *ranges, *knowledge, late, by_known, live, operations)):
-        code, at = operations[m] & 3, operations[m] >> 2
-        if code == READ:
-            out[at] = different
-        elif codes[at] >= 0:
-            if code == INSERT:
-                different += seen[codes[at]] == 0
-                seen[codes[at]] += 1
-            else:
-                seen[codes[at]] -= 1
-                different -= seen[codes[at]] == 0
-    forget(codes, seen, lo, hi)
+    """Answer what `distinct_by_moves` does, for readers in any order of windows and of what they know."""
+    seen = np.zeros(distinct, np.int32)
+    for k in range(len(tasks)):
+        task = tasks[k]
+        lo, hi, is_late = task[2], task[3], late[task[4]]
+        by_known = known_order(known, lo, hi, is_late)
+        by_cutoff = known_order(cutoffs, task[0], task[1], is_late)
+        before, after = np.empty(hi - lo, np.int32), np.empty(hi - lo, np.int32)
+        find_neighbours(codes, by_known, lo, hi, seen, before, after)
+        events = np.empty((3 * (hi - lo) + task[1] - task[0], 3), np.int32)
+        tree = np.zeros(hi - lo + 1, np.int32)
+        made, entered = 0, 0
+        for at in range(len(by_cutoff)):
+            q = by_cutoff[at]
+            while entered < len(by_known) and (not is_late or known[by_known[entered]] <= cutoffs[q]):
+                i = by_known[entered] - lo
+                if codes[lo + i] >= 0:
+                    add_to(tree, i, 1)
+                    made = put_pairs(before[i], i, after[i], events, made)
+                entered += 1
+            a, b = low[window, q] - lo, high[q] - lo
+            out[q] = sum_before(tree, b) - sum_before(tree, a)
+            made = put_event(a, b, q, events, made)
+        tree[:] = 0
+        subtract_pairs(events[:made], tree, out)
 
 
 @kernel
-def count_less_pairs(
-    task: Int64Array,
-    codes: Int64Array,
-    seen: Int32Array,
-    ranges: tuple[Int32Array, Int32Array],
-    knowledge: tuple[Int64Array, Int64Array],
-    late: bool,
-    by_known: Int64Array,
-    out: Int64Array,
-) -> None:
-    """Write the readers' answers in any order of what they may know: rows, less pairs of the same value."""
-    first, last, lo, hi = task[0], task[1], task[2], task[3]
-    cutoffs = knowledge[1]
-    by_cutoff = first + (
-        np.argsort(cutoffs[first:last], kind="mergesort") if late else np.arange(last - first)
-    )
-    before, after = np.empty(hi - lo, np.int32), np.empty(hi - lo, np.int32)
-    find_neighbours(codes, seen, by_known, lo, hi, before, after)
-    events = np.empty((3 * (hi - lo) + last - first, 3), np.int32)
-    tree = np.zeros(hi - lo + 1, np.int32)
-    made = list_events(
-        lo, codes, ranges, knowledge, late, by_known, by_cutoff, (before, after), tree, events, out
-    )
-    tree[:] = 0
-    subtract_pairs(events[:made], tree, out)
-
-
-@kernel
-def forget(codes: Int64Array, seen: Int32Array, lo: int, hi: int) -> None:
+def forget(codes: Int64Array, lo: int, hi: int, seen: Int32Array) -> None:
     """Set what is kept per code back to 0, for the codes of some rows."""
     for i in range(lo, hi):
         if codes[i] >= 0:
@@ -130,16 +110,19 @@ def forget(codes: Int64Array, seen: Int32Array, lo: int, hi: int) -> None:
 @kernel
 def find_neighbours(
     codes: Int64Array,
-    seen: Int32Array,
     by_known: Int64Array,
     lo: int,
     hi: int,
+    seen: Int32Array,
     before: Int32Array,
     after: Int32Array,
 ) -> None:
     """Write the rows of the same code next to each row, among those known before it; -1: there is none.
 
     All rows are linked, and taken out again from the last one that became known to the first.
+
+    Args:
+        seen: zeros, one per code.
     """
     for i in range(lo, hi):
         if codes[i] >= 0:
@@ -148,7 +131,7 @@ def find_neighbours(
             if last >= 0:
                 after[last] = i - lo
             seen[codes[i]] = i - lo + 1
-    forget(codes, seen, lo, hi)
+    forget(codes, lo, hi, seen)
     for r in range(len(by_known) - 1, -1, -1):
         i = by_known[r]
         if codes[i] >= 0:
@@ -160,52 +143,19 @@ def find_neighbours(
 
 
 @kernel
-def list_events(
-    lo: int,
-    codes: Int64Array,
-    ranges: tuple[Int32Array, Int32Array],
-    knowledge: tuple[Int64Array, Int64Array],
-    late: bool,
-    by_known: Int64Array,
-    by_cutoff: Int64Array,
-    neighbours: tuple[Int32Array, Int32Array],
-    tree: Int32Array,
-    events: npt.NDArray[np.int32],
-    out: Int64Array,
-) -> int:
-    """Write how pairs come and go and who counts them, as they become known; and each reader's rows.
-
-    Args:
-        tree: `(rows + 1,)` zeros.
-        events: `(3 * rows + readers, 3)`: a pair's rows, or where a window begins and ends; what happens.
-
-    Returns:
-        How many events there are.
-    """
-    made, entered = 0, 0
-    for at in range(len(by_cutoff)):
-        q = by_cutoff[at]
-        while entered < len(by_known) and (not late or knowledge[0][by_known[entered]] <= knowledge[1][q]):
-            i = by_known[entered]
-            entered += 1
-            if codes[i] < 0:
-                continue
-            left, here, right = neighbours[0][i - lo], i - lo, neighbours[1][i - lo]
-            add_to(tree, here, 1)
-            if left >= 0:
-                made = put_event(events, made, left, here, PAIR)
-            if right >= 0:
-                made = put_event(events, made, here, right, PAIR)
-                if left >= 0:
-                    made = put_event(events, made, left, right, PARTED)
-        a, b = ranges[0][q] - lo, ranges[1][q] - lo
-        out[q] = sum_before(tree, b) - sum_before(tree, a)
-        made = put_event(events, made, a, b, q)
+def put_pairs(left: int, row: int, right: int, events: npt.NDArray[np.int32], made: int) -> int:
+    """Write what a row that becomes known does to pairs of its value; returns how many events there are."""
+    if left >= 0:
+        made = put_event(left, row, PAIR, events, made)
+    if right >= 0:
+        made = put_event(row, right, PAIR, events, made)
+        if left >= 0:
+            made = put_event(left, right, PARTED, events, made)
     return made
 
 
 @kernel
-def put_event(events: npt.NDArray[np.int32], made: int, begin: int, end: int, what: int) -> int:
+def put_event(begin: int, end: int, what: int, events: npt.NDArray[np.int32], made: int) -> int:
     """Write one event more; returns how many there are now."""
     events[made, 0] = begin
     events[made, 1] = end

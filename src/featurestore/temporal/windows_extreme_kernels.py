@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from featurestore.core.time import INT64_MAX, INT64_MIN, BoolArray, Int64Array
 from featurestore.temporal.jit import kernel
-from featurestore.temporal.windows_range_kernels import INSERT, READ, moves
+from featurestore.temporal.windows_range_kernels import INSERT, READ, known_order, moves
 
 Int32Matrix = npt.NDArray[np.int32]
 
@@ -164,7 +164,7 @@ def extremes_by_moves(
 ) -> None:
     """Answer what `extremes_by_blocks` does for rows known out of order: O(log rows) per change.
 
-    Readers must know ever more, so that nothing begins anew; those who do not are for `extremes_by_tree`.
+    No reader may step back; those who do are for `extremes_by_tree`.
     """
     for k in range(len(tasks)):
         task = tasks[k]
@@ -175,13 +175,12 @@ def extremes_by_moves(
         keys = np.empty(hi - lo, np.int64)
         fill_keys(values, lo, hi, greatest, keys)
         tree = np.empty(2 * size, np.int64)
-        by_known = lo + np.argsort(known[lo:hi], kind="mergesort")
+        by_known = known_order(known, lo, hi, True)
         live = np.zeros(hi - lo, np.bool_)
-        operations = np.empty(4 * (hi - lo) + 2 * (task[1] - task[0]) + 2, np.int64)
+        operations = np.empty(2 * (hi - lo) + task[1] - task[0], np.int64)
         for w in range(len(windows)):
             tree[:] = INT64_MAX
-            low_w = low[windows[w]]
-            made = moves(task, low_w, high, known, cutoffs, True, by_known, live, operations)
+            made = moves(task, low[windows[w]], high, known, cutoffs, True, by_known, live, operations)
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:

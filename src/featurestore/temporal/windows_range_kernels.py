@@ -10,7 +10,7 @@ Int32Array2 = npt.NDArray[np.int32]
 
 # Rows whose prefix sums fit the second-level cache of one core.
 TASK_ROWS = 1 << 13
-INSERT, REMOVE, READ, REBUILD = 0, 1, 2, 3
+INSERT, REMOVE, READ = 0, 1, 2
 
 
 @kernel
@@ -156,6 +156,31 @@ def cut_tasks(
 
 
 @kernel
+def find_steps_back(
+    tasks: Int64Array,
+    high: npt.NDArray[np.int32],
+    cutoffs: Int64Array,
+    late: BoolArray,
+    out: BoolArray,
+) -> None:
+    """Mark the tasks in which a reader's windows end before those of the one before it, or it knows less."""
+    for k in range(len(tasks)):
+        is_late = late[tasks[k, 4]]
+        for q in range(tasks[k, 0] + 1, tasks[k, 1]):
+            if high[q] < high[q - 1] or (is_late and cutoffs[q] < cutoffs[q - 1]):
+                out[k] = True
+                break
+
+
+@kernel
+def known_order(known: Int64Array, lo: int, hi: int, late: bool) -> Int64Array:
+    """Return places `[lo, hi)` in the order of what was (or may be) known; if not `late`, as they are."""
+    if late:
+        return lo + np.argsort(known[lo:hi], kind="mergesort")
+    return np.arange(lo, hi)
+
+
+@kernel
 def moves(
     task: Int64Array,
     low: npt.NDArray[np.int32],
@@ -169,36 +194,23 @@ def moves(
 ) -> int:
     """Write how the set of counted rows changes from reader to reader, as `value * 4 + operation`.
 
-    A reader that may know less than the one before it begins anew (`REBUILD`), and so does every reader
-    once such steps back have used up the room; otherwise each row comes and goes once.
+    No reader steps back (`find_steps_back`), so each row comes and goes once.
 
     Args:
         low, high: of one window.
         by_known: `(rows,)` the task's row places in the order they became known; used where `late`.
         live: `(rows,)` scratch.
-        out: at least `4 * rows + 2 * readers` long.
+        out: at least `2 * rows + readers` long.
 
     Returns:
         How many operations there are.
     """
     first_row = task[2]
     live[:] = False
-    lo, hi, last_cut, p, k = first_row, first_row, INT64_MIN, 0, 0
+    lo, hi, p, k = first_row, first_row, 0, 0
     for q in range(task[0], task[1]):
         new_lo, new_hi = int(low[q]), int(high[q])
         cut = int(cutoffs[q]) if late else 0
-        spent = k - 2 * (q - task[0]) > 2 * len(live)
-        if spent or new_hi < hi or new_lo < lo or (late and cut < last_cut):
-            live[lo - first_row : hi - first_row] = False
-            out[k] = q * 4 + REBUILD
-            k += 1
-            lo, hi = new_lo, new_hi
-            for i in range(lo, hi):
-                live[i - first_row] = not late or known[i] <= cut
-            if late:
-                p = 0
-                while p < len(by_known) and known[by_known[p]] <= cut:
-                    p += 1
         for i in range(lo, min(new_lo, hi)):
             if live[i - first_row]:
                 live[i - first_row] = False
@@ -210,7 +222,7 @@ def moves(
                 live[i - first_row] = True
                 out[k] = i * 4 + INSERT
                 k += 1
-        hi = max(new_hi, lo)
+        hi = new_hi
         while late and p < len(by_known) and known[by_known[p]] <= cut:
             i = by_known[p]
             p += 1
@@ -218,7 +230,6 @@ def moves(
                 live[i - first_row] = True
                 out[k] = i * 4 + INSERT
                 k += 1
-        last_cut = cut
         out[k] = q * 4 + READ
         k += 1
     return k

@@ -23,7 +23,7 @@ from featurestore.temporal.exact_kernels import (
     spread_of,
 )
 from featurestore.temporal.jit import kernel
-from featurestore.temporal.windows_range_kernels import INSERT, READ, REBUILD, moves
+from featurestore.temporal.windows_range_kernels import INSERT, READ, known_order, moves
 
 FloatArray = npt.NDArray[np.float64]
 Int32Matrix = npt.NDArray[np.int32]
@@ -396,7 +396,7 @@ def sum_by_moves(
 ) -> int:
     """Answer what `sum_by_prefix` does, for rows known out of order and for any range of exponents.
 
-    The readers of late rows must know ever more; those who do not are for `sum_by_tree`.
+    No reader may step back; those who do are for `sum_by_tree`.
     """
     bits, valid, kind = values
     overflow = 0
@@ -410,19 +410,16 @@ def sum_by_moves(
         squares = np.zeros((2 * width + rows_bits + 63) // 64 + 2, np.uint64)
         scratch = (np.zeros(len(total), np.uint64), np.zeros(len(squares) + 2, np.uint64))
         counts = np.zeros(4, np.int64)
-        by_known = np.empty(0, np.int64)
-        if is_late:
-            by_known = lo + np.argsort(known[lo:hi], kind="mergesort")
+        by_known = known_order(known, lo, hi, is_late)
         live = np.zeros(hi - lo, np.bool_)
-        operations = np.empty(4 * (hi - lo) + 2 * (task[1] - task[0]) + 2, np.int64)
+        operations = np.empty(2 * (hi - lo) + task[1] - task[0], np.int64)
         for w in range(len(windows)):
             total[:] = _ZERO
             squares[:] = _ZERO
             counts[:] = 0
             of_squares = squares if slots[w, VAR] >= 0 or slots[w, STD] >= 0 else squares[:0]
             of_total = total if slots[w, SUM] >= 0 or slots[w, MEAN] >= 0 or len(of_squares) else total[:0]
-            low_w = low[windows[w]]
-            made = moves(task, low_w, high, known, cutoffs, is_late, by_known, live, operations)
+            made = moves(task, low[windows[w]], high, known, cutoffs, is_late, by_known, live, operations)
             for m in range(made):
                 code, at = operations[m] & 3, operations[m] >> 2
                 if code == READ:
@@ -438,13 +435,6 @@ def sum_by_moves(
                         real[at],
                     ):
                         overflow = at + 1
-                elif code == REBUILD:
-                    total[:] = _ZERO
-                    squares[:] = _ZERO
-                    counts[:] = 0
-                    # Late rows never come here: their readers know ever more.
-                    for i in range(low_w[at], high[at]):
-                        change_set(i, True, values, least, counts, of_total, of_squares)
                 else:
                     change_set(at, code == INSERT, values, least, counts, of_total, of_squares)
     return overflow

@@ -1,6 +1,6 @@
 """Windows of readers who may know less than the reader before them.
 
-Readers are answered in the order of what they may know. A row enters a tree when the next of them knows it,
+Readers are answered in the order of what they know. A row enters a tree when the next of them knows it,
 and never leaves; each reader asks for its own range of rows. One tree serves all windows, and the cost is
 O(log rows) per row and per answer, however often a later reader knows less.
 """
@@ -12,6 +12,7 @@ from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.temporal.exact_kernels import UInt64Array
 from featurestore.temporal.jit import kernel
 from featurestore.temporal.windows_extreme_kernels import bits_of_key, fill_keys, tree_put
+from featurestore.temporal.windows_range_kernels import known_order
 from featurestore.temporal.windows_sum_kernels import (
     MEAN,
     STD,
@@ -31,16 +32,6 @@ U64 = np.uint64
 LEAF_BITS = 4
 LEAF = 1 << LEAF_BITS
 _ZERO = U64(0)
-
-
-@kernel
-def find_steps_back(tasks: Int64Array, cutoffs: Int64Array, out: BoolArray) -> None:
-    """Mark the tasks in which a reader may know less than the reader before it."""
-    for k in range(len(tasks)):
-        for q in range(tasks[k, 0] + 1, tasks[k, 1]):
-            if cutoffs[q] < cutoffs[q - 1]:
-                out[k] = True
-                break
 
 
 @kernel
@@ -92,15 +83,16 @@ def sum_of_rows(
     last: int,
     known: Int64Array,
     cut: int,
+    late: bool,
     values: tuple[Int64Array, BoolArray, int],
     least: int,
     counts: Int64Array,
     total: UInt64Array,
     squares: UInt64Array,
 ) -> None:
-    """Add those of rows `[first, last)` that are known by `cut`, one by one."""
+    """Add those of rows `[first, last)` that are known by `cut` (all, if they are not late), one by one."""
     for i in range(first, last):
-        if known[i] <= cut:
+        if not late or known[i] <= cut:
             change_set(i, True, values, least, counts, total, squares)
 
 
@@ -112,18 +104,19 @@ def sum_by_tree(
     high: npt.NDArray[np.int32],
     known: Int64Array,
     cutoffs: Int64Array,
+    late: BoolArray,
     windows: Int64Array,
     slots: Int64Array,
     out: Int64Array,
     real: FloatArray,
 ) -> int:
-    """Answer what `sum_by_moves` does, for late rows and readers in any order of what they may know."""
+    """Answer what `sum_by_moves` does, for readers in any order of their windows and of what they know."""
     bits, valid, kind = values
     overflow = 0
     of_squares = (slots[:, VAR] >= 0) | (slots[:, STD] >= 0)
     of_total = (slots[:, SUM] >= 0) | (slots[:, MEAN] >= 0) | of_squares
     for k in range(len(tasks)):
-        lo, hi = tasks[k, 2], tasks[k, 3]
+        lo, hi, is_late = tasks[k, 2], tasks[k, 3], late[tasks[k, 4]]
         least, most, _ = scan(bits, valid, kind, lo, hi)
         width, rows_bits = most - least + 53, bit_length(hi - lo) + 1
         limbs = ((width + rows_bits + 63) // 64 + 1) * int(of_total.any())
@@ -137,13 +130,13 @@ def sum_by_tree(
         counts = np.zeros(4, np.int64)
         total, squares = np.zeros(limbs, np.uint64), np.zeros(square_limbs, np.uint64)
         scratch = (np.zeros(limbs, np.uint64), np.zeros(square_limbs + 2, np.uint64))
-        by_known = lo + np.argsort(known[lo:hi], kind="mergesort")
-        by_cutoff = tasks[k, 0] + np.argsort(cutoffs[tasks[k, 0] : tasks[k, 1]], kind="mergesort")
+        by_known = known_order(known, lo, hi, is_late)
+        by_cutoff = known_order(cutoffs, tasks[k, 0], tasks[k, 1], is_late)
         entered = 0
         for at in range(len(by_cutoff)):
             q = by_cutoff[at]
             cut = cutoffs[q]
-            while entered < len(by_known) and known[by_known[entered]] <= cut:
+            while entered < len(by_known) and (not is_late or known[by_known[entered]] <= cut):
                 i = by_known[entered]
                 node = ((i - lo) >> LEAF_BITS) + 1
                 while node < nodes:
@@ -161,8 +154,8 @@ def sum_by_tree(
                 if whole:
                     sum_of_leaves(first, last, tree, counts, total_w, squares_w)
                 head, tail = (lo + first * LEAF, lo + last * LEAF) if whole else (b, b)
-                sum_of_rows(a, head, known, cut, values, least, counts, total_w, squares_w)
-                sum_of_rows(tail, b, known, cut, values, least, counts, total_w, squares_w)
+                sum_of_rows(a, head, known, cut, is_late, values, least, counts, total_w, squares_w)
+                sum_of_rows(tail, b, known, cut, is_late, values, least, counts, total_w, squares_w)
                 if read_set(
                     kind, least - 1075, counts, total_w, squares_w, scratch, slots[w], out[q], real[q]
                 ):
@@ -192,13 +185,13 @@ def extremes_by_tree(
         keys = np.empty(hi - lo, np.int64)
         fill_keys(values, lo, hi, greatest, keys)
         tree = np.full(2 * size, INT64_MAX, np.int64)
-        by_known = np.argsort(known[lo:hi], kind="mergesort")
-        by_cutoff = tasks[k, 0] + np.argsort(cutoffs[tasks[k, 0] : tasks[k, 1]], kind="mergesort")
+        by_known = known_order(known, lo, hi, True)
+        by_cutoff = known_order(cutoffs, tasks[k, 0], tasks[k, 1], True)
         entered = 0
         for at in range(len(by_cutoff)):
             q = by_cutoff[at]
-            while entered < len(by_known) and known[lo + by_known[entered]] <= cutoffs[q]:
-                tree_put(tree, by_known[entered], keys[by_known[entered]])
+            while entered < len(by_known) and known[by_known[entered]] <= cutoffs[q]:
+                tree_put(tree, by_known[entered] - lo, keys[by_known[entered] - lo])
                 entered += 1
             for w in range(len(windows)):
                 a, b = size + int(low[windows[w], q]) - lo, size + int(high[q]) - lo

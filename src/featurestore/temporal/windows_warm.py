@@ -27,6 +27,9 @@ def warm_windows() -> None:
     ]
     for rows in (plain, late, Rows(np.sort(codes), times)):
         window_aggregate(plain, rows, columns, windows, entities=2)
+    back = Rows(codes, times, times[::-1].copy())
+    for rows in (plain, late):
+        window_aggregate(back, rows, columns, windows, entities=2)
     mask: BoolArray = np.array([True, False, True, True])
     for rows in (plain, late):
         retained_indices(rows, entities=2, at_ns=2, ttl_ns=None, newest=True, last_known=[mask], window_ns=1)
