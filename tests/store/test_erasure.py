@@ -258,6 +258,27 @@ def test_the_scan_decodes_what_compression_and_numbers_hide(tmp_path: Path) -> N
     assert (found.occurrences, found.mentions) == ({}, {"a.parquet": 1, "a.arrow": 1})
 
 
+def test_the_scan_goes_on_where_another_process_took_a_file_away(tmp_path: Path) -> None:
+    subject = Subject("user", ("user",), pa.table({"user": [SUBJECT]}), NOTHING)
+    (tmp_path / "kept.bin").write_text(SUBJECT)
+    found = prove(
+        tmp_path / "root", subject, names={"user"}, extra=[tmp_path / "gone", tmp_path / "kept.bin"]
+    )
+    assert (found.files, found.occurrences) == (1, {str(tmp_path / "kept.bin"): 1})
+
+
+def test_appended_files_that_hold_nothing_else_are_still_told_apart(tmp_path: Path) -> None:
+    with store_at(tmp_path, without(rows_of(3, 30))) as store:
+        for amount in (9.0, 8.0):
+            store.ingest("payments", table([Row(SUBJECT, "shop-2", 3 * DAY, amount)]))
+        store.materialize("model")
+        report = store.erase("user", SUBJECT)
+        assert report.complete
+        assert report.erased["source/payments"] == 2
+        dataset = store.dataset("model")
+        assert dataset.recreate().fingerprint == dataset.verify().fingerprint
+
+
 @given(st.integers(0, 2**32))
 def test_many_keys_are_found_among_bytes_as_one_by_one(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -15,7 +15,10 @@ from tests.store.test_erasure import DAY, SHOP, SUBJECT, USER, Row, rows_of, tab
 import featurestore as fs
 from featurestore.errors import NotFoundError
 from featurestore.materialize.context import path_of
+from featurestore.materialize.garbage import unnamed_objects
+from featurestore.storage.delta_log import read_log
 from featurestore.storage.objects import ObjectPath
+from featurestore.storage.version_files import fetched
 
 Options = dict[str, Any]
 
@@ -64,6 +67,13 @@ class Remote:
         local = [path for path in self.scratch.rglob("*") if path.is_file()]
         found += [str(path) for path in local if _holds(path.read_bytes(), path.name, needle)]
         return sorted(name.removeprefix(f"{self.key}/") for name in found)
+
+    def unnamed(self, store: fs.FeatureStore) -> list[str]:
+        """Return the objects of the training set that no version needs."""
+        root = path_of(store.root, store.config)
+        assert isinstance(root, ObjectPath)
+        base = root / "datasets" / "model"
+        return [path.name for path in unnamed_objects(base / "ipc", base / "delta", read_log(base / "delta"))]
 
 
 def _holds(data: bytes, name: str, needle: str) -> bool:
@@ -159,6 +169,43 @@ def test_what_an_interrupted_run_put_goes_and_a_writer_that_wakes_up_late_is_ref
         assert store.dataset("model").fingerprint == store.dataset("model", 1).fingerprint
 
 
+def test_values_made_from_the_subjects_rows_go_with_the_versions_that_share_them(
+    s3: Options, tmp_path: Path
+) -> None:
+    remote = Remote(s3, tmp_path, "store")
+    with remote.filled(rows_of(3, 60), mixed=True) as store:
+        store.materialize("model")
+        store.push("payments", table([Row("user-0002", "shop-0", 3 * DAY, 1.0)]))
+        store.materialize_incremental("model")
+        assert store.erase("user", SUBJECT).complete
+        assert remote.unnamed(store) == []
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # a lease's thread dies too
+@pytest.mark.parametrize("version", [0, 1])
+def test_what_a_run_put_that_died_before_its_commit_goes_with_the_subject(
+    s3: Options, tmp_path: Path, version: int
+) -> None:
+    remote = Remote(s3, tmp_path, "store")
+    with remote.filled(rows_of(3, 60), mixed=True) as store:
+        if version:
+            store.materialize("model", end=DAY)
+    last = 0
+    while not last or not remote.unnamed(store):
+        last += 30
+        with remote.store() as dying, dying_at(last) as steps:
+            dying.materialize("model")
+        assert steps.count >= last, "the run left nothing behind"
+    with remote.store() as store:
+        assert len(store.history("model")) == version
+        report = store.erase("user", SUBJECT)
+        assert report.complete, report.spec()
+        assert remote.unnamed(store) == []
+        assert remote.holding(SUBJECT) == ["payments/p0.parquet"]
+
+
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )  # a lease's thread dies too
@@ -207,6 +254,12 @@ def test_the_ledger_of_a_remote_root_holds_no_key_and_is_read_anew_where_a_root_
         root = path_of(store.root, store.config)
         assert isinstance(root, ObjectPath)
         assert (root / "erasures" / "00000001.report.json").is_file()
+        kept = root / "payments" / "p0.parquet"
+        size = len(kept.read_bytes())
+        with fetched(kept, size) as copy:
+            assert copy.read_bytes() == kept.read_bytes()
+            # A process that is killed here leaves nothing of it behind.
+            assert [f for f in remote.holding(SUBJECT) if f.startswith(str(remote.scratch))] == []
     remote.files.rm(remote.key, recursive=True)
     with remote.filled([Row(SUBJECT, "shop-1", DAY, 3.0)]) as store:
         store.materialize("model")

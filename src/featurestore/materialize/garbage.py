@@ -82,18 +82,14 @@ def _unneeded_objects(
     return [*in_versions, *data]
 
 
-def unnamed_objects(ipc: ObjectPath, delta: ObjectPath, log: DeltaLog) -> dict[ObjectPath, int]:
-    """Return the data files and shards that no published version names, of any age, with their sizes."""
-    versions = [v for v in published_versions(ipc) if v <= log.head]
-    data = {path for version in versions for path in log.files_at(version)}
+def unnamed_objects(ipc: ObjectPath, delta: ObjectPath, log: DeltaLog | None) -> list[ObjectPath]:
+    """Return the data files and shards that no published version names, of any age."""
+    versions = [] if log is None else [v for v in published_versions(ipc) if v <= log.head]
+    data = {path for version in versions if log is not None for path in log.files_at(version)}
     names = {name for version in versions for name in object_names(ipc / version_folder(version))}
-    shards = {p: i.size for p, i in (ipc / FILES).objects().items() if p.name not in names}
-    files = {
-        p: i.size
-        for p, i in delta.objects().items()
-        if _is_data(p) and p.relative_to(delta).as_posix() not in data
-    }
-    return shards | files
+    shards = [p for p in (ipc / FILES).objects() if p.name not in names]
+    files = [p for p in delta.objects() if _is_data(p) and p.relative_to(delta).as_posix() not in data]
+    return shards + files
 
 
 def object_names(folder: ObjectPath) -> Iterator[str]:

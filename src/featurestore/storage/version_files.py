@@ -68,6 +68,8 @@ def _size_of(remote: ObjectPath) -> int:
 def fetched(path: AnyPath, size: int) -> Iterator[Path]:
     """Give a file of the root on this machine while the block runs: itself, or a fresh copy, not cached.
 
+    The copy has no name of its own: nothing of it stays, however the process ends.
+
     Raises:
         NotFoundError: it is gone.
         CorruptDataError: it is shorter than `size`.
@@ -76,11 +78,12 @@ def fetched(path: AnyPath, size: int) -> Iterator[Path]:
         yield path
         return
     scratch = make_folders(Path(path.store.cache.folder) / "scratch")
-    with storage_errors("write", scratch), tempfile.NamedTemporaryFile(dir=scratch, suffix=path.name) as copy:
-        for block in path.read_blocks(size):
-            copy.write(block)
-        copy.flush()
-        yield Path(copy.name)
+    with tempfile.TemporaryFile(dir=scratch) as copy:
+        with storage_errors("write", scratch):
+            for block in path.read_blocks(size):
+                copy.write(block)
+            copy.flush()
+        yield Path(f"/dev/fd/{copy.fileno()}")
 
 
 def share_files(source: AnyPath, target: AnyPath, names: Iterable[str]) -> None:

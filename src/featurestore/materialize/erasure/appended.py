@@ -22,6 +22,8 @@ from featurestore.storage.suppression import FILES, LedgerEntry, append_entry, r
 
 # How `ingest` names what it appends.
 _APPENDED: Final = re.compile(r"z*zz-\d{20}\.parquet")
+# The xxh3-128 of a rewritten file before any erasure, in its metadata.
+_BEFORE: Final = "featurestore.before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +121,15 @@ def _rewrite(context: Context, path: AnyPath, subject: Subject, renamed: tuple[R
     with reading(str(path)):
         table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
     kept = table.filter(pa.array(~subject.mask(table, renamed)))
+    if kept.num_rows == table.num_rows:
+        raise CorruptDataError(f"{str(path)!r} holds rows of the subject, and none were taken out")
+    before = read_ledger(context.path).origin(len(data), digest_bytes(data))
+    # Files that are equal from now on, such as those without any row left, are told apart by what they were.
+    kept = kept.replace_schema_metadata({**(kept.schema.metadata or {}), _BEFORE: before[1]})
     sink = pa.BufferOutputStream()
     pq.write_table(kept, sink, compression="zstd", compression_level=1, write_page_checksum=True)
     without = sink.getvalue().to_pybytes()
-    before = read_ledger(context.path).origin(len(data), digest_bytes(data))
     after = digest_bytes(without)
-    if after == before[1]:
-        raise CorruptDataError(f"{str(path)!r} holds rows of the subject, and none were taken out")
     append_entry(
         context.path,
         LedgerEntry(number=0, kind=FILES, time_ns=context.clock.now_ns(), files={after: before}),

@@ -130,15 +130,15 @@ def clean_home(
         finish_removals(home)
         plan = plan_home(context, home, subject, held)
         log = read_log(home.delta)
-        if plan is None or log is None:
-            return result
-        check_pins([plan], pinned)
-        _republish_all(context, plan, subject, result, ledger=ledger, pinned=pinned)
-        gone = [one for one in plan.affected if one.version in result.rows]
-        _move_tags(plan, result, pinned)
-        result.files_removed += remove_versions(home, gone)
-        result.removed += [one.version for one in gone]
-        result.files_removed += remove_unnamed(home, subject, since=log.head, now_ns=context.clock.now_ns())
+        if plan is not None and log is not None:
+            check_pins([plan], pinned)
+            _republish_all(context, plan, subject, result, ledger=ledger, pinned=pinned)
+            gone = [one for one in plan.affected if one.version in result.rows]
+            _move_tags(plan, result, pinned)
+            result.files_removed += remove_versions(home, gone)
+            result.removed += [one.version for one in gone]
+        since = None if log is None else log.head
+        result.files_removed += remove_unnamed(home, subject, since=since, now_ns=context.clock.now_ns())
         result.files_removed += remove_states(home)
     return result
 

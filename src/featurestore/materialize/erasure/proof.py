@@ -6,7 +6,7 @@ text keys. A key that is part of another value (`user1` in `user10`) is told apa
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.core.canonical import canonical_json
-from featurestore.errors import CorruptDataError
+from featurestore.errors import CorruptDataError, NotFoundError
 from featurestore.materialize.erasure.subject import Subject
 from featurestore.storage.files import AnyPath
 from featurestore.storage.objects import ObjectPath
@@ -93,8 +93,7 @@ def prove(
     tally = _Tally()
     with duckdb.connect(":memory:") as connection:
         for where, path, size in _files(root, list(extra), list(skip)):
-            with fetched(path, size) as file:
-                _scan(file, where, _decoded(file, connection), subject, frozenset(names), tally)
+            _prove_file(path, size, where, connection, subject, frozenset(names), tally)
     return Proof(
         files=tally.files,
         bytes=tally.bytes,
@@ -103,6 +102,44 @@ def prove(
         mentions=tally.mentions,
         online=dict(online or {}),
     )
+
+
+def _prove_file(
+    path: AnyPath,
+    size: int,
+    where: str,
+    connection: "DuckDBPyConnection",
+    subject: Subject,
+    names: frozenset[str],
+    tally: _Tally,
+) -> None:
+    """Scan one file; one that another process took away or replaced since it was listed is looked at anew.
+
+    Raises:
+        CorruptDataError: it cannot be read as what it says it is.
+        NotFoundError: it is listed and cannot be fetched.
+        FileNotFoundError: the same of a local one.
+    """
+    while True:
+        try:
+            with fetched(path, size) as file:
+                _scan(file, where, _decoded(file, where, connection), subject, names, tally)
+                return
+        except (NotFoundError, CorruptDataError, FileNotFoundError):
+            now = _size_of(path)
+            if now == size:
+                raise
+            if now is None:
+                return
+            size = now
+
+
+def _size_of(path: AnyPath) -> int | None:
+    """Return an object's size as `_files` gives it, `None` where it is gone."""
+    if isinstance(path, Path):
+        return 0 if path.is_file() else None
+    found = path.info()
+    return None if found is None else found.size
 
 
 def _scan(
@@ -114,8 +151,8 @@ def _scan(
     tally: _Tally,
 ) -> None:
     """Count what one file holds of a subject; bytes are searched where no value was found."""
-    tally.files += 1
     tally.bytes += path.stat().st_size
+    tally.files += 1
     texts = _texts(subject)
     found = mentions = 0
     if table is not None:
@@ -123,7 +160,7 @@ def _scan(
         found = _rows_with_keys(table, subject, names)
         mentions = _mentions(table, texts, names)
     if not found and texts:
-        found, inside = _raw_hits(path, texts, table)
+        found, inside = _raw_hits(path, PurePosixPath(where).suffix, texts, table)
         mentions = max(mentions, inside)
     if found:
         tally.occurrences[where] = found
@@ -171,31 +208,31 @@ def _objects(
                 yield str(found), found, there.size
 
 
-def _decoded(path: Path, connection: "DuckDBPyConnection") -> pa.Table | None:
+def _decoded(path: Path, where: str, connection: "DuckDBPyConnection") -> pa.Table | None:
     """Decode a file of columns with another reader than the one that writes them; `None` for other files."""
     with path.open("rb") as file:
         head = file.read(6)
     if head[:4] == _PARQUET:
-        return _by_duckdb(path, connection)
-    return _by_polars(path) if head == _ARROW else None
+        return _by_duckdb(path, where, connection)
+    return _by_polars(path, where) if head == _ARROW else None
 
 
-def _by_duckdb(path: Path, connection: "DuckDBPyConnection") -> pa.Table:
+def _by_duckdb(path: Path, where: str, connection: "DuckDBPyConnection") -> pa.Table:
     import duckdb  # noqa: PLC0415 -- heavy
 
     try:
         return connection.read_parquet(str(path)).to_arrow_table()
     except duckdb.Error as error:
-        raise CorruptDataError(f"{str(path)!r} is not a Parquet file: {error}", path=str(path)) from error
+        raise CorruptDataError(f"{where!r} is not a Parquet file: {error}", path=where) from error
 
 
-def _by_polars(path: Path) -> pa.Table:
+def _by_polars(path: Path, where: str) -> pa.Table:
     import polars as pl  # noqa: PLC0415 -- heavy
 
     try:
         return pl.read_ipc(path).to_arrow()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CorruptDataError(f"{str(path)!r} is not an Arrow file: {error}", path=str(path)) from error
+        raise CorruptDataError(f"{where!r} is not an Arrow file: {error}", path=where) from error
 
 
 def _rows_with_keys(table: pa.Table, subject: Subject, names: frozenset[str]) -> int:
@@ -268,7 +305,7 @@ def _leaves(column: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
         yield column
 
 
-def _raw_hits(path: Path, texts: Sequence[str], table: pa.Table | None) -> tuple[int, int]:
+def _raw_hits(path: Path, suffix: str, texts: Sequence[str], table: pa.Table | None) -> tuple[int, int]:
     """Count the keys whose bytes are in a file, and those that are there as part of something else.
 
     In JSON a key is a whole text; in files that people write it is a mention; in files of columns it may be
@@ -276,10 +313,10 @@ def _raw_hits(path: Path, texts: Sequence[str], table: pa.Table | None) -> tuple
     """
     block = path.read_bytes()
     hits = _present(block, texts)
-    if path.suffix == ".json":
+    if suffix == ".json":
         escaped = [text for text in texts if canonical_json(text)[1:-1] != text]
         exact = [text for text in {*hits, *escaped} if canonical_json(text).encode() in block]
-    elif path.suffix in _WRITTEN_BY_PEOPLE:
+    elif suffix in _WRITTEN_BY_PEOPLE:
         exact = []
     elif table is not None:
         exact = [text for text in hits if not _has_longer(table, text)]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.core.canonical import canonical_json
-from featurestore.errors import CorruptDataError, NotFoundError
+from featurestore.errors import NotFoundError
 from featurestore.materialize.context import Home
 from featurestore.materialize.erasure.rewrite import Affected
 from featurestore.materialize.erasure.subject import Subject, names_of_version
@@ -40,7 +40,7 @@ from featurestore.storage.manifest import (
 from featurestore.storage.objects import ObjectPath
 from featurestore.storage.physical import from_stored
 from featurestore.storage.state_files import STATES
-from featurestore.storage.version_files import FILES, fetched, object_of
+from featurestore.storage.version_files import FILES, object_of
 
 # Names what of a version in a store of objects is going; its own name holds the version.
 _GOING: Final = ".going-"
@@ -60,7 +60,7 @@ def remove_versions(home: Home, gone: Sequence[Affected]) -> int:
         return finish_removals(home)
     removed = 0
     for one in gone:
-        removed += remove_files([home.delta / path for path in _held(home, log, one)])
+        removed += remove_files([home.delta / path for path in _held(home, log, one, gone)])
         folder = home.ipc / version_folder(one.version)
         removed += sum(1 for _ in folder.iterdir())
         # The manifest goes first: a version without one is not there.
@@ -92,26 +92,28 @@ def finish_removals(home: Home) -> int:
     return removed
 
 
-def remove_unnamed(home: Home, subject: Subject, *, since: int, now_ns: int) -> int:
-    """Remove what no version names and the subject is in: what runs left behind, and removals of before.
+def remove_unnamed(home: Home, subject: Subject, *, since: int | None, now_ns: int) -> int:
+    """Remove what no version names: what runs left behind, and removals of before.
+
+    Of files on a disk only those that the subject is in; what runs left there is removed whenever one begins.
+    Objects go all: values that were made from the subject's rows are not to be told from others.
 
     Args:
-        since: The newest version when the right to write was taken.
+        since: The newest version when the right to write was taken; `None`: there was no table yet.
 
     Raises:
         CommitConflictError: another writer committed meanwhile.
     """
     head = current_version(home.ipc)
     if isinstance(home.ipc, Path):
-        return _remove_unnamed_files(home, home.ipc, subject, head)
-    if head is None or not isinstance(home.delta, ObjectPath):
+        return 0 if since is None else _remove_unnamed_files(home, home.ipc, subject, head)
+    if not isinstance(home.delta, ObjectPath):
         return 0
-    manifest = read_manifest(home.ipc / version_folder(head))
-    unnamed = unnamed_objects(home.ipc, home.delta, log_of(home))
-    left = [p for p, size in unnamed.items() if _object_holds(p, size, subject, manifest)]
-    if left and log_of(home).head == since:
+    log = read_log(home.delta)
+    left = unnamed_objects(home.ipc, home.delta, log)
+    if left and head is not None and log is not None and log.head == since:
         # A writer whose lease ran out unaware may be about to commit these: now its commit is refused.
-        put_back(home, log_of(home), head, now_ns=now_ns)
+        put_back(home, log, head, now_ns=now_ns)
     return remove_files(left)
 
 
@@ -137,16 +139,20 @@ def _note_going(ipc: ObjectPath, home: Home, log: DeltaLog, gone: Sequence[Affec
     kept = _shared(ipc, without=[one.version for one in gone])
     for one in gone:
         own = set(object_names(ipc / version_folder(one.version))) - kept
-        note = {"data": sorted(_held(home, log, one)), "files": sorted(own)}
+        note = {"data": sorted(_held(home, log, one, gone)), "files": sorted(own)}
         replace_file(ipc / f"{_GOING}{one.version}.json", canonical_json(note).encode())
 
 
-def _held(home: Home, log: DeltaLog, one: Affected) -> list[str]:
-    """Return the data files of a version that hold the subject, or values made from its rows."""
+def _held(home: Home, log: DeltaLog, one: Affected, gone: Sequence[Affected]) -> list[str]:
+    """Return the data files of a version that hold the subject, or values made from its rows.
+
+    Args:
+        gone: All versions that go with it.
+    """
     manifest = one.opened.manifest
     places = {(manifest.shards[i].date, manifest.shards[i].bucket) for i in one.rows}
     files = log.files_at(one.version).values()
-    shared = _needed(home, log, without=one.version) if one.mixing else set()
+    shared = _needed(home, log, without=[g.version for g in gone]) if one.mixing else set()
     return [f.path for f in files if (f.date, f.bucket) in places or (one.mixing and f.path not in shared)]
 
 
@@ -158,19 +164,6 @@ def _shared(ipc: ObjectPath, *, without: Iterable[int]) -> set[str]:
 
 def _is_state(path: ObjectPath) -> bool:
     return path.name == STATES or (path.parent.name == FILES and path.name.startswith("state-"))
-
-
-def _object_holds(path: ObjectPath, size: int, subject: Subject, manifest: Manifest) -> bool:
-    with fetched(path, size) as local:
-        if path.name.endswith(".parquet"):
-            return _file_holds(local, subject, manifest)
-        if not path.name.endswith(".arrow"):
-            return False
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(local))).read_all()
-        except pa.ArrowInvalid as error:
-            raise CorruptDataError(f"{str(path)!r} is not an Arrow file: {error}", path=str(path)) from error
-        return bool(subject.mask(table, names_of_version(manifest)).any())
 
 
 def _remove_unnamed_files(home: Home, ipc: Path, subject: Subject, head: int | None) -> int:
@@ -187,8 +180,8 @@ def _remove_unnamed_files(home: Home, ipc: Path, subject: Subject, head: int | N
     return remove_files([file for file in left if _file_holds(file, subject, manifest)])
 
 
-def _needed(home: Home, log: DeltaLog, *, without: int | None = None) -> set[str]:
-    versions = [v for v in published_versions(home.ipc) if v != without and v <= log.head]
+def _needed(home: Home, log: DeltaLog, *, without: Iterable[int] = ()) -> set[str]:
+    versions = [v for v in set(published_versions(home.ipc)) - set(without) if v <= log.head]
     return {path for version in versions for path in log.files_at(version)}
 
 
