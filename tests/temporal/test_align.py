@@ -8,6 +8,7 @@ import pytest
 
 from featurestore.core.time import INT64_MAX
 from featurestore.errors import DefinitionError, FeatureStoreError, SchemaError, TimeOverflowError
+from featurestore.temporal import threads
 from featurestore.temporal.align import AsOf, align, align_with_statistics
 from featurestore.temporal.join import asof_join
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS
@@ -69,7 +70,8 @@ def test_statistics_of_nothing() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_every_stream_is_what_it_would_be_joined_alone(count: int) -> None:
+def test_every_stream_is_what_it_would_be_joined_alone(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MIN_ROWS", 1)  # so that streams are joined side by side
     rng = np.random.default_rng(count)
     for _ in range(40):
         spine = _table(rng, 30, "x")
@@ -107,6 +109,8 @@ def test_every_stream_is_what_it_would_be_joined_alone(count: int) -> None:
 def _table(rng: np.random.Generator, most: int, name: str) -> pa.Table:
     count = int(rng.integers(0, most))
     times = rng.integers(0, 20, count)
+    if rng.random() < 0.5:
+        times.sort()
     return pa.table(
         {
             "ts": pa.array(times, mask=rng.random(count) < 0.1),
@@ -144,6 +148,14 @@ def test_an_age_that_does_not_fit_is_an_error_that_names_the_column() -> None:
         align(spine, {"s": AsOf(rows, age="old")}, on="ts")
     ages = align(spine, {"s": AsOf(rows, age="old", tolerance=5)}, on="ts")["old"]
     assert ages.to_pylist() == [None]
+
+
+def test_a_stream_that_fails_beside_another_is_the_error_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MIN_ROWS", 1)
+    far, near = pa.table({"ts": [-(2**63)], "v": [1]}), pa.table({"ts": [5], "w": [1]})
+    streams = {"near": AsOf(near, age="young"), "far": AsOf(far, age="old"), "last": AsOf(near, prefix="l_")}
+    with pytest.raises(TimeOverflowError, match="age column 'old'"):
+        align(pa.table({"ts": [INT64_MAX]}), streams, on="ts", threads=2)
 
 
 @pytest.mark.parametrize(

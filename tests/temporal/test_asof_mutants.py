@@ -313,6 +313,7 @@ def test_no_mutant_of_a_kernel_survives(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(asof, "_SAMPLE_ROWS", 16)
     for module in (asof, merge, order):
         monkeypatch.setattr(module, "run_parallel", one_after_the_other)
+    monkeypatch.setattr(merge, "run_in_turn", lambda tasks, _wide: one_after_the_other(tasks))
     owner: Any = {"asof_kernels": asof, "merge_kernels": merge, "order_kernels": order}[name]
 
     def load(tree: ast.Module) -> None:

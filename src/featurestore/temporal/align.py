@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,12 +15,12 @@ from featurestore.temporal.gather import gather
 from featurestore.temporal.gather_types import check_takeable
 from featurestore.temporal.key_kinds import key_kind
 from featurestore.temporal.keys import code_keys
-from featurestore.temporal.merge import is_ascending
+from featurestore.temporal.merge import are_ascending
 from featurestore.temporal.order import NO_INT64
 from featurestore.temporal.rows import BOUNDARIES, DIRECTIONS, Int32Array, Rows, check_choice
 from featurestore.temporal.statistics import JoinStatistics, join_statistics
 from featurestore.temporal.tables import as_table, check_text, check_unique, column_of, names_of
-from featurestore.temporal.threads import check_count
+from featurestore.temporal.threads import check_count, run_in_turn, thread_count
 from featurestore.temporal.times import is_time_type, times_ns, valid_mask
 
 NULLS: Final = ("keep", "last_known")
@@ -179,15 +180,11 @@ def aligned(
     plans = [_plan(name, rule, table, on, keys) for name, rule in streams.items()]
     names = [*table.column_names, *(name for plan in plans for name in plan.outputs)]
     check_unique(names, "the output would have two columns named", "set a prefix, or choose columns")
-    columns: list[pa.Array] = list(table.columns)
-    statistics: dict[str, JoinStatistics] = {}
-    for plan, (left, right, entities) in zip(plans, _sides(table, on, keys, plans, threads), strict=True):
-        if count:
-            free = _choose(plan, left, right, entities, None, threads)
-            statistics[plan.name] = join_statistics(
-                left, right, free, entities=entities, tolerance_ns=plan.tolerance_ns
-            )
-        columns += _columns(plan, left, right, entities, threads)
+    joined = _joined(plans, _sides(table, on, keys, plans, threads), count=count, threads=threads)
+    columns = [*table.columns, *(column for mine, _ in joined for column in mine)]
+    statistics = {
+        plan.name: found for plan, (_, found) in zip(plans, joined, strict=True) if found is not None
+    }
     fields = [*table.schema, *(field for plan in plans for field in plan.fields)]
     return Aligned(pa.table(columns, schema=pa.schema(fields, table.schema.metadata)), statistics)
 
@@ -278,14 +275,18 @@ def _sides(
         spine_codes, entities = coded.codes[0], coded.entities
         codes = {plan.name: part for plan, part in zip(keyed, coded.codes[1:], strict=True)}
     time, null = times_ns(spine.column(on), on)
-    in_order = is_ascending(time, NO_INT64, threads=threads)
+    events = [times_ns(plan.table.column(plan.on), plan.on) for plan in plans]
+    # Rows with a created time are sorted in any case.
+    looked_at = [e for plan, (e, _) in zip(plans, events, strict=True) if plan.rule.created_on is None]
+    in_order, *ordered = are_ascending([(times, NO_INT64) for times in (time, *looked_at)], threads=threads)
+    rises = iter(ordered)
     keyed_spine = Rows(_masked(spine_codes, null), time, in_order=in_order)
     plain_spine = Rows(_masked(_one_entity(len(spine)), null), time, in_order=in_order)
     sides: _Sides = []
-    for plan in plans:
-        event, null = times_ns(plan.table.column(plan.on), plan.on)
+    for plan, (event, null) in zip(plans, events, strict=True):
         mine = codes[plan.name] if plan.by else _one_entity(len(plan.table))
-        right = Rows(_masked(mine, null), event, _known(plan))
+        known = _known(plan)
+        right = Rows(_masked(mine, null), event, known, in_order=known is None and next(rises))
         sides.append((keyed_spine, right, entities) if plan.by else (plain_spine, right, 1))
     return sides
 
@@ -308,6 +309,36 @@ def _known(plan: _Stream) -> Int64Array | None:
         return None
     known, null = times_ns(plan.table.column(plan.rule.created_on), plan.rule.created_on)
     return known if null is None else np.where(null, np.int64(INT64_MAX), known)
+
+
+def _joined(
+    plans: Sequence[_Stream], sides: _Sides, *, count: bool, threads: int | None
+) -> list[tuple[list[pa.Array], JoinStatistics | None]]:
+    """Join every stream: its output columns, and its statistics where they are asked for.
+
+    Two streams side by side leave no thread waiting at the end of each step; more would hold more memory.
+    """
+    found: dict[int, tuple[list[pa.Array], JoinStatistics | None]] = {}
+
+    def join(place: int, threads: int | None) -> None:
+        found[place] = _join(plans[place], *sides[place], count=count, threads=threads)
+
+    wide = thread_count(threads, sum(len(left) + len(right) for left, right, _ in sides))
+    in_pairs = len(plans) // 2 * 2 if wide > 1 else 0
+    run_in_turn([partial(join, place, wide // 2) for place in range(in_pairs)], 2)
+    for place in range(in_pairs, len(plans)):
+        join(place, threads)
+    return [found[place] for place in range(len(plans))]
+
+
+def _join(
+    plan: _Stream, left: Rows, right: Rows, entities: int, *, count: bool, threads: int | None
+) -> tuple[list[pa.Array], JoinStatistics | None]:
+    statistics = None
+    if count:
+        free = _choose(plan, left, right, entities, None, threads)
+        statistics = join_statistics(left, right, free, entities=entities, tolerance_ns=plan.tolerance_ns)
+    return _columns(plan, left, right, entities, threads), statistics
 
 
 def _choose(

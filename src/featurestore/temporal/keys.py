@@ -1,6 +1,6 @@
 """Entity keys of several tables as shared, dense int32 codes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -16,7 +16,7 @@ from featurestore.errors import SchemaError
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.key_kinds import key_kind
 from featurestore.temporal.rows import Int32Array, frozen, scratch
-from featurestore.temporal.threads import run_parallel, split, thread_count
+from featurestore.temporal.threads import run_in_turn, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.key_kernels")
 
@@ -145,7 +145,7 @@ def _code_dictionaries(arrays: list[pa.Array], outs: list[Int32Array], kind: str
                 continue
             offset = array.indices.offset + lo
             tasks.append(partial(_kernels.look_up, indices[lo:hi], bitmap, offset, table, out[lo:hi]))
-    _run(tasks, threads)
+    _run(tasks, sum(map(len, outs)), threads)
     return entities
 
 
@@ -189,7 +189,7 @@ def _code_bytes(arrays: list[pa.Array], outs: list[Int32Array], threads: int | N
         array, out = pieces[place]
         firsts[place] = _kernels.code_bytes(*_bytes_of(array), out)
 
-    _run([partial(code, place) for place in range(len(pieces))], threads)
+    _run([partial(code, place) for place in range(len(pieces))], sum(map(len, outs)), threads)
     if len(pieces) == 1:
         return len(firsts[0])
     distinct = [
@@ -212,7 +212,7 @@ def _renumber(
         mapped = frozen(table[a:b])
         if not np.array_equal(mapped, np.arange(len(mapped), dtype=np.int32)):
             tasks.append(partial(_kernels.remap, out, mapped))
-    _run(tasks, threads)
+    _run(tasks, sum(map(len, outs)), threads)
 
 
 def _bytes_of(array: pa.Array) -> tuple[npt.NDArray[Any], int, _UInt8Array, _UInt8Array, int]:
@@ -240,17 +240,18 @@ def _code_integers(arrays: list[pa.Array], outs: list[Int32Array], threads: int 
     if any((pc.max(array).as_py() or 0) > INT64_MAX for array in unsigned):
         return _code_beyond_int64(arrays, [_as_int64(values) for values in numbers], bitmaps, outs, threads)
     wide = [values if values.dtype == np.int32 else _as_int64(values) for values in numbers]
-    pieces = _pieces(wide, bitmaps, offsets, outs, threads)
+    pieces, rows = _pieces(wide, bitmaps, offsets, outs, threads), sum(len(values) for values in wide)
     base = min((int(values[:_HEAD_ROWS].min()) for values in wide if len(values)), default=0)
-    least, most = _shift(pieces, base, threads)
-    span, rows = most - least + 1, sum(len(values) for values in wide)
+    least, most = _shift(pieces, base, rows, threads)
+    span = most - least + 1
     if span <= _SHIFT_RANGE:
         if least != base and span > 0:
             by = base - least
-            _run([partial(_kernels.shift_codes, *piece[1:3], by, piece[3]) for piece in pieces], threads)
+            shifts = [partial(_kernels.shift_codes, *piece[1:3], by, piece[3]) for piece in pieces]
+            _run(shifts, rows, threads)
         return max(span, 0)
     if span <= max(_DIRECT_RANGE, 2 * rows):
-        return _code_direct(pieces, least, span, threads)
+        return _code_direct(pieces, least, span, rows, threads)
     return _code_wide([_as_int64(values) for values in wide], bitmaps, offsets, outs, threads)
 
 
@@ -269,26 +270,27 @@ def _pieces(
     return pieces
 
 
-def _shift(pieces: Sequence[_Piece], base: int, threads: int | None) -> tuple[int, int]:
+def _shift(pieces: Sequence[_Piece], base: int, rows: int, threads: int | None) -> tuple[int, int]:
     """Write how far integers lie above `base`; return their least and greatest in the same pass."""
     bounds: list[tuple[int, int]] = []
 
     def shift(piece: _Piece) -> None:
         bounds.append(_kernels.shift_values(*piece[:3], base, piece[3]))
 
-    _run([partial(shift, piece) for piece in pieces], threads)
+    _run([partial(shift, piece) for piece in pieces], rows, threads)
     seen = [bound for bound in bounds if bound[0] <= bound[1]]
     return min((low for low, _ in seen), default=0), max((high for _, high in seen), default=-1)
 
 
-def _code_direct(pieces: Sequence[_Piece], least: int, span: int, threads: int | None) -> int:
+def _code_direct(pieces: Sequence[_Piece], least: int, span: int, rows: int, threads: int | None) -> int:
     """Number integers of a small range by a table with one entry per possible value."""
     present, table = np.zeros(span, np.uint8), np.empty(span, np.int32)
-    _run([partial(_kernels.mark_present, *piece[:3], least, present) for piece in pieces], threads)
+    marks = [partial(_kernels.mark_present, *piece[:3], least, present) for piece in pieces]
+    _run(marks, rows, threads)
     entities = int(_kernels.number_present(present, table))
     frozen_table = frozen(table)
     looks = [partial(_kernels.look_up_values, *piece[:3], least, frozen_table, piece[3]) for piece in pieces]
-    _run(looks, threads)
+    _run(looks, rows, threads)
     return entities
 
 
@@ -309,7 +311,7 @@ def _code_wide(
         values, bitmap, offset, out = pieces[place]
         firsts[place] = _kernels.code_words(values, bitmap, offset, negative_is_null, out)
 
-    _run([partial(code, place) for place in range(len(pieces))], threads)
+    _run([partial(code, place) for place in range(len(pieces))], sum(map(len, outs)), threads)
     if len(pieces) == 1:
         return len(firsts[0])
     distinct = frozen(np.concatenate([piece[0][first] for piece, first in zip(pieces, firsts, strict=True)]))
@@ -348,8 +350,8 @@ def _code_pairs(pairs: Int64Array, size: int, out: Int32Array, threads: int | No
         bitmap = _bitmap(pa.array(pairs, mask=pairs < 0))
         pieces = _pieces([pairs], [bitmap], [0], [out], threads)
         if size > _SHIFT_RANGE:
-            return _code_direct(pieces, 0, size, threads)
-        _shift(pieces, 0, threads)
+            return _code_direct(pieces, 0, size, len(pairs), threads)
+        _shift(pieces, 0, len(pairs), threads)
         return size
     return _code_wide([pairs], [_NO_BITMAP], [0], [out], threads, negative_is_null=True)
 
@@ -372,12 +374,6 @@ def _bitmap(array: pa.Array) -> _UInt8Array:
     return _NO_BITMAP if data is None else frozen(np.frombuffer(data, np.uint8))
 
 
-def _run(tasks: Sequence[Any], threads: int | None) -> None:
-    """Run tasks over the allowed threads: as many side by side as there are, the rest behind them."""
-    wide = max(1, min(len(tasks), thread_count(threads, 1 << 40)))
-
-    def lane(first: int) -> None:
-        for task in tasks[first::wide]:
-            task()
-
-    run_parallel([partial(lane, first) for first in range(wide)])
+def _run(tasks: Sequence[Callable[[], None]], rows: int, threads: int | None) -> None:
+    """Run tasks over the threads that so many rows are worth."""
+    run_in_turn(tasks, thread_count(threads, rows))

@@ -1,5 +1,6 @@
 """The plain merge: what the as-of join is where both sides are in time order."""
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final
@@ -10,7 +11,7 @@ from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.order import NO_INT64
 from featurestore.temporal.rows import Int32Array, Rows, frozen, one_of, scratch
-from featurestore.temporal.threads import run_parallel, split, thread_count
+from featurestore.temporal.threads import run_in_turn, run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.merge_kernels")
 
@@ -30,21 +31,29 @@ def is_mergeable(spine: Rows, rows: Rows, *, threads: int | None = None) -> bool
     if max(ends) - min(ends) >= INT64_MAX:
         return False
     ties = NO_INT64 if rows.sequence is None else frozen(rows.sequence)
-    return all(
-        side.in_order or is_ascending(side.event_ns, order, threads=threads)
-        for side, order in ((rows, ties), (spine, NO_INT64))
+    unknown = [
+        (side.event_ns, order) for side, order in ((rows, ties), (spine, NO_INT64)) if not side.in_order
+    ]
+    return all(are_ascending(unknown, threads=threads))
+
+
+def are_ascending(sides: Sequence[tuple[Int64Array, Int64Array]], *, threads: int | None) -> list[bool]:
+    """Whether (time, tie) never goes back on each of several sides; empty ties are no key."""
+    rises = [True] * len(sides)
+
+    def look(side: int, times: Int64Array, ties: Int64Array, first: int, last: int) -> None:
+        if not _kernels.is_ascending(times, ties, first, last):
+            rises[side] = False
+
+    run_in_turn(
+        [
+            partial(look, side, frozen(times), ties, *part)
+            for side, (times, ties) in enumerate(sides)
+            for part in split(len(times), thread_count(threads, len(times)))
+        ],
+        thread_count(threads, sum(len(times) for times, _ in sides)),
     )
-
-
-def is_ascending(times: Int64Array, ties: Int64Array, *, threads: int | None) -> bool:
-    """Whether (time, tie) never goes back; an empty `ties` is no key."""
-    times, rises = frozen(times), []
-
-    def look(first: int, last: int) -> None:
-        rises.append(_kernels.is_ascending(times, ties, first, last))
-
-    run_parallel([partial(look, *part) for part in split(len(times), thread_count(threads, len(times)))])
-    return all(rises)
+    return rises
 
 
 def merge_indices(

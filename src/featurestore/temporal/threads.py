@@ -108,3 +108,14 @@ def run_parallel(tasks: Sequence[Callable[[], None]]) -> None:
     job.done.wait()
     if job.failures:
         raise job.failures[0]
+
+
+def run_in_turn(tasks: Sequence[Callable[[], None]], wide: int) -> None:
+    """Run any number of tasks, so many side by side; who is free takes the next one."""
+    turns = itertools.count()
+
+    def lane() -> None:
+        while (turn := next(turns)) < len(tasks):
+            tasks[turn]()
+
+    run_parallel([lane] * min(wide, len(tasks)))
