@@ -1,11 +1,13 @@
 """Every online store keeps the same rules."""
 
+import gc
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -238,3 +240,51 @@ def test_every_store_gives_the_same_answers_to_the_same_deliveries(tmp_path: Pat
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][0]["bid"][0] is not None
     assert answers[0][0]["highest"][0] is not None
+
+
+_TOO_MUCH = 1 << 44  # of 47 bits of address space
+
+
+def _writers() -> int:
+    return sum(thread.name == "lmdb-writer" for thread in threading.enumerate())
+
+
+def test_stores_that_nobody_closed_give_back_their_map_and_their_thread(tmp_path: Path) -> None:
+    def leave(number: int) -> None:
+        store = LmdbStore(tmp_path / str(number), map_bytes=_TOO_MUCH)
+        store.open_table(TABLE, FINGERPRINT)
+        store.update([put(TABLE, {b"k": b"v"})])
+        if number % 3:
+            store.cycle = store  # type: ignore[attr-defined] # found by a collection alone
+
+    before = _writers()
+    gc.disable()
+    try:
+        for number in range(20):
+            leave(number)
+    finally:
+        gc.enable()
+    gc.collect()
+    with closing(LmdbStore(tmp_path / "0")) as again:
+        assert again.read([(TABLE, [b"k"])]) == [[b"v"]]
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        assert [
+            line.endswith("/0/data.mdb") for line in maps if f"{tmp_path}/" in line and "data" in line
+        ] == [True]
+        assert _writers() <= before
+
+
+def test_one_store_too_many_says_why(tmp_path: Path) -> None:
+    held = []
+
+    def hold() -> None:
+        for number in range(20):
+            held.append(LmdbStore(tmp_path / str(number), map_bytes=_TOO_MUCH))  # noqa: PERF401 -- kept on failure
+
+    with pytest.raises(OnlineStoreError, match="Cannot allocate memory") as refused:
+        hold()
+    count = len(held)
+    for store in held:
+        store.close()
+    assert count >= 5
+    assert "online stores are open in this process" in refused.value.hint

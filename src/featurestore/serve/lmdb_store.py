@@ -5,16 +5,18 @@ the tables' descriptions, table 1 the last delivery of each producer. An entity 
 replaced by its xxh3-128, and its value ends with the key itself, which is compared on reading.
 """
 
+import gc
 import json
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import lmdb
@@ -48,8 +50,38 @@ class _Shared:
     users: int
 
 
+@dataclass(slots=True)
+class _Holding:
+    """What a store holds until it is closed, or collected without having been: a user of the environment.
+
+    Attributes:
+        forks: In which process.
+        writer: Takes the groups of edits from the queue, up to a `None`.
+    """
+
+    path: str
+    forks: int
+    queue: "SimpleQueue[_Work | None]" = field(default_factory=SimpleQueue)
+    writer: threading.Thread | None = None
+
+    def stop(self) -> None:
+        """Let the writer finish what is queued; a new one may begin."""
+        writer, self.writer = self.writer, None
+        self.queue.put(None)
+        if writer not in {None, threading.current_thread()}:
+            writer.join()
+        self.queue = SimpleQueue()
+
+    def let_go(self) -> None:
+        if self.forks == _forks:
+            self.stop()
+            _release(self.path)
+
+
 _open_lock = threading.Lock()
 _open: dict[str, _Shared] = {}
+# Of stores that nobody closed. A collection may happen anywhere: the next who opens a store lets go of them.
+_left: "SimpleQueue[_Holding]" = SimpleQueue()
 _forks = 0  # how many lie between this process and the one that loaded the module
 
 
@@ -79,9 +111,10 @@ class LmdbStore:
         self._forks = _forks
         self._map_bytes = map_bytes
         self._env = _acquire(self.path, map_bytes)
+        self._holding = _Holding(self.path, _forks)
+        self._collected = weakref.finalize(self, _left.put, self._holding)
+        self._collected.atexit = False
         self._numbers: dict[str, bytes] = {}
-        self._queue: SimpleQueue[_Work | None] = SimpleQueue()
-        self._writer: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -158,10 +191,14 @@ class LmdbStore:
         work = _Work(edits, delivery)
         with self._lock:
             self._check_open()
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_groups, name="lmdb-writer", daemon=True)
-                self._writer.start()
-            self._queue.put(work)
+            held = self._holding
+            if held.writer is None:
+                own = (self._env, self.path, held.queue)  # not the store: its writer must not keep it
+                held.writer = threading.Thread(
+                    target=_write_groups, args=own, name="lmdb-writer", daemon=True
+                )
+                held.writer.start()
+            held.queue.put(work)
         return work.done
 
     def purge(self, keys: Mapping[str, Sequence[bytes]]) -> int:
@@ -177,11 +214,7 @@ class LmdbStore:
         stored = self._stored(keys)
         with self._lock:
             self._check_open()
-            writer, self._writer = self._writer, None
-            self._queue.put(None)
-        if writer is not None:
-            writer.join()
-        self._queue = SimpleQueue()
+        self._holding.stop()
         _release(self.path)
         try:
             return purge(Path(self.path) / DATA, self._alone, stored)
@@ -224,12 +257,8 @@ class LmdbStore:
             if self._closed:
                 return
             self._closed = True
-            writer = self._writer
-            self._queue.put(None)
-        if self._forks == _forks:
-            if writer is not None:
-                writer.join()
-            _release(self.path)
+        self._collected.detach()
+        self._holding.let_go()
 
     def _begin(self, *, write: bool = False) -> Any:
         """Begin a transaction; its stubs know bytes and memoryviews, and here it is always bytes."""
@@ -239,9 +268,6 @@ class LmdbStore:
         except lmdb.Error as error:
             failure = _translated(error, self.path)
             raise failure from error
-
-    def _begin_write(self) -> Any:
-        return self._env.begin(write=True)
 
     def _check_open(self) -> None:
         if self._closed or self._forks != _forks:
@@ -260,51 +286,54 @@ class LmdbStore:
             self._numbers[table] = number
         return number
 
-    def _write_groups(self) -> None:
-        while True:
-            work = self._queue.get()
-            group = []
-            while work is not None:
-                group.append(work)
-                if len(group) >= _GROUP or self._queue.empty():
-                    break
-                work = self._queue.get()
-            if group:
-                self._commit(group)
-            if work is None:
-                return
 
-    def _commit(self, group: Sequence[_Work]) -> None:
-        """Commit a group; where one of its members fails, each on its own, so that only that one fails."""
-        try:
-            with self._begin_write() as txn:
-                results = [self._apply(txn, work) for work in group]
-        except BaseException as error:  # noqa: BLE001 -- it belongs to the caller that waits for the future
-            if len(group) > 1:
-                for work in group:
-                    self._commit([work])
-                return
-            failure = _translated(error, self.path) if isinstance(error, lmdb.Error) else error
-            group[0].done.set_exception(failure)
-        else:
-            for work, result in zip(group, results, strict=True):
-                work.done.set_result(result)
+def _write_groups(env: lmdb.Environment, path: str, queue: "SimpleQueue[_Work | None]") -> None:
+    while True:
+        work = queue.get()
+        group = []
+        while work is not None:
+            group.append(work)
+            if len(group) >= _GROUP or queue.empty():
+                break
+            work = queue.get()
+        if group:
+            _commit(env, path, group)
+        if work is None:
+            return
 
-    def _apply(self, txn: Any, work: _Work) -> bool:
-        if work.delivery is not None and not _is_new(txn, work.delivery):
-            return False
-        for edit in work.edits:
-            name = _TABLES + edit.table.encode()
-            raw = txn.get(name)
-            if raw is None:
-                raise OnlineStoreError(f"there is no online table {edit.table}", table=edit.table)
-            meta = json.loads(raw)
-            number = int(meta["number"]).to_bytes(4, "big")
-            floor = max(int(meta["floor"]), edit.floor(int(meta["floor"])))
-            _change(txn, number, edit, floor)
-            if floor != int(meta["floor"]):
-                txn.put(name, _description(int(meta["number"]), meta["fingerprint"], floor))
-        return True
+
+def _commit(env: lmdb.Environment, path: str, group: Sequence[_Work]) -> None:
+    """Commit a group; where one of its members fails, each on its own, so that only that one fails."""
+    try:
+        with env.begin(write=True) as txn:
+            results = [_apply(txn, work) for work in group]
+    except BaseException as error:  # noqa: BLE001 -- it belongs to the caller that waits for the future
+        if len(group) > 1:
+            for work in group:
+                _commit(env, path, [work])
+            return
+        failure = _translated(error, path) if isinstance(error, lmdb.Error) else error
+        group[0].done.set_exception(failure)
+    else:
+        for work, result in zip(group, results, strict=True):
+            work.done.set_result(result)
+
+
+def _apply(txn: Any, work: _Work) -> bool:
+    if work.delivery is not None and not _is_new(txn, work.delivery):
+        return False
+    for edit in work.edits:
+        name = _TABLES + edit.table.encode()
+        raw = txn.get(name)
+        if raw is None:
+            raise OnlineStoreError(f"there is no online table {edit.table}", table=edit.table)
+        meta = json.loads(raw)
+        number = int(meta["number"]).to_bytes(4, "big")
+        floor = max(int(meta["floor"]), edit.floor(int(meta["floor"])))
+        _change(txn, number, edit, floor)
+        if floor != int(meta["floor"]):
+            txn.put(name, _description(int(meta["number"]), meta["fingerprint"], floor))
+    return True
 
 
 def _change(txn: Any, number: bytes, edit: Edit, floor: int) -> None:
@@ -333,16 +362,35 @@ def _change(txn: Any, number: bytes, edit: Edit, floor: int) -> None:
 
 
 def _acquire(path: str, map_bytes: int) -> lmdb.Environment:
+    _let_go_of_left()
+    try:
+        return _shared(path, map_bytes)
+    except lmdb.MemoryError:
+        gc.collect()  # stores that nobody closed, in cycles
+        _let_go_of_left()
+    except (lmdb.Error, OSError) as error:
+        failure = _translated(error, path)
+        raise failure from error
+    try:
+        return _shared(path, map_bytes)
+    except (lmdb.Error, OSError) as error:
+        failure = _translated(error, path)
+        raise failure from error
+
+
+def _let_go_of_left() -> None:
+    while not _left.empty():
+        with suppress(Empty):
+            _left.get_nowait().let_go()
+
+
+def _shared(path: str, map_bytes: int) -> lmdb.Environment:
     with _open_lock:
         shared = _open.get(path)
         if shared is None:
-            try:
-                Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
-                env = lmdb.open(path, map_size=map_bytes, max_readers=1024, max_dbs=0, readahead=False)
-                env.reader_check()
-            except (lmdb.Error, OSError) as error:
-                failure = _translated(error, path)
-                raise failure from error
+            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+            env = lmdb.open(path, map_size=map_bytes, max_readers=1024, max_dbs=0, readahead=False)
+            env.reader_check()
             shared = _open[path] = _Shared(env, 0)
         shared.users += 1
         return shared.env
@@ -360,7 +408,12 @@ def _release(path: str) -> None:
 
 def _translated(error: Exception, path: str) -> OnlineStoreError:
     hint = ""
-    if isinstance(error, lmdb.MapFullError):
+    if isinstance(error, lmdb.MemoryError):
+        hint = (
+            f"{len(_open)} online stores are open in this process, each of which takes map_bytes of address "
+        )
+        hint += "space: close those that are not in use"
+    elif isinstance(error, lmdb.MapFullError):
         hint = "the map is full: open it with a greater map_bytes"
     elif isinstance(error, lmdb.ReadersFullError):
         hint = "more than 1024 readers at once: use fewer threads or processes"
