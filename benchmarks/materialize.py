@@ -154,7 +154,8 @@ def check(context: Context, root: Path, out: Path) -> None:
 def plan_only() -> Workload:
     """Plan 10^12 rows in 10^5 partitions from made-up statistics: no data."""
     partitions = {(16_000 + day, bucket): 10_000_000 for day in range(1000) for bucket in range(100)}
-    rows = SimpleNamespace(look_back_ns=3600 * 10**9, look_ahead_ns=0, keys=("key",))
+    source = SimpleNamespace(name="events")
+    rows = SimpleNamespace(source=source, look_back_ns=3600 * 10**9, look_ahead_ns=0, keys=("key",))
     job = cast("Job", SimpleNamespace(name="huge", rows={"events": rows}, buckets=100))
     tracemalloc.start()
     plan = plan_materialization(job, partitions, task_rows=1 << 20)

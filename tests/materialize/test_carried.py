@@ -47,8 +47,8 @@ START_DAY = START_NS // DAY_NS
 
 
 def spine_of(seed: int, rows: int, *, first_hour: int, hours: int) -> pa.Table:
-    """Draw spine rows of a key and of a venue that has nothing to do with it."""
-    table = events(seed + 1000, rows, first_hour=first_hour, hours=hours).select(["key", "ts"])
+    """Draw spine rows of a key and of a venue and a site that have nothing to do with it."""
+    table = events(seed + 1000, rows, first_hour=first_hour, hours=hours).select(["key", "ts", "site"])
     venues = np.random.default_rng(seed).integers(0, 3, rows)
     return table.append_column("venue", pa.array([f"v{v}" for v in venues]))
 
@@ -67,9 +67,11 @@ def define(root: Path, *, nulls: str = "last_known", wide: bool = False) -> Hous
     """Define a set that looks back for ever, by its own key, by another, and through a view over a view.
 
     Args:
-        wide: Also over days by ttl and window, and through an upstream that looks back itself.
+        wide: Also over days by ttl and window, through an upstream that looks back itself, and into the
+            same rows by another key, by several, and by its own above what was computed by another.
     """
-    key, venue = fs.Entity("key"), fs.Entity("venue")
+    key, venue, site = fs.Entity("key"), fs.Entity("venue"), fs.Entity("site")
+    both = fs.Entity("both", join_keys=["key", "site"])
     spine = fs.Source("spine", path="spine", timestamp_field="ts", entities=[key, venue])
     rows = fs.Source(
         "events", path="events", timestamp_field="ts", created_timestamp_column="created", entities=[key]
@@ -77,7 +79,7 @@ def define(root: Path, *, nulls: str = "last_known", wide: bool = False) -> Hous
     prices = fs.Source("prices", path="prices", timestamp_field="ts", entities=[venue])
     known = fs.FeatureView("known", source=rows, entities=[key], features=["value", "size"], nulls=nulls)
     half = fs.FeatureView("half", source=rows, entities=[key], features={"half": "value / 2"})
-    views = [
+    views: list[fs.FeatureView | str] = [
         known,
         fs.FeatureView("tops", source=half, entities=[key], features={"top": "half + 1"}, nulls=nulls),
         fs.FeatureView("market", source=prices, entities=[venue], features=["price"]),
@@ -88,6 +90,19 @@ def define(root: Path, *, nulls: str = "last_known", wide: bool = False) -> Hous
         views += [
             fs.FeatureView("long", source=rows, entities=[key], features=far, ttl="4d", aggregations=sums),
             fs.FeatureView("above", source=known, entities=[key], features={"both": "value + size"}),
+        ]
+        there = {"here": "size", "key": "key"}
+        heard = [fs.Aggregation("value", "sum", "60h", name="noise")]
+        crowd = fs.FeatureView("crowd", source=rows, entities=[site], features=there, aggregations=heard)
+        most = [fs.Aggregation("noise", "max", "50h", name="loudest")]
+        seen = [fs.Aggregation("*", "count", "80h", name="visits")]
+        views += [
+            "crowd:here",
+            "crowd:noise",
+            fs.FeatureView("taste", source=crowd, entities=[key], aggregations=most),
+            fs.FeatureView(
+                "pair", source=rows, entities=[both], features={"last": "size"}, aggregations=seen
+            ),
         ]
     wanted = fs.TrainingSet("set", spine=spine, features=views, entities=[key])
     catalog = open_catalog(
@@ -180,7 +195,8 @@ def test_the_plan_names_what_the_run_reads_and_writes(tmp_path: Path) -> None:
     house = seeded(tmp_path)
     whole = plan_run(house.context, "set")
     assert whole.rows == 40 * DAYS
-    assert {len(t.inputs) for c in whole.chains for t in c.tasks} == {2}
+    assert {i.source for c in whole.chains for t in c.tasks for i in t.inputs} == {"events"}
+    assert {i.source for t in whole.whole.tasks for i in t.inputs} == {"prices"}
     first = materialize(house.context, "set")
     shards = open_version(house.context, "set").manifest.shards
     assert {(day_text(d), b): n for (d, b), n in whole.partitions.items()} == {
@@ -191,7 +207,7 @@ def test_the_plan_names_what_the_run_reads_and_writes(tmp_path: Path) -> None:
     before = sorted(str(p) for p in tmp_path.rglob("*"))
     plan = plan_run(house.context, "set", incremental=True)
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before
-    inputs = [i for c in plan.chains for t in c.tasks for i in t.inputs]
+    inputs = [i for c in (plan.whole, *plan.chains) for t in c.tasks for i in t.inputs]
     assert {i.extent.files for i in inputs} == {("new.parquet",)}
     assert {day_text(i.state_day) for i in inputs if i.state_day is not None} == {
         day_text(START_DAY + DAYS - 1)
@@ -233,11 +249,12 @@ def test_the_time_of_a_plan_grows_with_its_tasks_alone(tmp_path: Path) -> None:
     plan, whole_s = planned(1000)
     assert (plan.tasks, plan.rows) == (100_000, 10**12)
     assert whole_s < 30 * tenth_s
-    task = plan.chains[0].tasks[1]
-    assert [(i.source, i.extent) for i in task.inputs] == [
-        ("events", (("d1",), 10_000_000, round((1 << 30) / 100))),
-        ("prices", (("d1",), 10**9, 1 << 30)),
-    ]
+    for chain, bucket, extent in (
+        (plan.chains[0], 0, (("d1",), 10_000_000, round((1 << 30) / 100))),
+        (plan.whole, -1, (("d1",), 10**9, 1 << 30)),
+    ):
+        (need,) = chain.tasks[1].inputs
+        assert (need.bucket, need.extent) == (bucket, extent)
 
 
 changes = st.lists(

@@ -51,26 +51,35 @@ def _full(house: House) -> str:
     with tempfile.TemporaryDirectory() as fresh:
         for name in ("spine", "events"):
             shutil.copytree(house.root / name, Path(fresh) / name)
-        other = build(Path(fresh), config=house.context.config, unbounded=_is_unbounded(house))
+        other = build(
+            Path(fresh),
+            config=house.context.config,
+            unbounded=_has_view(house, "ever"),
+            crossed=_has_view(house, "there"),
+        )
         return materialize(other.context, "set").fingerprint
 
 
-def _is_unbounded(house: House) -> bool:
-    return any(d.name == "ever" for d in house.context.snapshot.definitions())
+def _has_view(house: House, name: str) -> bool:
+    return any(d.name == name for d in house.context.snapshot.definitions())
 
 
-@pytest.mark.parametrize("unbounded", [False, True], ids=["bounded look-back", "unbounded look-back"])
+@pytest.mark.parametrize(
+    ("unbounded", "crossed"),
+    [(False, False), (True, False), (False, True), (True, True)],
+    ids=["bounded", "unbounded", "bounded, other keys, too", "unbounded, other keys, too"],
+)
 @settings(
-    max_examples=cases(5, 300),
+    max_examples=cases(3, 300),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(changes=changes)
 def test_every_order_of_arrival_gives_what_a_full_run_gives(
-    unbounded: bool, changes: list[tuple[str, str, int]]
+    unbounded: bool, crossed: bool, changes: list[tuple[str, str, int]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        house = seed_store(Path(folder), config=CONFIG, unbounded=unbounded)
+        house = seed_store(Path(folder), config=CONFIG, unbounded=unbounded, crossed=crossed)
         materialize(house.context, "set")
         for step, change in enumerate(changes):
             _apply(house.root, change, step)

@@ -98,7 +98,7 @@ def test_timestamps_and_other_frames(house: House) -> None:
     spine = pl.from_arrow(spine_rows(74, 20, first_hour=10, hours=40))
     job = _job(house, spine, ["near:value"], timestamps=True)
     frame = job.to_polars()
-    assert frame.columns == ["key", "ts", "id", "value", "near__event_timestamp"]
+    assert frame.columns == ["key", "ts", "id", "site", "value", "near__event_timestamp"]
     assert job.schema.names == frame.columns
     assert len(job.to_pandas()) == 20
     ages = (frame["ts"] - frame["near__event_timestamp"]).drop_nulls().dt.total_nanoseconds()
@@ -106,7 +106,7 @@ def test_timestamps_and_other_frames(house: House) -> None:
 
 
 def test_the_event_timestamp_is_found_or_asked_for(house: House) -> None:
-    spine = spine_rows(75, 5, first_hour=0, hours=9).rename_columns(["key", "at", "id"])
+    spine = spine_rows(75, 5, first_hour=0, hours=9).rename_columns({"ts": "at"})
     assert _job(house, spine, ["near"]).to_arrow().num_rows == 5
     two = spine.append_column("other", spine.column("at"))
     with pytest.raises(SchemaError, match="not clear"):

@@ -1,5 +1,7 @@
 """Early dates are computed while later ones are read: same answers, no spill, in whatever order rows come."""
 
+import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from tests.materialize.house import START_NS, as_bag, build, events, spine_rows,
 from featurestore.core.config import StoreConfig
 from featurestore.core.time import DAY_NS, day_text
 from featurestore.errors import CorruptDataError, StorageError
+from featurestore.materialize.carried import Carrier
 from featurestore.materialize.executors import Executor, Processes, Threads
 from featurestore.materialize.gathering import Gathering
 from featurestore.materialize.job import Rows
-from featurestore.materialize.staging import Budget, Stager
+from featurestore.materialize.plan import Input, Task
+from featurestore.materialize.staging import Budget, Held, Stager
 from featurestore.materialize.training_set import materialize, materialize_incremental
 from featurestore.materialize.versions import open_version
 from featurestore.resolve.events import EventTimes
@@ -78,6 +82,7 @@ ORDERS = st.sampled_from(["time", "time", "roughly", "none"])
     seed=st.integers(0, 2**31),
     orders=st.tuples(ORDERS, ORDERS),
     unbounded=st.booleans(),
+    crossed=st.booleans(),
     threads=st.integers(1, 3),
 )
 def test_in_whatever_files_rows_come_the_answer_is_that_of_one_join(
@@ -85,6 +90,7 @@ def test_in_whatever_files_rows_come_the_answer_is_that_of_one_join(
     seed: int,
     orders: tuple[str, str],
     unbounded: bool,
+    crossed: bool,
     threads: int,
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -94,7 +100,7 @@ def test_in_whatever_files_rows_come_the_answer_is_that_of_one_join(
     first, hours = int(rng.integers(-60, 40)), int(rng.integers(30, 24 * DAYS + 60))
     cut(root / "events", events(seed % 1000, 300, first_hour=first, hours=hours), rng, orders[1])
     config = StoreConfig(buckets=3, threads=threads, memory_bytes=int(rng.choice([20_000, 1 << 30])))
-    house = build(root, config=config, unbounded=unbounded)
+    house = build(root, config=config, unbounded=unbounded, crossed=crossed)
     materialize(house.context, "set")
     assert as_bag(open_version(house.context, "set").to_arrow()) == as_bag(whole_join(house))
 
@@ -164,17 +170,18 @@ def test_statistics_that_lie_are_an_error_and_no_wrong_answer(
 
 
 @pytest.mark.parametrize("day", [DAYS, DAYS - 2], ids=["what is new", "what is late"])
+@pytest.mark.parametrize("crossed", [False, True], ids=["its own buckets", "other buckets, too"])
 def test_states_left_behind_by_waves_serve_later_runs(
-    tmp_path: Path, small_tasks: list[int], day: int
+    tmp_path: Path, small_tasks: list[int], crossed: bool, day: int
 ) -> None:
-    """A set all of whose sources lie in its own buckets, so that states go from wave to wave."""
     daily(tmp_path, "spine", spine_rows, 60)
     daily(tmp_path, "events", events, 150)
-    house = build(tmp_path, config=StoreConfig(buckets=3, threads=2))
+    house = build(tmp_path, config=StoreConfig(buckets=3, threads=2), crossed=crossed)
     first = materialize(house.context, "set")
     assert small_tasks == [DAYS]
     index = read_index(first.folder, open_version(house.context, "set").manifest.states)
-    assert {s.bucket for s in index.states} == {0, 1, 2}
+    by_source = {(s.source, s.bucket) for s in index.states}
+    assert by_source == {("events", b) for b in range(3)} | ({("events*", -1)} if crossed else set())
     assert max(s.date for s in index.states) >= day_text(START_NS // DAY_NS + DAYS - 1)
     write(tmp_path / "spine" / "new.parquet", spine_rows(70, 40, first_hour=24 * day, hours=20))
     write(tmp_path / "events" / "new.parquet", events(70, 40, first_hour=24 * day, hours=20))
@@ -189,7 +196,7 @@ def test_a_full_budget_is_relieved_by_the_source_that_holds_most(tmp_path: Path)
 
     def stager(name: str) -> Stager:
         rows = Rows(SourceSpec(name, name), EventTimes("ts", None, None, 0), ("key", "ts"), ("key",), None)
-        return Stager(rows, buckets=2, budget=budget, spill=tmp_path / name, in_memory=True, spine=False)
+        return Stager(rows, buckets=2, held=Held(budget, tmp_path / name, in_memory=True), spine=False)
 
     batch = events(1, 500, first_hour=0, hours=5).select(["key", "ts"]).combine_chunks().to_batches()[0]
     early, late = stager("early"), stager("late")
@@ -203,24 +210,59 @@ def test_a_full_budget_is_relieved_by_the_source_that_holds_most(tmp_path: Path)
         for _ in range(3):
             late.add(batch)
     assert len(steps.seen) == spills, "the later source found no room"
-    assert sum(p.rows for p in early.parts().values()) % 500 == 0
-    assert sum(p.rows for p in late.parts().values()) == 1500
+    assert sum(p.rows for p in early.held.parts().values()) % 500 == 0
+    assert sum(p.rows for p in late.held.parts().values()) == 1500
 
 
 @pytest.mark.parametrize(
     "executor", [Threads(1), Threads(3), Processes(2)], ids=["one", "three", "processes"]
 )
-@pytest.mark.parametrize("unbounded", [True, False], ids=["state is carried", "look-back is read again"])
+@pytest.mark.parametrize(
+    ("unbounded", "crossed"),
+    [(True, False), (False, False), (True, True)],
+    ids=["state is carried", "look-back is read again", "rows of other buckets answer"],
+)
 def test_executors_take_waves_alike(
-    tmp_path: Path, small_tasks: list[int], executor: Executor, unbounded: bool
+    tmp_path: Path, small_tasks: list[int], executor: Executor, unbounded: bool, crossed: bool
 ) -> None:
     daily(tmp_path, "spine", spine_rows, 60)
     daily(tmp_path, "events", events, 150)
-    house = build(tmp_path, unbounded=unbounded)
+    house = build(tmp_path, unbounded=unbounded, crossed=crossed)
     materialize(house.context, "set", executor=executor)
     carried_elsewhere = unbounded and isinstance(executor, Processes)
     assert small_tasks == [1 if carried_elsewhere else DAYS]
     assert as_bag(open_version(house.context, "set").to_arrow()) == as_bag(whole_join(house))
+
+
+@pytest.mark.usefixtures("small_tasks")
+def test_rows_of_a_source_go_to_their_buckets_once_and_to_all_of_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many buckets: views by the set's key read their own rows, all others are answered together."""
+    daily(tmp_path, "spine", spine_rows, 60)
+    daily(tmp_path, "events", events, 150)
+    given: Counter[str] = Counter()
+    rows_for = Carrier.rows_for
+
+    def counted(self: Carrier, task: Task, need: Input) -> pa.Table:
+        rows = rows_for(self, task, need)
+        given[need.source] += rows.num_rows
+        return rows
+
+    monkeypatch.setattr(Carrier, "rows_for", counted)
+    seen = []
+    for buckets in (1, 6):
+        given.clear()
+        root = tmp_path / str(buckets)
+        for name in ("spine", "events"):
+            shutil.copytree(tmp_path / name, root / name)
+        house = build(root, config=StoreConfig(buckets=buckets, threads=1), crossed=True)
+        materialize(house.context, "set")
+        seen.append(dict(given))
+    assert seen[0].keys() == {"events", "events*"}
+    assert seen[1]["events*"] == seen[0]["events*"]
+    # Nor more: a task that looks further ahead or back reads some dates again.
+    assert seen[1]["events"] <= 1.2 * seen[0]["events"]
 
 
 @pytest.mark.usefixtures("small_tasks")

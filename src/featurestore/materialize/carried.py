@@ -106,16 +106,18 @@ class ChainStates:
 
 def usable_states(job: Job, index: StateIndex, compared: Mapping[str, Comparison | None]) -> StateIndex:
     """Return the states that still hold: made in the same way, and nothing moved up to their date."""
-    keys = {name: state_key(job, name) for name, rows in job.rows.items() if is_long(rows.look_back_ns)}
+    keys: dict[str, str] = {}
     moved: dict[str, list[tuple[int, int]]] = {}
-    for name, comparison in compared.items():
-        found = comparison.moved if comparison is not None else ()
-        moved[name] = [(m.bucket, m.min_ns // DAY_NS) for m in found if not m.spine]
+    for name, rows in job.rows.items():
+        comparison = compared.get(rows.source.name)
+        if comparison is not None and is_long(rows.look_back_ns):
+            keys[name] = state_key(job, name)
+            found = (m for m in comparison.moved if m.rows == rows and not m.spine)
+            moved[name] = [(m.bucket, m.min_ns // DAY_NS) for m in found]
     kept = [
         state
         for state in index.states
         if keys.get(state.source) == state.key
-        and compared.get(state.source) is not None
         and not any(_touches(state, bucket, day) for bucket, day in moved[state.source])
     ]
     return StateIndex(tuple(kept), index.files)
@@ -130,9 +132,9 @@ def _place(state: State) -> tuple[str, int, int]:
     return state.source, state.bucket, day_of_text(state.date)
 
 
-def state_key(job: Job, source: str) -> str:
+def state_key(job: Job, name: str) -> str:
     """Return the digest of all that decides which rows of a source are kept, apart from the rows."""
-    rows = job.rows[source]
+    rows = job.rows[name]
     spec = rows.source
     return digest_json(
         {
@@ -144,7 +146,7 @@ def state_key(job: Job, source: str) -> str:
             "keys": None if rows.keys is None else list(rows.keys),
             "buckets": None if rows.keys is None else job.buckets,
             "look_back": rows.look_back_ns,
-            "programs": [_retention(p) for p in programs_of(job, source)],
+            "programs": [_retention(p) for p in programs_of(job, name)],
         }
     )
 
@@ -162,15 +164,17 @@ def _retention(program: ViewProgram) -> dict[str, Any]:
     }
 
 
-def programs_of(job: Job, source: str) -> list[ViewProgram]:
-    """Return the programs that look back into a source."""
+def programs_of(job: Job, name: str) -> list[ViewProgram]:
+    """Return the programs that look back into some rows."""
     if job.view is not None:
         return [job.view]
     if job.join is None:
         return []
-    views = [j.program for j in job.join.views if j.program.source == source]
-    labels = [x.program.rows for x in job.join.labels if x.program.look_back_ns() != 0]
-    return views + [p for p in labels if p.source == source]
+    whole = () if job.whole is None else (*job.whole.views, *job.whole.labels)
+    found = [(j.program, j in whole) for j in job.join.views]
+    found += [(x.program.rows, x in whole) for x in job.join.labels if x.program.look_back_ns() != 0]
+    rows = job.rows[name]
+    return [p for p, is_whole in found if p.source == rows.source.name and is_whole == (rows.keys is None)]
 
 
 class Carrier:
@@ -189,7 +193,7 @@ class Carrier:
         self._rows = rows
         self._programs = programs
         self._schema = schema
-        self._bucket = bucket if rows.keys is not None else EVERY_BUCKET
+        self._bucket = bucket
         self._folder = folder
         self._states = sorted(states, key=lambda s: s.date)
         self._state_days = sorted(day_of_text(s.date) for s in states)

@@ -135,7 +135,7 @@ def _contents(source: Pinned, snapshot: Snapshot) -> dict[str, object]:
 
 def _roles(job: Job, name: str) -> list[tuple[Rows, bool]]:
     roles = [(job.spine, True)] if job.spine.source.name == name else []
-    return roles + [(rows, False) for source, rows in job.rows.items() if source == name]
+    return roles + [(rows, False) for rows in job.rows.values() if rows.source.name == name]
 
 
 def _new_rows(job: Job, rows: Rows, source: Pinned, files: Sequence[str], *, spine: bool) -> Iterable[Moved]:

@@ -1,7 +1,7 @@
 """Computing a chain of tasks: rows in, finished partitions out. Runs in a thread or in another process."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from featurestore.materialize.partition import (
     write_partition,
 )
 from featurestore.materialize.plan import Chain, Task
-from featurestore.materialize.staging import EVERY_BUCKET, Part, Place, concat_parts
+from featurestore.materialize.staging import Part, Place, concat_parts
 from featurestore.resolve.training import resolve_features
 from featurestore.resolve.views import view_events
 from featurestore.storage.state_files import StateIndex, StateWriter
@@ -70,12 +70,12 @@ class Relay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """The tasks of a bucket in one wave, and the rows they need.
+    """The tasks of a bucket, or of all at once, in one wave, and the rows they need.
 
     Attributes:
         spine: The spine's parts, by place.
-        parts: Each source's parts, by place.
-        schemas: Each source's columns as staged.
+        parts: Each source's parts, by place, and `schemas` their columns, by `Rows.name`.
+        answers: What rows of any bucket answered to the spine's, by place; `answered` its columns.
         states: What earlier versions left behind, and what this chain leaves.
         until: Behind the tasks, all dates before this one are taken in, for waves or runs to come.
         is_last: Whether no wave follows.
@@ -94,6 +94,8 @@ class Work:
     spine_schema: pa.Schema
     parts: Mapping[str, Mapping[Place, Part]]
     schemas: Mapping[str, pa.Schema]
+    answers: Mapping[Place, Part]
+    answered: pa.Schema
     states: ChainStates
     until: int
     is_last: bool
@@ -127,22 +129,51 @@ def compute_chain(work: Work) -> Answer:
 def _compute(work: Work, carriers: dict[str, Carrier]) -> Answer:
     written: list[Written] = []
     forced = Durability() if work.durability is None else nullcontext(work.durability)
-    with forced as durability, StateWriter(work.shape.ipc, work.states.file) as writer:
-        for name in work.job.rows:
+    with forced as durability:
+
+        def compute(task: Task, rows: dict[str, pa.Table]) -> None:
+            written.extend(_compute_task(work, task, rows, durability))
+
+        states = run_chain(work, carriers, compute, row_bytes=len(work.job.schema) * _CELL_BYTES)
+        return Answer(tuple(written), states)
+
+
+def run_chain(
+    work: Work,
+    carriers: dict[str, Carrier],
+    compute: Callable[[Task, dict[str, pa.Table]], None],
+    *,
+    row_bytes: int,
+) -> StateIndex:
+    """Give each task of a chain its rows by source, and carry on what the last leaves behind.
+
+    Args:
+        carriers: By `Rows.name`, the same from wave to wave; the first makes them.
+        row_bytes: What a reader takes: tasks that would take much of the budget run one at a time.
+
+    Returns:
+        The states that the chain leaves for later runs.
+    """
+    with StateWriter(work.shape.ipc, work.states.file) as writer:
+        for name, parts in work.parts.items():
             carrier = carriers.setdefault(name, _carrier(work, name))
-            place = work.bucket if work.job.rows[name].keys is not None else EVERY_BUCKET
-            carrier.go_on(work.parts[name], saver(writer, work.states, name, place))
+            carrier.go_on(parts, saver(writer, work.states, name, work.bucket))
         for task in work.chain.tasks:
-            heavy = task.rows * len(work.job.schema) * _CELL_BYTES > work.memory_bytes // 2
+            heavy = task.rows * row_bytes > work.memory_bytes // 2
             with _HEAVY if heavy else nullcontext():
-                written += _compute_task(work, task, carriers, durability)
+                compute(task, _rows_for(work, task, carriers))
         for name, carrier in carriers.items():
             _hand_on(work, name, carrier)
         states = writer.finish()
         if work.shape.upload is not None:
             for whole in states.files:
                 work.shape.upload.send_file(work.shape.ipc / whole.file)
-    return Answer(tuple(written), states)
+        return states
+
+
+def _rows_for(work: Work, task: Task, carriers: Mapping[str, Carrier]) -> dict[str, pa.Table]:
+    sources = {name: rows.source.name for name, rows in work.job.rows.items()}
+    return {sources[i.source]: carriers[i.source].rows_for(task, i) for i in task.inputs}
 
 
 def _hand_on(work: Work, name: str, carrier: Carrier) -> None:
@@ -164,26 +195,30 @@ def _carrier(work: Work, name: str) -> Carrier:
     )
 
 
-def _compute_task(
-    work: Work, task: Task, carriers: Mapping[str, Carrier], durability: Durability
-) -> list[Written]:
-    rows = {i.source: carriers[i.source].rows_for(task, i) for i in task.inputs}
+def _compute_task(work: Work, task: Task, rows: dict[str, pa.Table], durability: Durability) -> list[Written]:
     orders: dict[int, RowOrder] = {}
     if work.job.view is not None:
         result = _view_rows(work, task, rows)
     else:
-        spine, orders = _ordered_spine(work, task)
-        result = _joined(work, spine, rows)
-    del rows
+        spine, answers, orders = _ordered_spine(work, task)
+        result = _joined(work, spine, rows, answers)
+        del spine, answers
+    rows.clear()
     logical = logical_columns(result, work.job.schema)
     del result
     return _write(work, task, logical, orders, durability)
 
 
-def _ordered_spine(work: Work, task: Task) -> tuple[pa.Table, dict[int, RowOrder]]:
-    """Return the spine in the order in which its rows are stored: what is joined to it needs no sorting."""
+def _ordered_spine(work: Work, task: Task) -> tuple[pa.Table, pa.Table, dict[int, RowOrder]]:
+    """Return the spine in the order in which its rows are stored: what is joined to it needs no sorting.
+
+    Returns:
+        Also what other buckets' rows answered to it, in the same order, and the order of each date.
+    """
     parts = [concat_parts([work.spine[day, task.bucket]], work.spine_schema) for day in task.days]
     spine = pa.concat_tables(parts).combine_chunks()
+    known = [work.answers[day, task.bucket] for day in task.days] if work.answers else []
+    answers = concat_parts(known, work.answered)
     orders, positions = {}, []
     start, stays = 0, True
     for day, part in zip(task.days, parts, strict=True):
@@ -194,14 +229,20 @@ def _ordered_spine(work: Work, task: Task) -> tuple[pa.Table, dict[int, RowOrder
         start += part.num_rows
         orders[day] = order
     if stays:
-        return spine, orders
-    return take_rows(spine, np.concatenate(positions), threads=work.threads), orders
+        return spine, answers, orders
+    stored = np.concatenate(positions)
+    ordered = [take_rows(table, stored, threads=work.threads) for table in (spine, answers)]
+    return ordered[0], ordered[1], orders
 
 
-def _joined(work: Work, spine: pa.Table, rows: Mapping[str, pa.Table]) -> pa.Table:
+def _joined(work: Work, spine: pa.Table, rows: Mapping[str, pa.Table], answers: pa.Table) -> pa.Table:
     if work.job.join is None:
         return spine
-    return resolve_features(work.job.join, spine, rows, values_only=True, threads=work.threads).table
+    cells = {} if work.job.whole is None else work.job.whole.cells()
+    found = {cell: answers.column(name) for cell, name in cells.items()}
+    return resolve_features(
+        work.job.join, spine, rows, found=found, values_only=True, threads=work.threads
+    ).table
 
 
 def _view_rows(work: Work, task: Task, rows: Mapping[str, pa.Table]) -> pa.Table:

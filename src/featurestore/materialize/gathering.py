@@ -26,6 +26,7 @@ from featurestore.materialize.plan import (
     is_carried,
     is_long,
     plan_materialization,
+    rows_by_place,
     task_rows_of,
 )
 from featurestore.materialize.progress import Progress
@@ -35,10 +36,12 @@ from featurestore.materialize.staging import (
     EVERY_BUCKET,
     Budget,
     FileSpan,
+    Held,
     Part,
     Place,
     Stager,
     Wanted,
+    united,
 )
 from featurestore.storage.source_readers import GroupTimes
 
@@ -53,14 +56,16 @@ class Wave:
         number: Which of the run's waves it is, from 0; `is_last` says that none follows.
         chains: The tasks, by bucket; where what earlier dates leave behind is carried through the waves, also
             buckets without any.
+        whole: The tasks for all buckets at once, to be computed before those.
         until: What the dates before it leave behind is carried to the next wave, or kept for later runs;
-            `None`: nothing is carried from wave to wave.
-        spine: The spine's rows, split; `parts` each source's, `schemas` their columns.
+            `None`: there is one wave, whose chains end with their last tasks.
+        spine: The spine's rows, split; `parts` each source's, `schemas` their columns, by `Rows.name`.
     """
 
     number: int
     is_last: bool
     chains: tuple[tuple[int, Chain], ...]
+    whole: Chain
     until: int | None
     spine: Parts
     spine_schema: pa.Schema
@@ -74,7 +79,8 @@ class Gathering:
     Attributes:
         carryover: With the states that turned out to be sound.
         places: Partitions of the spine that have been handed out.
-        relays: Whether what earlier dates leave behind is carried from wave to wave.
+        relays: Whether what earlier dates leave behind is carried from wave to wave, bucket by bucket.
+        budget: What waits may hold so much.
     """
 
     def __init__(
@@ -97,31 +103,30 @@ class Gathering:
         self._in_memory = executor.shares_memory
         self._progress = progress
         self._task_rows = task_rows_of(job, memory_bytes)
-        self._budget = Budget(memory_bytes // 2)
+        self.budget = Budget(memory_bytes // 2)
         self._spill = spill
         self._computing = False
         self._waves = 0
         self._buckets: set[int] = set()
         self._spine_rows = 0
-        self._readers: dict[str, SourceReader] = {}
+        self._readers: list[SourceReader] = []
         self._spine: SourceReader | None = None
-        shared = any(is_long(r.look_back_ns) and r.keys is None for r in job.rows.values())
-        carried = is_carried(job)
-        cannot = carried and (shared or not executor.shares_memory)
+        carried = is_carried(rows_by_place(job)[0])
+        cannot = carried and not executor.shares_memory
         self._planned = changes is not None or bool(carryover.index.states) or cannot
         self.relays = carried and not self._planned
 
     @property
     def dropped(self) -> int:
         """Rows of a view's source without an event timestamp."""
-        return 0 if self._spine is None else self._spine.stager.dropped
+        return 0 if self._spine is None else self._spine.stagers[0].dropped
 
     def spans(self) -> dict[str, list[FileSpan]]:
         """Return the times of the files read, by source."""
-        found = {name: reader.spans() for name, reader in self._readers.items()}
-        if self._spine is not None:
-            name = self._job.spine.source.name
-            found[name] = merge_spans(found.get(name, ()), self._spine.spans())
+        found: dict[str, list[FileSpan]] = {}
+        for reader in self._all():
+            name = reader.stagers[0].rows.source.name
+            found[name] = merge_spans(found.get(name, ()), reader.spans())
         return found
 
     def close(self) -> None:
@@ -152,7 +157,7 @@ class Gathering:
         yield self._wave(done, None)
 
     def _held(self, first: int, end: int) -> int:
-        return max(r.stager.rows_of(first, end) for r in self._all())
+        return max(s.held.rows_of(first, end) for r in self._all() for s in r.stagers)
 
     @property
     def _spine_reader(self) -> SourceReader:
@@ -161,7 +166,7 @@ class Gathering:
 
     def _all(self) -> list[SourceReader]:
         spine = [] if self._spine is None else [self._spine]
-        return list(dict.fromkeys([*spine, *self._readers.values()]))
+        return list(dict.fromkeys([*spine, *self._readers]))
 
     def _open_set(self) -> None:
         """Open the spine; the other sources once its times are known: by its footers, or by its rows."""
@@ -171,7 +176,7 @@ class Gathering:
             spans = [(EVERY_BUCKET, _first_day(job), FOREVER)]
         reach = None if spans is None else reach_of(job.spine, spans, states={}, buckets=job.buckets)[0]
         times = None if self._planned else self._times(job.spine.source.name)
-        self._spine = self._reader(job.spine, reach, times, spine=True)
+        self._spine = self._reader([(job.spine, reach)], times, spine=True)
         if times is None:
             while not self._spine.is_done:
                 self._spine.read_on()
@@ -179,14 +184,15 @@ class Gathering:
             while (sound := self.carryover.sound(plan.states())) is not self.carryover:
                 self.carryover = sound
                 plan = self._plan(self._places(BEGINNING, FOREVER + 1))
-            wanted = {name: plan.reach(name) for name in job.rows}
+            wanted = [(rows, plan.reach(name)) for name, rows in job.rows.items()]
         else:
             self._spine_rows = _rows_of(times)
             days = _days_of(job, times)
-            wanted = {n: reach_of(r, days, states={}, buckets=job.buckets)[0] for n, r in job.rows.items()}
-        for name, rows in job.rows.items():
+            wanted = [(r, reach_of(r, days, states={}, buckets=job.buckets)[0]) for r in job.rows.values()]
+        for name in dict.fromkeys(rows.source.name for rows in job.rows.values()):
             known = None if self._planned else self._times(name)
-            self._readers[name] = self._reader(rows, wanted[name], known, spine=False)
+            own = [(rows, places) for rows, places in wanted if rows.source.name == name]
+            self._readers.append(self._reader(own, known, spine=False))
 
     def _open_view(self) -> None:
         """A view's rows are both: read once, from where its own look-back begins."""
@@ -202,7 +208,8 @@ class Gathering:
             self.carryover = sound
         times = None if self._planned else self._times(name)
         self._spine_rows = _rows_of(times or ())
-        self._spine = self._readers[name] = self._reader(job.rows[name], reach, times, spine=False)
+        self._spine = self._reader([(job.rows[name], reach)], times, spine=False)
+        self._readers.append(self._spine)
 
     def _times(self, name: str) -> list[tuple[str, list[GroupTimes]]] | None:
         """Return the times of a source's files, in its order; `None` where one does not tell."""
@@ -213,31 +220,33 @@ class Gathering:
 
     def _reader(
         self,
-        rows: Rows,
-        wanted: Wanted | None,
+        wanted: Sequence[tuple[Rows, Wanted | None]],
         times: Sequence[tuple[str, Sequence[GroupTimes]]] | None,
         *,
         spine: bool,
     ) -> SourceReader:
-        name = rows.source.name
+        """Read a source once, for all ways in which its rows are split."""
+        name = wanted[0][0].source.name
         pinned = self._pinned[name]
         range_ns = _range(self._job, spine=spine)
-        stager = Stager(
-            rows,
-            buckets=self._job.buckets,
-            budget=self._budget,
-            spill=self._spill / ("spine" if spine else "rows") / name,
-            in_memory=self._in_memory,
-            spine=spine and self._job.kind == "training_set",
-            range_ns=range_ns,
-            places=wanted,
-        )
-        chosen = slice_of(wanted, pinned, self.carryover.known.get(name, ()))
-        return SourceReader(rows, pinned, chosen, stager, times=times, range_ns=range_ns, heard=self._heard)
+        folder = self._spill / ("spine" if spine else "rows")
+        stagers = [
+            Stager(
+                rows,
+                buckets=self._job.buckets,
+                held=Held(self.budget, folder / rows.name, in_memory=self._in_memory),
+                spine=spine and self._job.kind == "training_set",
+                range_ns=range_ns,
+                places=places,
+            )
+            for rows, places in wanted
+        ]
+        chosen = slice_of(united([p for _, p in wanted]), pinned, self.carryover.known.get(name, ()))
+        return SourceReader(pinned, chosen, stagers, times=times, range_ns=range_ns, heard=self._heard)
 
     def _places(self, first: int, end: int) -> dict[Place, Part]:
         """Return the spine's parts of dates from `first` up to before `end`."""
-        parts = self._spine_reader.stager.parts()
+        parts = self._spine_reader.stagers[0].held.parts()
         if self._job.view is None:
             return {p: part for p, part in parts.items() if first <= p[0] < end}
         own = self._wanted
@@ -256,26 +265,29 @@ class Gathering:
         spine = self._places(first, end)
         plan = self._plan(spine)
         self.places |= spine.keys()
-        parts = {name: self._needed(name, plan) for name in self._readers}
+        stagers = {s.rows.name: (reader, s) for reader in self._readers for s in reader.stagers}
+        parts = {name: self._needed(stager, plan) for name, (_, stager) in stagers.items()}
         if not self._computing:
             self._begin_computing(plan)
         chains = [(chain.tasks[0].bucket, chain) for chain in plan.chains]
-        until = None
         if self.relays:
             chains += self._idle({bucket for bucket, _ in chains}, parts)
+        until = None
+        if not self._planned:
             last = max((day for day, _ in self.places), default=first)
             until = last + 1 if ready is None else ready
-        schemas = {name: reader.schema for name, reader in self._readers.items()}
-        spine_schema = self._spine_reader.schema
-        for name, reader in self._readers.items():
-            reader.release(end, self._first_needed(name, end))
+        schemas = {name: reader.schema(stager) for name, (reader, stager) in stagers.items()}
+        spine_schema = self._spine_reader.schema(self._spine_reader.stagers[0])
+        for reader in self._readers:
+            reader.release(end, lambda rows: self._first_needed(rows, end))
         if job.view is None:
-            self._spine_reader.release(end, end)
+            self._spine_reader.release(end, lambda _: end)
         self._waves += 1
         return Wave(
             number=self._waves - 1,
             is_last=ready is None,
             chains=tuple(chains),
+            whole=plan.whole,
             until=until,
             spine=spine,
             spine_schema=spine_schema,
@@ -283,22 +295,23 @@ class Gathering:
             schemas=schemas,
         )
 
-    def _needed(self, name: str, plan: MaterializationPlan) -> Parts:
+    def _needed(self, stager: Stager, plan: MaterializationPlan) -> Parts:
         """Return the rows of a source that tasks need, or that those of later waves need carried."""
-        parts = self._readers[name].stager.parts()
-        if self.relays and is_long(self._job.rows[name].look_back_ns):
+        parts = stager.held.parts()
+        if not self._planned and is_long(stager.rows.look_back_ns):
             return parts
-        reach = plan.reach(name)
+        reach = plan.reach(stager.rows.name)
         return {p: part for p, part in parts.items() if reach.has(*p)}
 
-    def _first_needed(self, name: str, end: int) -> int:
+    def _first_needed(self, rows: Rows, end: int) -> int:
         """Return from which date on readers at `end` and behind need the rows of a source."""
-        rows = self._job.rows[name]
-        return end if self.relays and is_long(rows.look_back_ns) else first_day_read(rows, end, ())[0]
+        carried = not self._planned and is_long(rows.look_back_ns)
+        return end if carried else first_day_read(rows, end, ())[0]
 
     def _idle(self, busy: set[int], parts: Mapping[str, Parts]) -> list[tuple[int, Chain]]:
         """Return the buckets that have no tasks in a wave, but rows that later waves need carried."""
-        long = tuple(name for name, rows in self._job.rows.items() if is_long(rows.look_back_ns))
+        own, _ = rows_by_place(self._job)
+        long = tuple(name for name, rows in own.items() if is_long(rows.look_back_ns))
         self._buckets |= busy | {bucket for name in long for _, bucket in parts[name]}
         return [(bucket, Chain((), long)) for bucket in sorted(self._buckets - busy)]
 

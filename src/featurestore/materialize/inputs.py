@@ -62,7 +62,7 @@ def reach_of(
         spans: Bucket, first and last day of the readers.
         states: Dates at whose end there is a stored state, ascending, by source and bucket.
     """
-    name = rows.source.name
+    name = rows.name
     ahead = -(-rows.look_ahead_ns // DAY_NS)
     out: dict[int, list[tuple[int, int]]] = {}
     chosen = set()

@@ -1,7 +1,8 @@
 """Job: a training set or a view compiled into what a run needs to know; plain data that pickles."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -33,10 +34,12 @@ class Rows:
 
     Attributes:
         columns: Columns to read, keys and times included.
-        keys: Columns that place a row in the same bucket as its readers; `None`: every bucket needs it.
+        keys: Columns that place a row in the same bucket as its readers; `None`: readers of any bucket may
+            need it.
         look_back_ns: How far behind a reader its rows matter; `None`: for ever.
         look_ahead_ns: How far ahead.
         renamed: What else a spine may call join keys: its own column by the join key, once per alias.
+        beside: Whether the source is also read by the keys of buckets.
     """
 
     source: SourceSpec
@@ -46,6 +49,12 @@ class Rows:
     look_back_ns: int | None
     look_ahead_ns: int = 0
     renamed: tuple[Mapping[str, str], ...] = ()
+    beside: bool = False
+
+    @property
+    def name(self) -> str:
+        """The source's name; where it is read in both ways, `name*` is the one for readers of any bucket."""
+        return f"{self.source.name}*" if self.beside else self.source.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +63,10 @@ class Job:
 
     Attributes:
         spine: The rows that become output rows, one each.
-        rows: What each source contributes, by source name; a view has its own source only.
+        rows: What each source contributes, by `Rows.name`; a view has its own source only.
         join: The join of a training set, `None` for a view.
+        whole: The part of the join that is matched on other keys than the bucket's, so that rows of any
+            bucket may answer; `None`: all of it stays within buckets.
         view: The program of a view, `None` for a training set.
         raw: For a view: source columns that readers need and features do not already hold, and the
             stored name of each.
@@ -69,6 +80,7 @@ class Job:
     spine: Rows
     rows: Mapping[str, Rows]
     join: JoinPlan | None
+    whole: JoinPlan | None
     view: ViewProgram | None
     raw: tuple[tuple[str, str], ...]
     keys: tuple[str, ...]
@@ -142,6 +154,7 @@ def _training_job(
         full_feature_names=found.full_feature_names,
     )
     keys = _spine_keys(context, found, spine, join, schema)
+    own, whole, placed = _split(join, keys)
     names = {c.name: ("feature", c.feature.partition(":")[0] or None) for c in join.columns}
     labels = tuple(x.program.name for x in join.labels)
     roles = dict.fromkeys(schema.names, ("spine", None)) | names | dict.fromkeys(labels, ("label", None))
@@ -156,8 +169,9 @@ def _training_job(
             0,
             renamed=renamed_keys(found.key_map),
         ),
-        rows=_join_rows(context, join, keys),
+        rows=_join_rows(context, own, whole, placed),
         join=join,
+        whole=whole if whole.views or whole.labels else None,
         view=None,
         raw=(),
         keys=keys,
@@ -204,6 +218,7 @@ def _view_job(context: Context, ref: Ref, buckets: int, range_ns: tuple[int | No
         spine=rows,
         rows={source.name: rows},
         join=None,
+        whole=None,
         view=program,
         raw=raw,
         keys=program.join_keys,
@@ -274,28 +289,63 @@ def renamed_keys(key_map: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
     return tuple(names for names in [plain, *aliases] if names)
 
 
-def _join_rows(context: Context, join: JoinPlan, keys: tuple[str, ...]) -> dict[str, Rows]:
-    out = {}
-    for name, need in join.needs().items():
-        source = context.snapshot.source(name)
-        check_columns(context, source, context.open(source).schema, need.columns)
-        out[name] = _rows_of(source, need, _aligned(join, name, keys))
-    return out
+def _join_rows(
+    context: Context, own: JoinPlan, whole: JoinPlan, placed: Mapping[str, tuple[str, ...]]
+) -> dict[str, Rows]:
+    out = [_rows_of(context, name, need, placed[name]) for name, need in own.needs().items()]
+    for name, need in whole.needs().items():
+        out.append(replace(_rows_of(context, name, need, None), beside=name in placed))
+    return {rows.name: rows for rows in out}
 
 
-def _rows_of(source: Source, need: Need, keys: tuple[str, ...] | None) -> Rows:
+def _rows_of(context: Context, name: str, need: Need, keys: tuple[str, ...] | None) -> Rows:
+    source = context.snapshot.source(name)
+    check_columns(context, source, context.open(source).schema, need.columns)
     times = source_times(source)
     columns = tuple(dict.fromkeys([*need.columns, *times.columns()]))
     return Rows(source_spec(source), times, columns, keys, need.look_back_ns, need.look_ahead_ns)
 
 
-def _aligned(join: JoinPlan, source: str, keys: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return the source's key columns if all of its readers find their rows in their own bucket."""
-    readers = [(j.program, j.spine_keys) for j in join.views if j.program.source == source]
-    readers += [(x.program.rows, x.spine_keys) for x in join.labels if x.program.rows.source == source]
-    found = {program.join_keys for program, _ in readers}
-    same = all(spine == keys and _one_key(program) for program, spine in readers)
-    return found.pop() if same and len(found) == 1 else None
+def _split(join: JoinPlan, keys: tuple[str, ...]) -> tuple[JoinPlan, JoinPlan, dict[str, tuple[str, ...]]]:
+    """Tell what is answered by rows of a reader's own bucket from what any row may answer.
+
+    Returns:
+        The two parts of the join, and the columns by which each source of the first is split.
+    """
+    views = [(j.key, j.program.source, _bucket_columns(j.program, j.spine_keys, keys)) for j in join.views]
+    labels = [
+        (x.program.name, x.program.rows.source, _bucket_columns(x.program.rows, x.spine_keys, keys))
+        for x in join.labels
+    ]
+    found: dict[str, Counter[tuple[str, ...]]] = {}
+    for _, source, columns in (*views, *labels):
+        if columns is not None:
+            found.setdefault(source, Counter())[columns] += 1
+    # A source is split in one way: the one that most of its readers share.
+    placed = {source: counts.most_common(1)[0][0] for source, counts in found.items()}
+    own, rest = [], []
+    for side in (views, labels):
+        own.append({name for name, source, columns in side if columns and columns == placed[source]})
+        rest.append({name for name, _, _ in side} - own[-1])
+    return join.part(*own), join.part(*rest), placed
+
+
+def _bucket_columns(
+    program: ViewProgram, spine_keys: tuple[str, ...], keys: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Return the columns that hold the bucket's keys in every row that a reader can be answered from.
+
+    A program may be matched on more keys than these, and its rows may be computed by more, not by others.
+    """
+    if not set(keys) <= set(spine_keys):
+        return None
+    columns = tuple(program.join_keys[spine_keys.index(key)] for key in keys)
+    below = program.upstream
+    while below is not None:
+        if not set(columns) <= set(below.join_keys):
+            return None
+        below = below.upstream
+    return columns
 
 
 def _one_key(program: ViewProgram) -> bool:

@@ -1,7 +1,8 @@
 """The plan of a materialization: which tasks, from what, how large. Pure: no file is touched."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -63,6 +64,7 @@ class Input(NamedTuple):
     """The rows of one source that a task reads.
 
     Attributes:
+        source: As `Rows.name` has it.
         first_day: First event date, as a day number, `BEGINNING` for all there is; `last_day` the last, both
             included.
         carried: Whether what lies before the task's own dates is carried as state.
@@ -80,7 +82,7 @@ class Input(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Some event dates of one bucket, computed together.
+    """Some event dates of one bucket, or of all (`EVERY_BUCKET`), computed together.
 
     Attributes:
         days: The dates, as day numbers, ascending.
@@ -115,13 +117,15 @@ class MaterializationPlan:
     """What a run will do.
 
     Attributes:
-        chains: Independent of one another; largest first, so that none is left over at the end.
+        chains: By bucket, independent of one another; largest first, so that none is left over at the end.
+        whole: Computed before them: what readers of all buckets ask of rows of any.
         partitions: Spine rows of each (day, bucket) that will be written.
         sources: Each source as pinned, and `columns` those that are read of it.
     """
 
     name: str
     chains: tuple[Chain, ...]
+    whole: Chain
     partitions: Mapping[Place, int]
     sources: Mapping[str, SourceStat] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -137,28 +141,29 @@ class MaterializationPlan:
 
     @property
     def tasks(self) -> int:
-        """How many tasks there are."""
+        """How many tasks there are, apart from those for all buckets."""
         return sum(len(c.tasks) for c in self.chains)
 
     def reach(self, source: str) -> Wanted:
         """Return the parts of a source that the tasks read."""
         spans: dict[int, list[tuple[int, int]]] = {}
-        for chain in self.chains:
-            for task in chain.tasks:
-                for need in task.inputs:
-                    if need.source == source:
-                        spans.setdefault(need.bucket, []).append((need.first_day, need.last_day))
+        for need in self._inputs():
+            if need.source == source:
+                spans.setdefault(need.bucket, []).append((need.first_day, need.last_day))
         return Wanted({bucket: _united(found) for bucket, found in spans.items()})
 
     def states(self) -> set[tuple[str, int, int]]:
         """Return the stored states that tasks go on from: source, bucket and date."""
         return {
             (need.source, need.bucket, need.state_day)
-            for chain in self.chains
-            for task in chain.tasks
-            for need in task.inputs
+            for need in self._inputs()
             if need.state_day is not None
         }
+
+    def _inputs(self) -> Iterator[Input]:
+        for chain in (self.whole, *self.chains):
+            for task in chain.tasks:
+                yield from task.inputs
 
     def explain(self) -> str:
         """Return the plan as text: sources, then one line per task and input, up to twenty tasks."""
@@ -171,7 +176,7 @@ class MaterializationPlan:
             size = _size(sum(f.bytes for f in stat.files))
             columns = ", ".join(self.columns.get(name, ()))
             lines.append(f"  source {name}: {len(stat.files):,} files{pin}, {size}; columns {columns}")
-        tasks = [t for c in self.chains for t in c.tasks]
+        tasks = [t for c in (self.whole, *self.chains) for t in c.tasks]
         lines += [line for t in tasks[:_SHOWN] for line in _task_lines(t)]
         if len(tasks) > _SHOWN:
             lines.append(f"  … {len(tasks) - _SHOWN:,} more")
@@ -205,7 +210,8 @@ def plan_materialization(
         by_bucket.setdefault(bucket, []).append((day, rows))
     planner = _Planner(job, sources or {}, states or {})
     chains: list[Chain] = []
-    carried = is_carried(job)
+    own, whole = rows_by_place(job)
+    carried = is_carried(own)
     for bucket, days in by_bucket.items():
         tasks = planner.tasks(bucket, days, task_rows)
         chains += [Chain(tasks)] if carried else [Chain((t,)) for t in tasks]
@@ -215,7 +221,22 @@ def plan_materialization(
         for read in (job.spine, *job.rows.values()):
             known = columns.get(read.source.name, ())
             columns[read.source.name] = tuple(dict.fromkeys([*known, *read.columns]))
-    return MaterializationPlan(job.name, _with_savers(job, chains), wanted, dict(sources or {}), columns)
+    saves = _long(own)
+    together = planner.tasks(EVERY_BUCKET, _days_of(wanted), task_rows) if whole else ()
+    return MaterializationPlan(
+        job.name,
+        tuple(Chain(c.tasks, saves) for c in chains),
+        Chain(together, _long(whole)),
+        wanted,
+        dict(sources or {}),
+        columns,
+    )
+
+
+def rows_by_place(job: Job) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """Return the rows that are read by bucket, and those that are read for all of them."""
+    own = {name: rows for name, rows in job.rows.items() if rows.keys is not None}
+    return own, {name: rows for name, rows in job.rows.items() if rows.keys is None}
 
 
 def task_rows_of(job: Job, memory_bytes: int) -> int:
@@ -223,9 +244,9 @@ def task_rows_of(job: Job, memory_bytes: int) -> int:
     return max(1 << 14, min(_TASK_ROWS, memory_bytes // (8 * 16 * max(1, len(job.schema)))))
 
 
-def is_carried(job: Job) -> bool:
+def is_carried(rows: Mapping[str, Rows]) -> bool:
     """Say whether state is carried from date to date rather than read again."""
-    return any(is_long(r.look_back_ns) for r in job.rows.values())
+    return bool(_long(rows))
 
 
 def is_long(look_back_ns: int | None) -> bool:
@@ -250,24 +271,23 @@ def first_day_read(rows: Rows, day: int, stored: Sequence[int]) -> tuple[int, in
 
 
 class _Planner:
-    """Makes the tasks of one bucket after the other; looks up each range of dates once."""
+    """Makes the tasks of one bucket after the other, or of all; looks up each range of dates once."""
 
     def __init__(self, job: Job, sources: Mapping[str, SourceStat], states: StateDays) -> None:
-        self._rows = dict(job.rows)
+        self._own, self._whole = rows_by_place(job)
         self._states = states
         self._files = {name: _Files(stat, job.buckets) for name, stat in sources.items()}
         self._none = Extent((), 0, 0)
 
     def tasks(self, bucket: int, days: Sequence[tuple[int, int]], task_rows: int) -> tuple[Task, ...]:
-        places = {n: EVERY_BUCKET if r.keys is None else bucket for n, r in self._rows.items()}
-        stored = {n: self._states.get((n, place), ()) for n, place in places.items()}
+        read = self._whole if bucket == EVERY_BUCKET else self._own
+        stored = {n: self._states.get((n, bucket), ()) for n in read}
         tasks: list[Task] = []
         before: int | None = None
-        for group in self._groups(days, task_rows, stored):
+        for group in self._groups(read, days, task_rows, stored):
             own = tuple(day for day, _ in group)
             inputs = tuple(
-                self._input(name, rows, places[name], own, before, stored[name])
-                for name, rows in self._rows.items()
+                self._input(name, rows, bucket, own, before, stored[name]) for name, rows in read.items()
             )
             tasks.append(Task(bucket, own, sum(rows for _, rows in group), inputs))
             before = own[-1]
@@ -288,17 +308,21 @@ class _Planner:
             # The task before hands its state on; what lies between is carried through.
             first, state = before + 1, None
         last = days[-1] + _days(rows.look_ahead_ns)
-        files = self._files.get(name)
+        files = self._files.get(rows.source.name)
         extent = self._none if files is None else files.extent(first, last, every=place == EVERY_BUCKET)
         return Input(name, place, first, last, carried, state, extent)
 
     def _groups(
-        self, days: Sequence[tuple[int, int]], task_rows: int, stored: Mapping[str, Sequence[int]]
+        self,
+        read: Mapping[str, Rows],
+        days: Sequence[tuple[int, int]],
+        task_rows: int,
+        stored: Mapping[str, Sequence[int]],
     ) -> list[list[tuple[int, int]]]:
         groups: list[list[tuple[int, int]]] = []
         held = 0
         for day, rows in days:
-            gap = bool(groups) and self._skips(groups[-1][-1][0], day, stored)
+            gap = bool(groups) and _skips(read, groups[-1][-1][0], day, stored)
             if not groups or gap or held + rows > task_rows:
                 groups.append([])
                 held = 0
@@ -306,12 +330,13 @@ class _Planner:
             held += rows
         return groups
 
-    def _skips(self, before: int, day: int, stored: Mapping[str, Sequence[int]]) -> bool:
-        """Say whether there are dates between two that some source need not be read for."""
-        return day > before + 1 and any(
-            first_day_read(rows, day, stored[name])[0] > before + _days(rows.look_ahead_ns) + 1
-            for name, rows in self._rows.items()
-        )
+
+def _skips(read: Mapping[str, Rows], before: int, day: int, stored: Mapping[str, Sequence[int]]) -> bool:
+    """Say whether there are dates between two that some source need not be read for."""
+    return day > before + 1 and any(
+        first_day_read(rows, day, stored[name])[0] > before + _days(rows.look_ahead_ns) + 1
+        for name, rows in read.items()
+    )
 
 
 class _Files:
@@ -354,15 +379,17 @@ def _days(span_ns: int) -> int:
     return -(-span_ns // DAY_NS)
 
 
-def _with_savers(job: Job, chains: Sequence[Chain]) -> tuple[Chain, ...]:
-    """Say which chain leaves which states behind: its own bucket's; for rows that every bucket needs, one."""
-    long = {n: r.keys is None for n, r in job.rows.items() if is_long(r.look_back_ns)}
-    if not long or not chains:
-        return tuple(chains)
-    chief = max(chains, key=lambda c: (c.tasks[-1].days[-1], -c.tasks[0].bucket))
-    return tuple(
-        Chain(c.tasks, tuple(name for name, every in long.items() if not every or c is chief)) for c in chains
-    )
+def _long(rows: Mapping[str, Rows]) -> tuple[str, ...]:
+    """Name the rows whose state is carried, and left behind."""
+    return tuple(name for name, read in rows.items() if is_long(read.look_back_ns))
+
+
+def _days_of(partitions: Mapping[Place, int]) -> list[tuple[int, int]]:
+    """Return the rows of each date, all buckets together."""
+    days: Counter[int] = Counter()
+    for (day, _), rows in partitions.items():
+        days[day] += rows
+    return sorted(days.items())
 
 
 def _united(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -378,7 +405,8 @@ def _united(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def _task_lines(task: Task) -> list[str]:
-    lines = [f"  bucket {task.bucket:04d} {_span(task.days[0], task.days[-1])}: {task.rows:,} rows"]
+    whose = "every bucket" if task.bucket == EVERY_BUCKET else f"bucket {task.bucket:04d}"
+    lines = [f"  {whose} {_span(task.days[0], task.days[-1])}: {task.rows:,} rows"]
     for need in task.inputs:
         line = f"    reads {need.source} {_span(need.first_day, need.last_day)}"
         if need.extent.files:

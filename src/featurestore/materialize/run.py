@@ -3,8 +3,10 @@
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from featurestore.core.fingerprint import PartitionDigest, combine_partitions
 from featurestore.core.time import DAY_NS, day_of_text
@@ -15,7 +17,7 @@ from featurestore.materialize.compute import Answer, Relay, Work, compute_chain
 from featurestore.materialize.context import Context, Home
 from featurestore.materialize.durability import Durability
 from featurestore.materialize.executors import Executor
-from featurestore.materialize.gathering import Gathering
+from featurestore.materialize.gathering import Gathering, Wave
 from featurestore.materialize.inputs import Pinned, merge_spans, plain_inputs, recorded
 from featurestore.materialize.job import ENGINE, Job
 from featurestore.materialize.partition import Shape, Written
@@ -23,7 +25,16 @@ from featurestore.materialize.plan import Chain
 from featurestore.materialize.progress import Progress
 from featurestore.materialize.publish import Opened, heal, local_folder, open_table, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
-from featurestore.materialize.staging import EVERY_BUCKET, FileSpan, Part, Place, remove_spill
+from featurestore.materialize.staging import (
+    BEGINNING,
+    EVERY_BUCKET,
+    FileSpan,
+    Held,
+    Part,
+    Place,
+    remove_spill,
+)
+from featurestore.materialize.whole import Whole
 from featurestore.storage.files import TEMPORARY, AnyPath, remove_folder
 from featurestore.storage.manifest import Manifest, ManifestColumn, Pack, Shard, schema_text, version_folder
 from featurestore.storage.objects import ObjectPath
@@ -77,11 +88,11 @@ def compute_version(
             job, pinned, executor, progress, changes, carryover, memory_bytes=memory_bytes, spill=spill
         )
         with closing(gathering):
-            answers = _execute(
+            answers, states = _execute(
                 job, shape, gathering, executor, progress, memory_bytes=memory_bytes, spill=spill
             )
         written = sorted((w for a in answers for w in a.written), key=lambda w: (w.data.date, w.data.bucket))
-        states = merged([a.states for a in answers])
+        states = merged([states, *(a.states for a in answers)])
         places = frozenset(gathering.places)
         return Computed(tuple(written), places, gathering.spans(), gathering.dropped, states)
     finally:
@@ -296,24 +307,29 @@ def _execute(
     *,
     memory_bytes: int,
     spill: Path,
-) -> list[Answer]:
+) -> tuple[list[Answer], StateIndex]:
     """Compute what is gathered as it comes: reading goes on while tasks run."""
     answers: list[Answer] = []
+    whole = None
+    if job.whole is not None:
+        held = Held(gathering.budget, spill / "answers", in_memory=executor.shares_memory)
+        whole = Whole(job.whole, held)
     # In this process no task waits for the disk: the next one runs meanwhile.
     with Durability() if executor.shares_memory else nullcontext() as durability:
-        works = _works(job, shape, gathering, executor.workers, memory_bytes, spill, durability)
+        works = _works(job, shape, gathering, whole, executor.workers, memory_bytes, spill, durability)
         with closing(works):
             for answer in executor.run(compute_chain, works):
                 answers.append(answer)
                 progress.advance(sum(w.data.rows for w in answer.written))
     progress.end()
-    return answers
+    return answers, StateIndex() if whole is None else whole.states
 
 
 def _works(
     job: Job,
     shape: Shape,
     gathering: Gathering,
+    whole: Whole | None,
     workers: int,
     memory_bytes: int,
     spill: Path,
@@ -322,34 +338,57 @@ def _works(
     """Give the work of wave after wave; a bucket's of the next when that of the one before is done."""
     relays: dict[int, Relay] = {}
     for wave in gathering.waves():
-        threads = max(1, workers // max(1, len(wave.chains)))
+        together = Work(
+            job=job,
+            shape=shape,
+            bucket=EVERY_BUCKET,
+            chain=wave.whole,
+            spine=wave.spine,
+            spine_schema=wave.spine_schema,
+            parts={name: parts for name, parts in wave.parts.items() if job.rows[name].keys is None},
+            schemas=wave.schemas,
+            answers={},
+            answered=pa.schema([]),
+            states=_chain_states(job, shape, EVERY_BUCKET, wave.whole, gathering.carryover, wave.number),
+            until=_until(wave, wave.whole),
+            is_last=wave.is_last,
+            relay=None,
+            spill=spill / "states",
+            durability=durability,
+            threads=workers,
+            memory_bytes=memory_bytes,
+        )
+        answers = {} if whole is None else whole.answer(together)
+        split = {name: parts for name, parts in wave.parts.items() if name not in together.parts}
         for bucket, chain in wave.chains:
             relay = relays.setdefault(bucket, Relay()) if gathering.relays else None
             if relay is not None and not relay.take():
                 return  # its error is on its way
-            yield Work(
-                job=job,
-                shape=shape,
+            yield replace(
+                together,
                 bucket=bucket,
                 chain=chain,
                 spine=_of_bucket(wave.spine, bucket),
-                spine_schema=wave.spine_schema,
-                parts={name: _of_bucket(parts, bucket) for name, parts in wave.parts.items()},
-                schemas=wave.schemas,
+                parts={name: _of_bucket(parts, bucket) for name, parts in split.items()},
+                answers=_of_bucket(answers, bucket),
+                answered=together.answered if whole is None else whole.schema,
                 states=_chain_states(job, shape, bucket, chain, gathering.carryover, wave.number),
-                until=chain.tasks[-1].days[-1] + 1 if wave.until is None else wave.until,
+                until=_until(wave, chain),
                 is_last=wave.is_last or relay is None,
                 relay=relay,
-                spill=spill / "states",
-                durability=durability,
-                threads=threads,
-                memory_bytes=memory_bytes,
+                threads=max(1, workers // len(wave.chains)),
             )
 
 
+def _until(wave: Wave, chain: Chain) -> int:
+    """Return the date before which a chain takes everything in."""
+    if wave.until is not None:
+        return wave.until
+    return chain.tasks[-1].days[-1] + 1 if chain.tasks else BEGINNING
+
+
 def _of_bucket(parts: Mapping[Place, Part], bucket: int) -> dict[Place, Part]:
-    """Return the parts that readers of a bucket may need."""
-    return {p: part for p, part in parts.items() if p[1] in {bucket, EVERY_BUCKET}}
+    return {p: part for p, part in parts.items() if p[1] == bucket}
 
 
 def _chain_states(
@@ -357,15 +396,16 @@ def _chain_states(
 ) -> ChainStates:
     own: dict[str, tuple[State, ...]] = {}
     for state in carryover.index.states:
-        if state.bucket in {bucket, EVERY_BUCKET}:
+        if state.bucket == bucket:
             own[state.source] = (*own.get(state.source, ()), state)
     # A view's rows are cut at the end of the range: that date is not all there.
     cut = job.view is not None and job.range_ns[1] is not None
+    whose = "every" if bucket == EVERY_BUCKET else f"{bucket:04d}"
     return ChainStates(
         folder=carryover.folder,
         states=own,
         keys={name: state_key(job, name) for name in chain.saves} if carryover.saves else {},
-        file=f"state-{bucket:04d}-{wave:04d}-{shape.ipc.name.removeprefix(TEMPORARY)[:12]}.arrows",
+        file=f"state-{whose}-{wave:04d}-{shape.ipc.name.removeprefix(TEMPORARY)[:12]}.arrows",
         last_day=(job.range_ns[1] or 0) // DAY_NS - 1 if cut else FOREVER,
     )
 

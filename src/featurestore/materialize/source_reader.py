@@ -19,28 +19,27 @@ from featurestore.temporal.times import times_ns
 
 
 class SourceReader:
-    """Reads one source in its order, as far as it is asked to.
+    """Reads one source in its order, once for all ways in which its rows are split, as far as it is asked to.
 
     Attributes:
-        stager: Has the rows.
+        stagers: Have the rows.
         day: Every row of earlier dates has been read. It stays `BEGINNING` to the end where the footers of
             the source's files do not tell their times; past the end it is behind every date.
     """
 
     def __init__(
         self,
-        rows: Rows,
         pinned: Pinned,
         chosen: Slice,
-        stager: Stager,
+        stagers: Sequence[Stager],
         *,
         times: Sequence[tuple[str, Sequence[GroupTimes]]] | None,
         range_ns: tuple[int | None, int | None],
         heard: Callable[[int], None],
     ) -> None:
-        self.stager = stager
+        self.stagers = stagers
         self.day = BEGINNING
-        self._rows = rows
+        self._rows = stagers[0].rows
         self._pinned = pinned
         self._spans: dict[str, FileSpan] = {}
         self._partly: set[str] = set()
@@ -48,10 +47,10 @@ class SourceReader:
         span = time_range(chosen.wanted, range_ns)
         # Rows before this are read with others of their row group at most; nobody waits for them.
         self._low_ns = INT64_MIN if span is None else span[0]
-        self._ahead = -(-rows.look_ahead_ns // DAY_NS)
+        self._ahead = max(_ahead(stager.rows) for stager in stagers)
         self._behind = None if times is None else _behind(times)
         batches = pinned.table.scan_named(
-            list(rows.columns),
+            list(dict.fromkeys(c for stager in stagers for c in stager.rows.columns)),
             snapshot=pinned.snapshot,
             time_range_ns=span,
             files=chosen.files,
@@ -59,11 +58,10 @@ class SourceReader:
         )
         self._batches: Generator[NamedBatch, None, None] = read_ahead(batches)
 
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns that are read."""
-        columns = list(self._rows.columns)
-        return self.stager.schema or self._pinned.table.schema.empty_table().select(columns).schema
+    def schema(self, stager: Stager) -> pa.Schema:
+        """Return the columns that one of the stagers keeps."""
+        columns = list(stager.rows.columns)
+        return stager.schema or self._pinned.table.schema.empty_table().select(columns).schema
 
     @property
     def reached(self) -> int:
@@ -90,7 +88,8 @@ class SourceReader:
         batch = found.rows
         if self._rows.renamed:  # rows of erased keys by the names of the entity's own are left out already
             batch = self._pinned.table.erased.remaining(batch, self._rows.renamed)
-        self.stager.add(batch)
+        for stager in self.stagers:
+            stager.add(batch)
         self._heard(batch.num_rows)
         self._widen(found.file, batch.column(self._rows.times.timestamp))
         if self._behind is not None:
@@ -98,10 +97,11 @@ class SourceReader:
             if ahead_ns < INT64_MAX:  # otherwise nothing follows, as the next call finds
                 self.day = max(self.day, ahead_ns // DAY_NS)
 
-    def release(self, end: int, needed: int) -> None:
+    def release(self, end: int, needed: Callable[[Rows], int]) -> None:
         """Let go of rows: readers before `end` have theirs, later ones need none of before `needed`."""
-        self.stager.release(needed)
-        self.stager.complete_day = end + self._ahead
+        for stager in self.stagers:
+            stager.held.release(needed(stager.rows))
+            stager.complete_day = end + _ahead(stager.rows)
 
     def spans(self) -> list[FileSpan]:
         """Return the times that the files read hold."""
@@ -122,6 +122,10 @@ class SourceReader:
         if known is not None:
             low, high = min(low, known.min_ns), max(high, known.max_ns)
         self._spans[name] = FileSpan(name, event_ns.size + (known.rows if known else 0), low, high)
+
+
+def _ahead(rows: Rows) -> int:
+    return -(-rows.look_ahead_ns // DAY_NS)
 
 
 def _behind(times: Sequence[tuple[str, Sequence[GroupTimes]]]) -> dict[str, int]:

@@ -65,29 +65,29 @@ class FileSpan:
 
 
 class Budget:
-    """Bytes that staged rows may hold in memory, shared by all sources of a run.
+    """Bytes that rows may hold in memory while they wait, shared by all of a run.
 
-    Where they are too many, the source that holds most writes all of its rows to disk: one that is read
-    later finds room, and no file is small.
+    Where they are too many, those that hold most are all written to disk: what comes later finds room, and no
+    file is small.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held: dict[Stager, int] = {}
+        self._held: dict[Held, int] = {}
 
-    def take(self, stager: "Stager", size: int) -> None:
-        """Add to what a source holds; some source spills if that is too much in all.
+    def take(self, held: "Held", size: int) -> None:
+        """Add to what some rows hold; the largest spill if that is too much in all.
 
         Raises:
             StorageError: the disk refused.
         """
-        self._held[stager] = self._held.get(stager, 0) + size
+        self._held[held] = self._held.get(held, 0) + size
         if sum(self._held.values()) > self._limit:
-            max(self._held, key=lambda s: self._held[s]).spill()
+            max(self._held, key=lambda h: self._held[h]).spill()
 
-    def give(self, stager: "Stager", size: int) -> None:
-        """Subtract from what a source holds."""
-        self._held[stager] -= size
+    def give(self, held: "Held", size: int) -> None:
+        """Subtract from what some rows hold."""
+        self._held[held] -= size
 
 
 @dataclass(slots=True)
@@ -100,65 +100,28 @@ class _Open:
     paths: list[str] = field(default_factory=list)
 
 
-class Stager:
-    """Collects one source's batches into parts, until these are released.
+class Held:
+    """Rows by place, in memory or in spill files, until they are released."""
 
-    Attributes:
-        schema: The columns, `None` before the first batch.
-        dropped: Rows without an event timestamp: no reader could see them.
-        complete_day: Rows of earlier dates have been handed out: none may come any more.
-    """
-
-    def __init__(
-        self,
-        rows: Rows,
-        *,
-        buckets: int,
-        budget: Budget,
-        spill: Path,
-        in_memory: bool,
-        spine: bool,
-        range_ns: tuple[int | None, int | None] = (None, None),
-        places: "Wanted | None" = None,
-    ) -> None:
-        self._rows = rows
-        self._buckets = buckets
+    def __init__(self, budget: Budget, spill: Path, *, in_memory: bool) -> None:
         self._budget = budget
         self._spill = spill
         self._in_memory = in_memory
-        self._spine = spine
-        self._low = INT64_MIN if range_ns[0] is None else range_ns[0]
-        self._high = INT64_MAX if range_ns[1] is None else range_ns[1] - 1
-        self._wanted = places
         self._open: dict[Place, _Open] = {}
-        self.dropped = 0
-        self.schema: pa.Schema | None = None
-        self.complete_day = BEGINNING
+        self._files = 0
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Split one batch and keep its pieces.
+    def keep(self, place: Place, piece: pa.Table) -> None:
+        """Add rows behind those of a place.
 
         Raises:
-            SchemaError: the event timestamps of a spine hold nulls, or a column is no time.
-            CorruptDataError: rows of dates that the statistics of the source's files said were past.
             StorageError: the disk refused rows that are too many for memory.
         """
-        self.schema = batch.schema
-        if batch.num_rows == 0:
-            return
-        table, event_ns = self._timed(pa.Table.from_batches([batch]))
-        keep = (event_ns >= self._low) & (event_ns <= self._high)
-        if not keep.all():
-            table, event_ns = table.filter(pa.array(keep)), event_ns[keep]
-        if table.num_rows == 0:
-            return
-        days = epoch_days(event_ns)
-        if int(days[int(event_ns.argmin())]) < self.complete_day:
-            self._refuse()
-        buckets = self._bucket_of(table)
-        for (day, bucket), piece in _pieces(table, days, buckets, self._buckets):
-            if self._wanted is None or self._wanted.has(day, bucket):
-                self._keep((day, bucket), piece)
+        found = self._open.setdefault(place, _Open())
+        size = piece.nbytes
+        found.rows += piece.num_rows
+        found.tables.append(piece)
+        found.bytes += size
+        self._budget.take(self, size)
 
     def parts(self) -> dict[Place, Part]:
         """Return the parts as they are; without shared memory everything is on disk then.
@@ -191,24 +154,95 @@ class Stager:
         for place in sorted(self._open):
             self._write(place)
 
+    def _write(self, place: Place) -> None:
+        found = self._open[place]
+        if not found.tables:
+            return
+        path = self._spill / f"{place[0]}-{place[1]}-{self._files:04d}.arrows"
+        self._files += 1
+        _write_stream(path, found.tables)
+        found.paths.append(str(path))
+        found.tables.clear()
+        self._budget.give(self, found.bytes)
+        found.bytes = 0
+
+
+class Stager:
+    """Splits one source's batches into parts.
+
+    Attributes:
+        rows: How they are read.
+        held: The parts.
+        schema: The columns, `None` before the first batch.
+        dropped: Rows without an event timestamp: no reader could see them.
+        complete_day: Rows of earlier dates have been handed out: none may come any more.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        buckets: int,
+        held: Held,
+        spine: bool,
+        range_ns: tuple[int | None, int | None] = (None, None),
+        places: "Wanted | None" = None,
+    ) -> None:
+        self.rows = rows
+        self.held = held
+        self._buckets = buckets
+        self._spine = spine
+        self._low = INT64_MIN if range_ns[0] is None else range_ns[0]
+        self._high = INT64_MAX if range_ns[1] is None else range_ns[1] - 1
+        self._wanted = places
+        self.dropped = 0
+        self.schema: pa.Schema | None = None
+        self.complete_day = BEGINNING
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Split one batch, which may have more columns, and keep its pieces.
+
+        Raises:
+            SchemaError: the event timestamps of a spine hold nulls, or a column is no time.
+            CorruptDataError: rows of dates that the statistics of the source's files said were past.
+            StorageError: the disk refused rows that are too many for memory.
+        """
+        batch = batch.select(list(self.rows.columns))
+        self.schema = batch.schema
+        if batch.num_rows == 0:
+            return
+        table, event_ns = self._timed(pa.Table.from_batches([batch]))
+        keep = (event_ns >= self._low) & (event_ns <= self._high)
+        if not keep.all():
+            table, event_ns = table.filter(pa.array(keep)), event_ns[keep]
+        if table.num_rows == 0:
+            return
+        days = epoch_days(event_ns)
+        if int(days[int(event_ns.argmin())]) < self.complete_day:
+            self._refuse()
+        buckets = self._bucket_of(table)
+        for (day, bucket), piece in _pieces(table, days, buckets, self._buckets):
+            if self._wanted is None or self._wanted.has(day, bucket):
+                self.held.keep((day, bucket), piece)
+
     def _timed(self, table: pa.Table) -> tuple[pa.Table, Int64Array]:
-        name = self._rows.times.timestamp
+        name = self.rows.times.timestamp
         event_ns, null = times_ns(table.column(name), name)
         if null is None:
             return table, event_ns
         count = int(np.count_nonzero(null))
         if self._spine:
             raise SchemaError(
-                f"{count} rows of the spine {self._rows.source.name!r} have no event timestamp {name!r}",
+                f"{count} rows of the spine {self.rows.source.name!r} have no event timestamp {name!r}",
                 hint="every example needs a time; filter these rows in the source's query",
-                source=self._rows.source.name,
+                source=self.rows.source.name,
                 rows=count,
             )
         self.dropped += count
         return table.filter(pa.array(~null)), event_ns[~null]
 
     def _refuse(self) -> NoReturn:
-        name = self._rows.source.name
+        name = self.rows.source.name
         raise CorruptDataError(
             f"source {name!r} holds rows of dates before {day_text(self.complete_day)} where the statistics "
             "of its files say that all rows are later",
@@ -217,28 +251,9 @@ class Stager:
         )
 
     def _bucket_of(self, table: pa.Table) -> np.ndarray | None:
-        if self._rows.keys is None:
+        if self.rows.keys is None:
             return None
-        return buckets_of([table.column(k) for k in self._rows.keys], self._buckets)
-
-    def _keep(self, place: Place, piece: pa.Table) -> None:
-        found = self._open.setdefault(place, _Open())
-        size = piece.nbytes
-        found.rows += piece.num_rows
-        found.tables.append(piece)
-        found.bytes += size
-        self._budget.take(self, size)
-
-    def _write(self, place: Place) -> None:
-        found = self._open[place]
-        if not found.tables:
-            return
-        path = self._spill / f"{place[0]}-{place[1]}-{len(found.paths):04d}.arrows"
-        _write_stream(path, found.tables)
-        found.paths.append(str(path))
-        found.tables.clear()
-        self._budget.give(self, found.bytes)
-        found.bytes = 0
+        return buckets_of([table.column(k) for k in self.rows.keys], self._buckets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +276,17 @@ class Wanted:
         """Return the first and last day of all spans, `None` without any."""
         flat = [span for spans in self.spans.values() for span in spans]
         return (min(a for a, _ in flat), max(b for _, b in flat)) if flat else None
+
+
+def united(wanted: Sequence[Wanted | None]) -> Wanted | None:
+    """Return what several readers of a source need together; `None`: all."""
+    spans: dict[int, tuple[tuple[int, int], ...]] = {}
+    for one in wanted:
+        if one is None:
+            return None
+        for bucket, found in one.spans.items():
+            spans[bucket] = (*spans.get(bucket, ()), *found)
+    return Wanted(spans)
 
 
 def remove_spill(folder: Path) -> None:

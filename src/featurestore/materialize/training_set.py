@@ -174,7 +174,7 @@ def _prepared(
         return _Prepared(job, pinned, same=True)
     # A run over everything takes nothing over: it depends on the sources alone. One from a start on needs
     # what came before, which the newest version may have kept.
-    ranged = range_ns[0] is not None and is_carried(job) and bool(current.states)
+    ranged = range_ns[0] is not None and is_carried(job.rows) and bool(current.states)
     if lacking or not (incremental or ranged):
         return _Prepared(job, pinned, same=False)
     compared = compare_sources(job, current, pinned)

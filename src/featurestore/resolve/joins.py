@@ -1,7 +1,8 @@
 """JoinPlan: which features a spine asks for, in which order, under which names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import pyarrow as pa
 
@@ -57,6 +58,11 @@ class LabelJoin:
     program: LabelProgram
     spine_keys: tuple[str, ...]
 
+    @property
+    def cell(self) -> Cell:
+        """What its values are known by beside those of views."""
+        return "", self.program.name
+
 
 @dataclass(frozen=True, slots=True)
 class OutputColumn:
@@ -110,6 +116,27 @@ class JoinPlan:
             need = Need(rows.source_columns(), label.program.look_back_ns(), label.program.horizon_ns)
             needs[rows.source] = _widest(needs.get(rows.source), need)
         return needs
+
+    def part(self, views: Collection[str], labels: Collection[str]) -> "JoinPlan":
+        """Return the plan of some views, by join key, and labels: its columns are all of their cells."""
+        kept = tuple(j for j in self.views if j.key in views)
+        # Neither a key nor a feature holds a colon.
+        columns = tuple(
+            OutputColumn(f"{j.key}:{f.name}", (j.key, f.name), f.type, f"{j.program.name}:{f.name}")
+            for j in kept
+            for f in j.program.schema
+        )
+        rest = tuple(x for x in self.labels if x.program.name in labels)
+        return JoinPlan(self.timestamp, kept, (), rest, columns)
+
+    def cells(self) -> dict[Cell, str]:
+        """Return the result's column of each cell; that of a label is `("", its name)`."""
+        return {c.cell: c.name for c in self.columns} | {x.cell: x.program.name for x in self.labels}
+
+    def spine_columns(self) -> tuple[str, ...]:
+        """Return the spine's columns by which views and labels are matched, the time first."""
+        keys = [*(j.spine_keys for j in self.views), *(x.spine_keys for x in self.labels)]
+        return tuple(dict.fromkeys([self.timestamp, *chain.from_iterable(keys)]))
 
     def schema(self, spine: pa.Schema) -> pa.Schema:
         """Return the schema of the result for a spine."""

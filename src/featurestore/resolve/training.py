@@ -1,7 +1,7 @@
 """`resolve_features`: a whole point-in-time join, rows in, one row per spine row out (PIT-3)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,7 @@ def resolve_features(
     rows: Mapping[str, pa.Table],
     *,
     newest: Mapping[str, Int32Array] | None = None,
+    found: Mapping[Cell, pa.ChunkedArray] | None = None,
     as_of_ns: int | None = None,
     values_only: bool = False,
     threads: int | None = None,
@@ -51,6 +52,8 @@ def resolve_features(
             further from the spine than a source's look-back and look-ahead may be left out.
         newest: Of sources whose views read one row each, all matched on the same spine columns: each spine
             row's newest visible row of `rows`, of any age, where it was found already.
+        found: The values of whole views and labels that were computed already, by cell: their sources are
+            not asked for, and they are not among the resolved.
         as_of_ns: Rows known only after this instant stay invisible to features.
         values_only: Times and statuses are not asked for: each view's rows beyond its own reach are left
             out before they are matched, where another view of the same source looks further back.
@@ -62,12 +65,13 @@ def resolve_features(
     Cost:
         One pass over spine and rows per view; entity keys are coded once per distinct key columns.
     """
+    cells: dict[Cell, pa.Array | pa.ChunkedArray] = dict(found or {})
+    rest = _without(plan, cells)
     readers = spine_events(spine, plan.timestamp, as_of_ns=as_of_ns)
-    sides = _Coder(readers, rows, newest or {}, _first_ns(plan, readers) if values_only else {}, threads)
-    sides.code(plan)
-    cells: dict[Cell, pa.Array] = {}
+    sides = _Coder(readers, rows, newest or {}, _first_ns(rest, readers) if values_only else {}, threads)
+    sides.code(rest)
     resolved: dict[str, Resolved] = {}
-    for join in plan.views:
+    for join in rest.views:
         answer = resolve_sides(join.program, sides.of(join.program, join.spine_keys), threads=threads)
         resolved[join.key] = answer
         cells |= {(join.key, name): column for name, column in answer.columns.items()}
@@ -77,16 +81,24 @@ def resolve_features(
     out = spine
     for column in plan.columns:
         out = out.append_column(pa.field(column.name, column.type), cells[column.cell])
-    for label in plan.labels:
+    for label in rest.labels:
         program = label.program
         side = sides.of(program.rows, label.spine_keys)
-        value = resolve_label(program, side, readers, rows[program.rows.source], threads=threads)
-        out = out.append_column(pa.field(program.name, program.type), value)
+        cells[label.cell] = resolve_label(program, side, readers, rows[program.rows.source], threads=threads)
+    for label in plan.labels:
+        out = out.append_column(pa.field(label.program.name, label.program.type), cells[label.cell])
     return Joined(out, resolved)
 
 
+def _without(plan: JoinPlan, found: Collection[Cell]) -> JoinPlan:
+    """Return what is left to match."""
+    done = {key for key, _ in found}
+    views = tuple(j for j in plan.views if j.key not in done)
+    return replace(plan, views=views, labels=tuple(x for x in plan.labels if x.cell not in found))
+
+
 def resolve_on_demand(
-    demand: OnDemandJoin, cells: Mapping[Cell, pa.Array], request: pa.Table
+    demand: OnDemandJoin, cells: Mapping[Cell, pa.Array | pa.ChunkedArray], request: pa.Table
 ) -> dict[str, pa.Array]:
     """Evaluate an on-demand view over resolved features and request columns, row by row.
 
