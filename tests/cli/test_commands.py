@@ -164,11 +164,23 @@ def test_rows_can_be_exported_and_erased(run: Run, shop_stored: Path, tmp_path: 
     assert {"source/profiles", "dataset/payment_risk@1", "online/profile@1"} <= before.keys()
     assert run("export", "customer", *key, "-o", tmp_path / "held").status == 0
     assert len(list((tmp_path / "held").glob("*.parquet"))) == len(before)
+    expected = run("erase", "customer", *key, "--dry-run", "--json").json
     erased = run("erase", "customer", *key, "--yes", "--json").json
-    assert erased["online_rows"] > 0
+    assert erased["online_rows"] == expected["online_rows"] == 2  # (view, key) pairs, not the rows they hold
     assert erased["remaining"]["source/profiles"] == before["source/profiles"]
     left = {row["place"] for row in run("export", "customer", *key, "--json").json}
     assert not [place for place in left if place.startswith("online/")]
+
+
+def test_an_erasure_names_the_files_in_which_its_proof_found_the_key(run: Run, shop_stored: Path) -> None:
+    key = ["--key", "customer=c0001", "--root", str(shop_stored)]
+    assert run("export", "customer", *key, "-o", shop_stored / "held").status == 0
+    erased = run("erase", "customer", *key, "--yes")
+    assert erased.status == 1
+    assert "held/source-profiles.parquet" in erased.out
+    for file in (shop_stored / "held").iterdir():
+        file.unlink()
+    assert run("erase", "customer", *key, "--yes").status == 0
 
 
 def test_a_file_is_appended_to_a_source_and_compaction_keeps_the_content(

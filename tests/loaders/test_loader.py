@@ -175,13 +175,18 @@ def test_one_dtype_makes_one_matrix_in_the_order_of_the_columns(dataset: Path) -
     )
     batch = next(iter(loader))
     assert batch.x.dtype == np.float32
-    assert loader.prepared.fields.matrices[0].features == ("row", "b", "a", "f", "i")
+    assert loader.feature_names == ("row", "b", "a", "f", "i")
     assert batch.x.shape == (50, 5)
     assert (batch.x == 2.5).any()
 
 
 def test_types_are_kept_where_none_is_asked_for(dataset: Path) -> None:
-    batch = next(iter(open_loader(dataset, batch_size=8)))
+    loader = open_loader(dataset, batch_size=8)
+    batch = next(iter(loader))
+    assert isinstance(loader.feature_names, dict)
+    assert {name: len(of) for name, of in loader.feature_names.items()} == {
+        name: x.shape[1] for name, x in batch.x.items()
+    }
     assert {name: str(x.dtype) for name, x in batch.x.items()} == {
         "float64": "float64",
         "float32": "float32",

@@ -113,6 +113,15 @@ def _show(report: "EraseReport") -> None:
         for p, n in report.remaining.items()
     ]
     places += [{"place": p, "rows": None, "what": why} for p, why in report.unresolved.items()]
+    found = {} if report.proof is None else report.proof.occurrences
+    places += [
+        {
+            "place": p,
+            "rows": n,
+            "what": "found by the proof: if not the store's file, delete it and erase again",
+        }
+        for p, n in found.items()
+    ]
     print_rows(
         places, columns=["place", "rows", "what"], as_json=False, empty="nothing is held of these keys"
     )

@@ -240,6 +240,12 @@ class Loader:
         """Return rows/s, share of time waited, queue depths since the loader was opened."""
         return self._stats.as_dict()
 
+    @property
+    def feature_names(self) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+        """The columns of `x` in their order; by type where `x` is a dict of one matrix per type."""
+        names = {matrix.name: matrix.features for matrix in self.prepared.fields.matrices}
+        return names if len(names) > 1 else names.get("x", ())
+
     def vocabulary(self, name: str) -> tuple[str, ...]:
         """Return a string column's values in the order of their codes from 1 on."""
         return self.prepared.vocabularies[name]

@@ -19,7 +19,7 @@ from featurestore.core.names import near
 from featurestore.core.time import INT64_MIN, Instant, instant_ns
 from featurestore.errors import DefinitionError, FeatureStoreError, NotFoundError
 from featurestore.resolve.program import compile_view
-from featurestore.serve.erasure import erase_keys, export_keys, residue_of
+from featurestore.serve.erasure import count_keys, erase_keys, export_keys, residue_of
 from featurestore.serve.fitted import Lookup, no_preprocessing, preprocessing_in
 from featurestore.serve.reader import Asked, ReadPlan, check_now, plan_read, read_features
 from featurestore.serve.request import (
@@ -282,6 +282,10 @@ class OnlineBackend:
             OnlineStoreError: bytes stayed.
         """
         return erase_keys(self, entity, keys)
+
+    def count(self, entity: str, keys: EntityRows) -> int:
+        """Count the (view, key) pairs of entities, as `erase` would."""
+        return count_keys(self, entity, keys)
 
     def residue(self, entity: str, keys: EntityRows) -> dict[str, int]:
         """Count erased entities of which something is still there, by where."""

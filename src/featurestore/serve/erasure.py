@@ -1,6 +1,6 @@
 """Erasure and export of entities: the two verbs that go by entity, not by view."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -30,7 +30,7 @@ def erase_keys(backend: "OnlineBackend", entity: str, keys: EntityRows) -> int:
     """
     readers = read_entity_rows(keys)
     held = {v.table: _held_keys(backend, entity, v, readers) for v in _views_of(backend, entity)}
-    count = sum(value is not None for values in backend.store.read(list(held.items())) for value in values)
+    count = _stored(backend, held)
     for table in mixed_tables(backend, entity):
         held[table] = [key for key, _ in backend.store.scan(table)]
     backend.store.purge(held)
@@ -51,11 +51,23 @@ def mixed_tables(backend: "OnlineBackend", entity: str) -> list[str]:
     return found
 
 
+def count_keys(backend: "OnlineBackend", entity: str, keys: EntityRows) -> int:
+    """Count the (view, key) pairs that `erase_keys` would delete."""
+    readers = read_entity_rows(keys)
+    return _stored(
+        backend, {v.table: _held_keys(backend, entity, v, readers) for v in _views_of(backend, entity)}
+    )
+
+
+def _stored(backend: "OnlineBackend", held: Mapping[str, Sequence[bytes]]) -> int:
+    return sum(value is not None for values in backend.store.read(list(held.items())) for value in values)
+
+
 def residue_of(backend: "OnlineBackend", entity: str, keys: EntityRows) -> dict[str, int]:
     """Count erased keys of which something is still there: entries, and bytes in the store's own files."""
     readers = read_entity_rows(keys)
     held = {v.table: _held_keys(backend, entity, v, readers) for v in _views_of(backend, entity)}
-    there = sum(value is not None for values in backend.store.read(list(held.items())) for value in values)
+    there = _stored(backend, held)
     return {"entries": there, **backend.store.residue(held)}
 
 
