@@ -288,18 +288,22 @@ class LmdbStore:
 
 
 def _write_groups(env: lmdb.Environment, path: str, queue: "SimpleQueue[_Work | None]") -> None:
-    while True:
+    while _write_group(env, path, queue):
+        pass  # nothing of a group stays while the next is waited for: its edits may lead to the store
+
+
+def _write_group(env: lmdb.Environment, path: str, queue: "SimpleQueue[_Work | None]") -> bool:
+    """Write what waits; says whether more may come."""
+    work = queue.get()
+    group = []
+    while work is not None:
+        group.append(work)
+        if len(group) >= _GROUP or queue.empty():
+            break
         work = queue.get()
-        group = []
-        while work is not None:
-            group.append(work)
-            if len(group) >= _GROUP or queue.empty():
-                break
-            work = queue.get()
-        if group:
-            _commit(env, path, group)
-        if work is None:
-            return
+    if group:
+        _commit(env, path, group)
+    return work is not None
 
 
 def _commit(env: lmdb.Environment, path: str, group: Sequence[_Work]) -> None:
