@@ -185,7 +185,10 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _flat(column: Column) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    # Arrow copies even a single chunk when it combines them.
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _nulls(column: Column) -> npt.NDArray[np.bool_]:
@@ -197,7 +200,7 @@ def _nulls(column: Column) -> npt.NDArray[np.bool_]:
 
 def _encode(column: Column) -> tuple[Int32Array, pa.Array]:
     _check_key_type(column.type)
-    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    flat = _flat(column)
     if pa.types.is_dictionary(flat.type):
         flat = flat.cast(flat.type.value_type)
     if pa.types.is_string_view(flat.type):
