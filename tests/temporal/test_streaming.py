@@ -416,3 +416,38 @@ def test_sources_and_sides_are_left_or_right() -> None:
         stream.advance_watermark(1, "both")
     with pytest.raises(DefinitionError, match="side is 'both'"):
         stream.late_rows("both")
+
+
+@pytest.mark.parametrize("untyped", [("left",), ("right",), ("left", "right")], ids="+".join)
+@pytest.mark.parametrize("direction", ["backward", "nearest"])
+def test_a_key_column_of_no_type_matches_nothing_as_in_the_batch_join(
+    untyped: tuple[str, ...], direction: str
+) -> None:
+    sides = {"left": lefts(1, 2, 3, 4), "right": rights(1, 2, 3)}
+    for name, side in sides.items():
+        second = pa.array([7] * len(side)) if name == "left" else pa.array([7] * len(side), pa.int8())
+        sides[name] = side.append_column("j", second)
+        if name in untyped:
+            sides[name] = sides[name].set_column(1, "k", pa.nulls(len(side)))
+    for by in ("k", ["k", "j"], ["j", "k"]):
+        columns = ["v"] if by == "k" else None
+        stream = StreamingJoin("t", by, direction, columns=columns)
+        stream.push_right(sides["right"].slice(0, 1))
+        stream.push_left(sides["left"].slice(0, 2))
+        other = StreamingJoin("t", by, direction, columns=columns)
+        other.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+        other.push_left(sides["left"].slice(2))
+        other.push_right(sides["right"].slice(1))
+        joined = other.flush()
+        wanted = asof_join(sides["left"], sides["right"], on="t", by=by, direction=direction, columns=columns)
+        assert joined.equals(wanted)
+        assert joined["v"].to_pylist() == [None] * 4
+
+
+def test_a_key_column_of_no_type_leaves_the_kind_to_the_other_side() -> None:
+    stream = StreamingJoin("t", ["k", "j"])
+    stream.push_right(pa.table({"t": [1], "k": pa.nulls(1), "j": [1], "v": [1]}))
+    with pytest.raises(SchemaError, match="key column 'j' is string here and was integer"):
+        stream.push_left(pa.table({"t": [1], "k": ["a"], "j": ["a"]}))
+    stream.push_left(pa.table({"t": [1], "k": [True], "j": [1]}))
+    assert stream.flush()["v"].to_pylist() == [None]

@@ -116,7 +116,7 @@ class KeyNumbers:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
-        self._kinds: tuple[str, ...] | None = None
+        self._kinds: dict[int, str] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -134,21 +134,24 @@ class KeyNumbers:
         return max(self._words[0].count, self._bytes[0].count, len(self._values[0].known))
 
     def check(self, types: Sequence[pa.DataType]) -> None:
-        """Check that the key columns are of the kinds seen so far.
+        """Check that the key columns are of the kinds seen so far; one of nulls alone is of any kind.
 
         Raises:
             SchemaError: a type that cannot be a key, or of another kind than before.
         """
-        kinds = tuple(key_kind(t, n) for t, n in zip(types, self.names, strict=True))
-        if self._kinds is None:
-            self._kinds = kinds
-        for name, kind, before in zip(self.names, kinds, self._kinds, strict=True):
-            if kind != before:
+        found: dict[int, str] = {}
+        for place, (kind, name) in enumerate(zip(types, self.names, strict=True)):
+            if pa.types.is_null(kind):
+                continue  # nulls match nothing, whatever their type
+            found[place] = key_kind(kind, name)
+            before = self._kinds.get(place, found[place])
+            if found[place] != before:
                 raise SchemaError(
-                    f"key column {name!r} is {kind} here and was {before} on another push",
+                    f"key column {name!r} is {found[place]} here and was {before} on another push",
                     hint="cast one of them: keys of different kinds are never equal",
                     column=name,
                 )
+        self._kinds |= found
 
     def code(self, columns: Sequence[pa.ChunkedArray], out: Int32Array) -> bool:
         """Write a code per row, -1 where a key is null; new keys get new codes.
@@ -174,7 +177,9 @@ class KeyNumbers:
 
     def _column(self, place: int, array: pa.Array, out: Int32Array) -> bool:
         kind = array.type
-        if _is_bytes(kind):
+        if pa.types.is_null(kind):
+            out[:] = -1
+        elif _is_bytes(kind):
             self._bytes[place].code(_with_offsets(array), out)
         elif pa.types.is_dictionary(kind):
             self._dictionary(place, array, out)
