@@ -29,6 +29,7 @@ _SPEED: Final = "order or balance is found less often or later, and made or sear
 _STEPS: Final = "more or fewer of the steps are left to the plain loop"
 _WIDER: Final = "the search starts from a wider range"
 
+_SCRATCH: Final = "rows, words = np.empty((2, hi - lo), np.int32), np.empty((2, hi - lo), np.uint64)"
 _MANY_KEYS: Final = "if len(one) > spine + end - row:"
 _MIDDLE: Final = "first, seen = cut_at(time, event[row:end], slack, (spine + end - row) >> 1)"
 
@@ -85,6 +86,7 @@ SAME: Final[dict[tuple[str, str, str], str]] = {
     ("insertion_sort", "before = known[row] < known[other]", "Lt to LtE"): "they are not equal here",
     ("sort_runs", "if hi - lo <= 48:", "LtE to Lt"): _SPEED,
     ("sort_runs", "if hi - lo <= 48:", "Sub to Add"): _SPEED,
+    ("sort_runs", _SCRATCH, "Sub to Add"): "more scratch space than is needed",
 }
 
 

@@ -21,7 +21,7 @@ DAY_NS = 86_400_000_000_000
     ("what", "order", "most"),
     [
         pytest.param("join", "time", 16, id="a join in time order"),
-        pytest.param("join", "none", 32, id="a join of rows in no order, which are sorted"),
+        pytest.param("join", "none", 16, id="a join of rows in no order, which are sorted"),
         pytest.param("windows", "time", 16, id="windows in time order"),
         pytest.param("windows", "none", 16, id="windows of rows in no order"),
     ],

@@ -21,11 +21,11 @@ from featurestore.temporal.rows import (
     frozen,
     scratch,
 )
-from featurestore.temporal.threads import run_parallel, split, thread_count
+from featurestore.temporal.threads import run_in_turn, run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.asof_kernels")
 
-# A spine without order is sorted so many rows at a time: 44 bytes per row of them and thread.
+# A spine without order is sorted so many rows at a time: 40 bytes per row of them and thread.
 _TANGLED_ROWS: Final = 1 << 16
 # Of so many rows in the middle of a spine, a quarter must go back in time for it to count as without order.
 _SAMPLE_ROWS: Final = 1 << 12
@@ -193,23 +193,44 @@ def _search(
     out = scratch(len(spine), np.dtype(np.int32))
     order = NO_INT32 if partition.order is None else partition.order
     codes, entities = frozen(spine.codes), len(partition.starts)
-    tangled = _is_tangled(spine)
 
-    def answer(first: int, last: int) -> None:
-        turns, of_codes, of_times = NO_INT32, codes, time
-        if tangled:
-            turns, of_codes, of_times = map(frozen, _kernels.turns_of(codes, time, entities, first, last))
+    def answer(first: int, last: int, turns: Int32Array, of_codes: Int32Array, of_times: Int64Array) -> None:
         _kernels.search(
             of_codes, of_times, cutoff, event, known, tree, levels, partition.starts, partition.ends, order,
             direction != "forward", direction != "backward", boundary == "inclusive",
             -1 if tolerance_ns is None else tolerance_ns, first, last, turns, out,
         )  # fmt: skip
 
-    parts = thread_count(threads, len(spine))
-    if tangled:
-        parts = max(parts, len(spine) // _TANGLED_ROWS)
-    run_parallel([partial(answer, *part) for part in split(len(spine), parts)])
+    wide = parts = thread_count(threads, len(spine))
+    if not _is_tangled(spine):
+        run_parallel([partial(answer, *part, NO_INT32, codes, time) for part in split(len(spine), parts)])
+        return out
+    parts = max(parts, -(-len(spine) // _TANGLED_ROWS))
+    # As many as there are threads: allocated anew for each part, such sizes would stay with the threads.
+    spare: list[_Turns] = []
+
+    def untangle(first: int, last: int) -> None:
+        turns = spare.pop() if spare else _Turns(-(-len(spine) // parts))
+        _kernels.turns_of(codes, time, entities, first, last, *turns.written)
+        answer(first, last, *turns.read)
+        spare.append(turns)
+
+    run_in_turn([partial(untangle, *part) for part in split(len(spine), parts)], wide)
     return out
+
+
+class _Turns:
+    """Room for part of a spine in the order in which it is answered.
+
+    Attributes:
+        written: what `turns_of` fills, and its scratch space.
+        read: turns, codes and times, for `search`.
+    """
+
+    def __init__(self, count: int) -> None:
+        turns, codes, times = np.empty(count, np.int32), np.empty(count, np.int32), np.empty(count, np.int64)
+        self.written = (turns, codes, times, np.empty((2, count), np.int32), np.empty((2, count), np.uint64))
+        self.read = (frozen(turns), frozen(codes), frozen(times))
 
 
 def _is_tangled(spine: Rows) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 
 from featurestore.core.time import INT64_MAX, BoolArray, Int64Array
 from featurestore.temporal.jit import kernel
-from featurestore.temporal.order_kernels import radix_pass_sort
+from featurestore.temporal.order_kernels import UInt64Array, radix_pass_sort
 from featurestore.temporal.rows import Int32Array
 
 # Each level of the knowledge tree holds the minimum of 16 entries of the level below.
@@ -187,32 +187,42 @@ def count_falls(time: Int64Array, first: int, last: int) -> int:
 
 @kernel
 def turns_of(
-    codes: Int32Array, time: Int64Array, entities: int, first: int, last: int
-) -> tuple[Int32Array, Int32Array, Int64Array]:
+    codes: Int32Array,
+    time: Int64Array,
+    entities: int,
+    first: int,
+    last: int,
+    turns: Int32Array,
+    turn_codes: Int32Array,
+    turn_times: Int64Array,
+    rows: Int32Array,
+    words: UInt64Array,
+) -> None:
     """Bring spine rows `[first, last)` into (code, time) order, so that neighbours search side by side.
 
-    Returns:
-        The rows less `first`, their codes and their times, in that order.
+    Args:
+        turns, turn_codes, turn_times: get the rows less `first`, their codes and their times, in that order.
+        rows, words: `(2, n)` scratch space, `n` at least `last - first`.
     """
     count = last - first
-    by_time = np.empty(count, np.int32)
+    # By time alone first, in what will hold the codes.
+    by_time = turn_codes
     for k in range(count):
         by_time[k] = k
-    radix_pass_sort(by_time, 0, count, time[first:last])
+    radix_pass_sort(by_time, 0, count, time[first:last], rows, words)
     places = np.zeros(entities + 2, np.int32)
     for i in range(first, last):
         places[codes[i] + 2] += 1
     for c in range(entities + 1):
         places[c + 1] += places[c]
-    turns, turn_codes = np.empty(count, np.int32), np.empty(count, np.int32)
-    turn_times = np.empty(count, np.int64)
     for k in range(count):
         row = by_time[k]
         code = codes[first + row]
         place = places[code + 1]
-        turns[place], turn_codes[place], turn_times[place] = row, code, time[first + row]
+        turns[place], turn_times[place] = row, time[first + row]
         places[code + 1] = place + 1
-    return turns, turn_codes, turn_times
+    for k in range(count):
+        turn_codes[k] = codes[first + turns[k]]
 
 
 @kernel

@@ -10,7 +10,7 @@ import numpy as np
 from featurestore.core.time import Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.jit import lazy_module
-from featurestore.temporal.rows import Int32Array, Rows, check_rows, frozen, one_of
+from featurestore.temporal.rows import Int32Array, Rows, check_rows, frozen, one_of, scratch
 from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.order_kernels")
@@ -39,7 +39,7 @@ class Partition:
         order = self.order
         if order is None:
             return frozen(values)
-        out = np.empty(len(order), np.int64)
+        out = scratch(len(order), np.dtype(np.int64))
         parts = split(len(order), thread_count(threads, len(order)))
         run_parallel([partial(_kernels.take_int64, frozen(values), order, lo, hi, out) for lo, hi in parts])
         return frozen(out)
@@ -68,7 +68,7 @@ def partition_rows(rows: Rows, *, entities: int, threads: int | None = None) -> 
         starts, ends, event, known, sequence
     ):
         return Partition(None, frozen(starts), frozen(ends))
-    order = np.empty(len(codes), np.int32)
+    order = scratch(len(codes), np.dtype(np.int32))
     _kernels.group_rows(codes, starts, ends, order)
     order = order[: int(ends[-1])] if entities else order[:0]
     edges = _balanced(ends, thread_count(threads, len(order)))

@@ -101,16 +101,21 @@ def all_sorted(
 
 
 @kernel
-def radix_pass_sort(order: Int32Array, lo: int, hi: int, key: Int64Array) -> None:
-    """Sort `order[lo:hi]` by one key, keeping the order of equal keys; bytes that do not vary are skipped."""
+def radix_pass_sort(
+    order: Int32Array, lo: int, hi: int, key: Int64Array, rows: Int32Array, words: UInt64Array
+) -> None:
+    """Sort `order[lo:hi]` by one key, keeping the order of equal keys; bytes that do not vary are skipped.
+
+    Args:
+        rows, words: `(2, n)` scratch space, `n` at least `hi - lo`.
+    """
     count = hi - lo
     flip = np.uint64(1) << np.uint64(63)
-    now = order[lo:hi].copy()
-    next_order = np.empty(count, np.int32)
-    values = np.empty(count, np.uint64)
-    next_values = np.empty(count, np.uint64)
+    now, next_order = rows[0], rows[1]
+    values, next_values = words[0], words[1]
     varies = np.uint64(0)
     for k in range(count):
+        now[k] = order[lo + k]
         values[k] = np.uint64(key[now[k]]) ^ flip
         varies |= values[k] ^ values[0]
     places = np.empty(257, np.int64)
@@ -131,7 +136,8 @@ def radix_pass_sort(order: Int32Array, lo: int, hi: int, key: Int64Array) -> Non
             next_order[place] = now[k]
         values, next_values = next_values, values
         now, next_order = next_order, now
-    order[lo:hi] = now
+    for k in range(count):
+        order[lo + k] = now[k]
 
 
 @kernel
@@ -176,11 +182,12 @@ def sort_runs(
         if hi - lo <= 48:
             insertion_sort(order, lo, hi, event, known, sequence)
             continue
+        rows, words = np.empty((2, hi - lo), np.int32), np.empty((2, hi - lo), np.uint64)
         if len(sequence) > 0:
-            radix_pass_sort(order, lo, hi, sequence)
+            radix_pass_sort(order, lo, hi, sequence, rows, words)
         if len(known) > 0:
-            radix_pass_sort(order, lo, hi, known)
-        radix_pass_sort(order, lo, hi, event)
+            radix_pass_sort(order, lo, hi, known, rows, words)
+        radix_pass_sort(order, lo, hi, event, rows, words)
 
 
 @kernel
