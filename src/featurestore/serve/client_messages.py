@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from featurestore.core.time import INT64_MIN, Int64Array
 from featurestore.errors import ServerError
+from featurestore.serve.batches import batch_of_bytes
 from featurestore.serve.codec import fixed_array, fixed_dtype
 from featurestore.serve.proto import online_pb2 as pb
 from featurestore.serve.request import Column, KeyMapping, Readers
@@ -77,7 +78,7 @@ class Received:
         """What travelled as Arrow."""
         whole = self.shape.schema
         schema = whole if self.arrow else pa.schema([whole.field(at) for at in self.shape.rest])
-        return pa.ipc.read_record_batch(pa.py_buffer(self.message.arrow), schema)
+        return batch_of_bytes(self.message.arrow, schema)
 
 
 class ClientResponse:

@@ -21,6 +21,7 @@ from featurestore.errors import DefinitionError, LimitError, SchemaError
 from featurestore.resolve.program import join_keys
 from featurestore.serve.answers import Answer, OneReader, PlainAnswer
 from featurestore.serve.backend import OnlineBackend
+from featurestore.serve.batches import batch_to_bytes
 from featurestore.serve.codec import HEADER_BYTES, fixed_dtype, fixed_values
 from featurestore.serve.config import Limits
 from featurestore.serve.proto import online_pb2 as pb
@@ -323,7 +324,7 @@ def _write_columns(out: pb.GetOnlineFeaturesResponse, response: OnlineResponse, 
         cells = response.plan.join.columns
         arrays = [response.array(cells[at].cell) for at in layout.rest]
         batch = pa.RecordBatch.from_arrays(arrays, names=[cells[at].name for at in layout.rest])
-        out.arrow = batch.serialize().to_pybytes()
+        out.arrow = batch_to_bytes(batch)
 
 
 def _write_one(
@@ -373,7 +374,7 @@ def _write_arrow(out: pb.GetOnlineFeaturesResponse, response: OnlineResponse) ->
     out.statuses = codes.tobytes() if codes.any() else b""
     for answer in response.answers.values():
         out.event_ns.extend(answer.event_ns.tolist())
-    out.arrow = response.features().serialize().to_pybytes()
+    out.arrow = batch_to_bytes(response.features())
 
 
 def push_rows(backend: OnlineBackend, request: pb.PushRequest, table: pa.Table) -> bytes:
