@@ -13,7 +13,9 @@ from featurestore.serve.grpc_client import OnlineClient
 @pytest.mark.parametrize(
     "features", [["mode", "past"], {"mode": "mode", "past": "past"}], ids=["names", "mapping"]
 )
-def test_dictionaries_come_over_grpc_as_they_are_read_in_process(tmp_path: Path, features: object) -> None:
+def test_dictionaries_come_over_grpc_as_they_are_read_in_process_and_are_logged(
+    tmp_path: Path, features: object
+) -> None:
     kind = pa.dictionary(pa.int8(), pa.string())
     rows = pa.table(
         {
@@ -34,9 +36,15 @@ def test_dictionaries_come_over_grpc_as_they_are_read_in_process(tmp_path: Path,
     wanted = store.get_online_features(["state"], asked, now=3_000)
     assert wanted.to_dict()["mode"] == [None, "full", None]
     assert wanted.to_dict()["past"] == [[], ["ramp", None, "full"], None]
-    with store.serve(now=3_000) as server, OnlineClient(server.address) as client:
+    log = tmp_path / "answers"
+    options = {"now": 3_000, "answer_log": log, "answer_fraction": 1.0}
+    with store.serve(**options) as server, OnlineClient(server.address) as client:
         for arrow in (False, True):
             answer = client.get_online_features(["state"], asked, arrow=arrow)
             assert answer.to_arrow().equals(wanted.to_arrow())
             assert answer.to_dict() == wanted.to_dict()
+        client.get_online_features(["state"], {"machine": ["M1"]})  # a dictionary of other values
+    report = store.verify_online(log)
+    assert report.ok
+    assert report.cells == 7 * 2
     store.close()

@@ -17,6 +17,7 @@ import xxhash
 
 from featurestore.core.canonical import canonical_json
 from featurestore.core.names import near
+from featurestore.core.table_rows import decoded_type
 from featurestore.errors import CorruptDataError, NotFoundError
 from featurestore.serve.response import OnlineResponse
 from featurestore.storage.files import fsync_file, fsync_folder
@@ -73,7 +74,7 @@ class AnswerLog:
         chosen = [at for at, key in enumerate(keys) if xxhash.xxh32_intdigest(key) < self._bound]
         if not chosen:
             return
-        table = table.take(pa.array(chosen, pa.int64()))
+        table = _decoded(table.take(pa.array(chosen, pa.int64())))
         table = table.append_column(NOW, pa.array(np.full(len(chosen), response.now_ns, np.int64)))
         meta = {
             "features": list(features),
@@ -234,6 +235,11 @@ def _compare(report: OnlineReport, logged: LoggedAnswers, name: str, historical:
             row = logged.table.select([*logged.entities, NOW]).slice(at, 1).to_pylist()[0]
             now_ns = row.pop(NOW)
             report.mismatches.append(Mismatch(name, row, now_ns, ours, theirs))
+
+
+def _decoded(table: pa.Table) -> pa.Table:
+    """Return dictionaries as their values: a file takes one dictionary a column, answers bring their own."""
+    return table.cast(pa.schema([f.with_type(decoded_type(f.type)) for f in table.schema]))
 
 
 def _plain_rows(table: pa.Table) -> list[dict[str, Any]]:

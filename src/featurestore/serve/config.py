@@ -1,6 +1,7 @@
 """What a server is told: one frozen value that crosses to its workers as JSON."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -131,7 +132,7 @@ class ServerConfig:
     allow_insecure: bool = False
     reload_s: float = 1.0
     log_calls: bool = False
-    answer_log: str | None = None
+    answer_log: str | os.PathLike[str] | None = None
     answer_fraction: float = 0.01
     traces: bool = False
     metrics_folder: str | None = None
@@ -142,7 +143,7 @@ class ServerConfig:
 
     def to_json(self) -> str:
         """Write as JSON."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), default=os.fspath)
 
 
 def config_from_json(text: str) -> ServerConfig:
