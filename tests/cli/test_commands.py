@@ -172,6 +172,17 @@ def test_rows_can_be_exported_and_erased(run: Run, shop_stored: Path, tmp_path: 
     assert not [place for place in left if place.startswith("online/")]
 
 
+def test_a_key_is_typed_as_text_where_its_column_is_dictionary_encoded(run: Run, shop: Path) -> None:
+    for path in (shop / "data").glob("*.parquet"):
+        rows = pq.read_table(path)
+        at = rows.schema.get_field_index("customer")
+        codes = rows.column(at).cast(pa.dictionary(pa.int32(), pa.string()))
+        pq.write_table(rows.set_column(at, "customer", codes), path)
+    assert run("apply", "--root", shop).status == 0
+    held = run("export", "customer", "--key", "customer=c0001", "--root", shop, "--json")
+    assert {row["place"]: row["rows"] for row in held.json}["source/profiles"] == 2
+
+
 def test_an_erasure_names_the_files_in_which_its_proof_found_the_key(run: Run, shop_stored: Path) -> None:
     key = ["--key", "customer=c0001", "--root", str(shop_stored)]
     assert run("export", "customer", *key, "-o", shop_stored / "held").status == 0

@@ -9,6 +9,7 @@ from featurestore.catalog.entity import Entity
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.on_demand import OnDemandFeatureView
 from featurestore.catalog.refs import Ref
+from featurestore.core.table_rows import decoded_type
 from featurestore.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def column_kinds(snapshot: "CatalogSnapshot") -> dict[str, str]:
     keys = {k for e in snapshot.definitions(Entity.kind) if isinstance(e, Entity) for k in e.join_keys}
     for view in snapshot.definitions(FeatureView.kind):
         schema = snapshot.schema_of(Ref(view.name))
-        kinds |= {f.name: str(f.type) for f in schema if f.name in keys}
+        kinds |= {f.name: str(decoded_type(f.type)) for f in schema if f.name in keys}
     return kinds
 
 
