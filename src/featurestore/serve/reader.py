@@ -242,7 +242,8 @@ def check_now(store: OnlineStore, plan: ReadPlan, now_ns: int) -> None:
             raise DefinitionError(
                 f"{read.view.table} was asked for its values at {format_instant(now_ns)}; the online store "
                 f"answers exactly from {format_instant(floor)} on",
-                hint="read the past with get_historical_features, or keep more with history=…",
+                hint="read the past with get_historical_features; for longer `online: {history: 1h}` in "
+                "feature_store.yaml keeps more from now on",
                 view=read.view.table,
             )
 
