@@ -13,8 +13,7 @@ longest feature window, a sample at `t` is kept iff
 A feature that reads one instant (`W = 0`) knows that instant.
 
 What the horizon alone removes is called purged, what only the windows remove is called embargoed. Samples
-are taken
-from the subset that matters less: train gives way to valid and test, valid to test.
+are taken from the subset that matters less: train gives way to valid and test, valid to test.
 """
 
 from collections.abc import Mapping
