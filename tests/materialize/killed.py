@@ -17,7 +17,7 @@ warm_kernels()
 
 def materialize_until_killed(root: Path, number: int, heard: Connection) -> None:
     """Write version after version; each is told to the parent once it is acknowledged."""
-    house = build(root, config=CONFIG)
+    house = build(root, config=CONFIG, crossed=True)
     run = materialize if number % 2 else materialize_incremental
     run(house.context, "set")
     heard.send("ready")

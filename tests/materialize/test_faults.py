@@ -38,7 +38,7 @@ STRIDE = cases(4, 1)
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[House, pa.Table, str]:
     """A store with version 1 and a file to come; the rows of version 1, the fingerprint of version 2."""
     root = tmp_path_factory.mktemp("store")
-    house = seed_store(root, days=2, config=CONFIG)
+    house = seed_store(root, days=2, config=CONFIG, crossed=True)
     materialize(house.context, "set")
     before = open_version(house.context, "set").to_arrow()
     write(root / "spine" / "d9.parquet", spine_rows(9, 20, first_hour=30, hours=24))
@@ -250,7 +250,7 @@ def _read_all(house: House, expected: pa.Table) -> None:
 
 
 def test_a_reader_keeps_its_version_while_writers_go_on(tmp_path: Path) -> None:
-    house = seed_store(tmp_path, days=2, config=CONFIG)
+    house = seed_store(tmp_path, days=2, config=CONFIG, crossed=True)
     materialize(house.context, "set")
     opened = open_version(house.context, "set")
     before = open_version(house.context, "set", 1).to_arrow()
@@ -268,7 +268,7 @@ def test_a_reader_keeps_its_version_while_writers_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_kill_9_at_random_moments_loses_no_acknowledged_version(tmp_path: Path) -> None:
-    house = seed_store(tmp_path, days=2, config=CONFIG)
+    house = seed_store(tmp_path, days=2, config=CONFIG, crossed=True)
     rng = np.random.default_rng(int(time.monotonic_ns()) % 2**32)
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["tests.materialize.killed"])
