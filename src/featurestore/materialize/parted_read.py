@@ -15,7 +15,7 @@ from featurestore.temporal.keys import code_keys
 from featurestore.temporal.order import group_positions
 from featurestore.temporal.parted import Part, take_newest
 from featurestore.temporal.rows import Int32Array, Rows
-from featurestore.temporal.threads import run_parallel, thread_count
+from featurestore.temporal.threads import run_in_turn, thread_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def read_newest(
     search = _Search(stored, spine, codes, coded.entities, times, columns, look_back_ns)
     found: dict[int, tuple[Int32Array, pa.Table]] = {}
     count = thread_count(threads, len(spine))
-    run_parallel([partial(_read_buckets, search, buckets[turn::count], found) for turn in range(count)])
+    run_in_turn([partial(_read_bucket, search, bucket, found) for bucket in buckets], count)
     newest = np.full(len(spine), -1, np.int32)
     start = 0
     for who, _ in found.values():
@@ -139,13 +139,6 @@ def _buckets(
             near = tuple((index, day) for day, index in sorted(own, reverse=True) if day <= last)
             out.append(_Bucket(near, order[mine], days[mine]))
     return out
-
-
-def _read_buckets(
-    search: _Search, buckets: Sequence[_Bucket], found: dict[int, tuple[Int32Array, pa.Table]]
-) -> None:
-    for bucket in buckets:
-        _read_bucket(search, bucket, found)
 
 
 def _read_bucket(search: _Search, bucket: _Bucket, found: dict[int, tuple[Int32Array, pa.Table]]) -> None:

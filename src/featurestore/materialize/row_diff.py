@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from featurestore.core.table_rows import filter_rows, take_rows
 from featurestore.core.time import BoolArray, Int64Array
-from featurestore.storage.duckdb_sql import Sandbox
+from featurestore.storage.duckdb_sql import Sandbox, quoted
 from featurestore.temporal.keys import code_keys
 from featurestore.temporal.order import group_positions
 
@@ -34,7 +34,7 @@ def partition_diff(old: pa.Table, new: pa.Table, identity: Sequence[str]) -> tup
         come = box.query("SELECT * FROM new EXCEPT ALL SELECT * FROM old", {"old": old, "new": new})
         if gone.num_rows == 0 or come.num_rows == 0 or not identity:
             return come.num_rows, gone.num_rows, 0
-        columns = ", ".join(map(_quoted, identity))
+        columns = ", ".join(map(quoted, identity))
         changed = box.query(
             f"SELECT {columns} FROM come INTERSECT ALL SELECT {columns} FROM gone",  # noqa: S608 -- quoted
             {"come": come, "gone": gone},
@@ -53,7 +53,7 @@ def _without_equal(
     """
     places, partners = _partners(old, new, identity)
     in_old, in_new = np.ones(len(old), np.bool_), np.ones(len(new), np.bool_)
-    same = " AND ".join(f"old.{c} IS NOT DISTINCT FROM new.{c}" for c in map(_quoted, new.column_names))
+    same = " AND ".join(f"old.{c} IS NOT DISTINCT FROM new.{c}" for c in map(quoted, new.column_names))
     for begin in range(0, len(places), _BLOCK_ROWS):
         mine, theirs = places[begin : begin + _BLOCK_ROWS], partners[begin : begin + _BLOCK_ROWS]
         found = box.query(
@@ -84,7 +84,3 @@ def _partners(old: pa.Table, new: pa.Table, identity: Sequence[str]) -> tuple[In
     partner[rows[1][after[paired]]] = rows[0][before[(ends - counts)[group[paired]] + nth[paired]]]
     places = np.flatnonzero(partner >= 0)
     return places, partner[places]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -1,8 +1,8 @@
 """Aggregates over trailing windows: exact functions of the rows a reader may see, and of nothing else."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import DefinitionError, ExpressionError, SchemaError
 from featurestore.temporal.gather import gather
 from featurestore.temporal.rows import Rows
-from featurestore.temporal.threads import run_parallel, thread_count
+from featurestore.temporal.threads import run_in_turn, thread_count
 from featurestore.temporal.windows_answers import Answer, Seen
 from featurestore.temporal.windows_batch import (
     SLOTS,
@@ -172,17 +172,8 @@ class _Work:
             ExpressionError: a sum of integers does not fit int64.
         """
         reach = max((window + tile for window, tile in self.spans), default=1)
-        queue = deque(batches(self.spine, self.rows, reach, self.parts))
-
-        def lane() -> None:
-            while queue:
-                try:
-                    cut = queue.popleft()
-                except IndexError:  # another thread took the last one
-                    return
-                self.answer(cut)
-
-        run_parallel([lane] * self.parts)
+        cuts = batches(self.spine, self.rows, reach, self.parts)
+        run_in_turn([partial(self.answer, cut) for cut in cuts], self.parts)
 
     def answer(self, cut: Int64Array) -> None:
         """Answer every window for the readers of one batch.

@@ -180,14 +180,14 @@ def count_and_sum(batch: Batch, column: Column, asked: Sequence[tuple[int, str]]
     windows = np.array(used, np.int64)
     overflow = 0
     answers = (values, windows, slots[used], rows)
-    for answer, tasks in (
-        (_answer_ordered, batch.ordered),
-        (_answer_returning, batch.returning),
-        (_answer_disordered, batch.disordered),
-        (_answer_stepping, batch.stepping),
+    for answer, tasks, back in (
+        (_answer_ordered, batch.ordered, False),
+        (_answer_ordered, batch.returning, True),
+        (_answer_late, batch.disordered, False),
+        (_answer_late, batch.stepping, True),
     ):
         for group in batch.groups(tasks):
-            overflow = max(overflow, answer(batch, group, *answers))
+            overflow = max(overflow, answer(batch, group, back, *answers))
     return Numbers(values, firsts, rows, slots, overflow)
 
 
@@ -201,52 +201,40 @@ def _values(column: Column, functions: set[str]) -> tuple[Values, Int32Array | N
 
 
 def _answer_ordered(
-    batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
-) -> int:
-    """Answer a group of tasks; return the reader + 1 whose integer sum overflows, else 0."""
-    return _answer_by_prefix(_sums.sum_by_moves, batch, tasks, values, windows, slots, rows)
-
-
-def _answer_returning(
-    batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
-) -> int:
-    return _answer_by_prefix(_trees.sum_by_tree, batch, tasks, values, windows, slots, rows)
-
-
-def _answer_by_prefix(
-    sum_wide: Any,
     batch: Batch,
     tasks: Int64Array,
+    back: bool,
     values: Values,
     windows: Int64Array,
     slots: Int64Array,
     rows: Int64Array,
 ) -> int:
+    """Answer a group of tasks; return the reader + 1 whose integer sum overflows, else 0."""
     answers = (windows, *_sum_slots(slots, rows))
     wide = np.zeros(len(tasks), np.bool_)
     bad = int(_sums.sum_by_prefix(tasks, values, batch.low, batch.high, *answers, wide))
     if wide.any():
-        bad = max(bad, int(sum_wide(tasks[wide], values, *batch.ranges, *answers)))
+        add = _trees.sum_by_tree if back else _sums.sum_by_moves
+        bad = max(bad, int(add(tasks[wide], values, *batch.ranges, *answers)))
     for greatest, *to in _extreme_slots(windows, slots):
         _extremes.extremes_by_blocks(tasks, values, greatest, batch.low, batch.high, *to, rows)
     return bad
 
 
-def _answer_disordered(
-    batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
+def _answer_late(
+    batch: Batch,
+    tasks: Int64Array,
+    back: bool,
+    values: Values,
+    windows: Int64Array,
+    slots: Int64Array,
+    rows: Int64Array,
 ) -> int:
-    bad = int(_sums.sum_by_moves(tasks, values, *batch.ranges, windows, *_sum_slots(slots, rows)))
+    add = _trees.sum_by_tree if back else _sums.sum_by_moves
+    compare = _trees.extremes_by_tree if back else _extremes.extremes_by_moves
+    bad = int(add(tasks, values, *batch.ranges, windows, *_sum_slots(slots, rows)))
     for greatest, *to in _extreme_slots(windows, slots):
-        _extremes.extremes_by_moves(tasks, values, greatest, *batch.ranges[:4], *to, rows)
-    return bad
-
-
-def _answer_stepping(
-    batch: Batch, tasks: Int64Array, values: Values, windows: Int64Array, slots: Int64Array, rows: Int64Array
-) -> int:
-    bad = int(_trees.sum_by_tree(tasks, values, *batch.ranges, windows, *_sum_slots(slots, rows)))
-    for greatest, *to in _extreme_slots(windows, slots):
-        _trees.extremes_by_tree(tasks, values, greatest, *batch.ranges[:4], *to, rows)
+        compare(tasks, values, greatest, *batch.ranges[:4], *to, rows)
     return bad
 
 

@@ -8,7 +8,6 @@ from featurestore.temporal.jit import kernel
 from featurestore.temporal.rows import Int32Array
 
 Int32Matrix = npt.NDArray[np.int32]
-FIRST, LAST = 0, 1
 
 
 @kernel
