@@ -56,6 +56,21 @@ def test_the_last_microsecond_of_2262_meets_its_nanoseconds() -> None:
     assert fs.asof_join(left, right, on="t").column("v").to_pylist() == [1]
 
 
+def test_the_index_of_a_pandas_frame_is_a_column_where_it_has_a_name() -> None:
+    left = pd.DataFrame({"t": [3, 1, 2], "x": [1, 2, 3]}, index=[7, 3, 11])
+    right = pd.DataFrame({"t": [2, 1], "v": [1.0, 2.0]}, index=[9, 1])
+    out = fs.asof_join(left, right, on="t")
+    assert out.to_pydict() == {"t": [3, 1, 2], "x": [1, 2, 3], "v": [1.0, 2.0, 1.0]}
+    assert out.to_pandas()["v"].tolist() == [1.0, 2.0, 1.0]
+    named = fs.asof_join(left.rename_axis("row"), right.set_index("t"), on="t")
+    assert named.column_names == ["t", "x", "row", "v"]
+    stream = fs.StreamingJoin("t")
+    stream.push_right(right)
+    stream.push_left(left)
+    stream.push_left(left.reset_index(drop=True))
+    assert stream.flush().column_names == out.column_names
+
+
 @pytest.mark.parametrize(
     "tolerance", [-1, "-5s", "5 parsecs", "", 1.5, True, "1mo", 2**63, np.timedelta64(1, "M"), "1.5s"]
 )

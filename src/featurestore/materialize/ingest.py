@@ -31,6 +31,7 @@ from featurestore.storage.physical import stored_schema
 from featurestore.storage.source_files import Place, is_delta, place_of
 from featurestore.storage.sources import open_source
 from featurestore.storage.suppression import read_ledger
+from featurestore.temporal.tables import read_table
 from featurestore.temporal.times import is_time_type, times_ns
 
 
@@ -63,7 +64,7 @@ def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
         StorageError: the disk refused; nothing was appended.
     """
     source = context.snapshot.source(ref)
-    rows = _table(data)
+    rows = read_table(data, f"the rows for {source.name!r}")
     place = place_of(source.path, context.path)
     if source.format == "delta" or is_delta(place):
         rows, suppressed = _conform(context, source, rows, new=_delta_layout)
@@ -105,16 +106,6 @@ def _folder(place: Place, source: Source, root: AnyPath) -> AnyPath:
         f"source {source.name!r} at {source.path!r} is not in the root's store",
         hint="rows are appended to local sources, and under a remote root to sources in the same store",
     )
-
-
-def _table(data: Any) -> pa.Table:
-    try:
-        return pa.table(data)
-    except (TypeError, ValueError) as error:
-        raise SchemaError(
-            f"a {type(data).__name__} holds no rows that Arrow can read: {error}",
-            hint="pass a table of Arrow, Polars, pandas or DuckDB, or a mapping of columns",
-        ) from error
 
 
 def _conform(

@@ -24,6 +24,7 @@ from featurestore.resolve.training import Joined, resolve_features
 from featurestore.storage.snapshots import Snapshot
 from featurestore.storage.sources import SourceTable
 from featurestore.temporal.rows import Int32Array
+from featurestore.temporal.tables import read_table
 from featurestore.temporal.times import times_ns
 
 if TYPE_CHECKING:
@@ -312,13 +313,7 @@ def _spine(spine: Any) -> tuple[pa.Table | Iterable[pa.RecordBatch], pa.Schema]:
                 hint="yield at least one batch, an empty one will do",
             )
         return _chained(first, spine), first.schema
-    try:
-        table = pa.table(spine)
-    except (TypeError, ValueError) as error:
-        raise SchemaError(
-            f"a {type(spine).__name__} cannot be a spine: {error}",
-            hint="pass a table of Arrow, Polars, pandas or DuckDB, a mapping of columns, or record batches",
-        ) from error
+    table = read_table(spine, "the spine")
     return table, table.schema
 
 

@@ -39,6 +39,7 @@ from featurestore.serve.client_messages import ClientResponse, Question, SchemaC
 from featurestore.serve.client_stream import RequestStream
 from featurestore.serve.proto import online_pb2 as pb
 from featurestore.serve.request import EntityRows, key_mapping, read_entity_rows
+from featurestore.temporal.tables import read_table
 
 _PATH: Final = "/featurestore.v1.OnlineService/"
 _BY_STATUS: Final = {
@@ -203,7 +204,7 @@ class OnlineClient:
             SchemaError: the rows do not fit it.
             OnlineStoreError: the server cannot be reached.
         """
-        table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+        table = read_table(rows, f"the rows for {source!r}")
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from featurestore.catalog.training_set import KeyMap
 from featurestore.errors import DefinitionError, SchemaError
+from featurestore.temporal.tables import read_table
 
 EntityRows: TypeAlias = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | Any
 Column: TypeAlias = Sequence[Any] | pa.ChunkedArray
@@ -53,7 +54,7 @@ def read_entity_rows(entity_rows: EntityRows) -> Readers:
     if isinstance(entity_rows, Mapping):
         return _of_columns(entity_rows)
     if hasattr(entity_rows, "__arrow_c_stream__"):
-        return _of_table(pa.table(entity_rows))
+        return _of_table(read_table(entity_rows, "the entity rows"))
     if isinstance(entity_rows, Sequence) and not isinstance(entity_rows, (str, bytes)):
         return _of_rows(entity_rows)
     raise SchemaError(

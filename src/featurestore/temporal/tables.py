@@ -1,12 +1,16 @@
 """Tables as they come in, and the checks that name a column before any work is done."""
 
+import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError, SchemaError, StorageError
+
+_UNNAMED_INDEX: Final = re.compile(r"__index_level_\d+__")  # as pyarrow names it
 
 
 def as_table(value: Any, what: str) -> pa.Table:
@@ -23,6 +27,8 @@ def as_table(value: Any, what: str) -> pa.Table:
 
 def read_table(value: Any, what: str) -> pa.Table:
     """Read anything that speaks the Arrow PyCapsule protocol as a table; Arrow itself is not copied.
+
+    A mapping of columns is a table, too. The index of a pandas frame is a column where it has a name.
 
     Raises:
         SchemaError: it does not.
@@ -46,7 +52,7 @@ def read_table(value: Any, what: str) -> pa.Table:
 
 def _converted(value: Any, what: str) -> pa.Table:
     try:
-        return pa.table(value)
+        return _arrow(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise SchemaError(
             f"{what} cannot be read as an Arrow table: {error}",
@@ -54,6 +60,16 @@ def _converted(value: Any, what: str) -> pa.Table:
         ) from error
     except OSError as error:
         raise StorageError(f"{what} stopped while it was read: {error}") from error
+
+
+def _arrow(value: Any) -> pa.Table:
+    pandas = sys.modules.get("pandas")  # whoever holds a frame has imported it
+    if pandas is None or not isinstance(value, pandas.DataFrame):
+        return pa.table(value)
+    # An index that nobody named only numbers rows: what stays behind when pandas filters or sorts a frame.
+    named = any(name is not None for name in value.index.names)
+    table = pa.Table.from_pandas(value, preserve_index=named)
+    return table.drop_columns([name for name in table.column_names if _UNNAMED_INDEX.fullmatch(name)])
 
 
 def check_unique(names: Iterable[str], problem: str, hint: str = "") -> None:

@@ -15,6 +15,7 @@ from featurestore.errors import SchemaError
 from featurestore.materialize.job import renamed_keys
 from featurestore.storage.manifest import Manifest
 from featurestore.storage.suppression import Ledger, Suppression
+from featurestore.temporal.tables import read_table
 
 Renamed = Mapping[str, str]
 
@@ -105,12 +106,12 @@ def names_of_version(manifest: Manifest) -> tuple[Renamed, ...]:
 
 
 def _table(keys: Any, columns: Sequence[str]) -> pa.Table:
+    if hasattr(keys, "__arrow_c_stream__"):
+        return _plain(read_table(keys, "the keys"))
     try:
         if isinstance(keys, Mapping):
             single = not any(isinstance(v, (list, tuple)) or hasattr(v, "__len__") for v in _no_text(keys))
             return pa.table({n: pa.array([v]) if single else _array(v) for n, v in keys.items()})
-        if hasattr(keys, "__arrow_c_stream__"):
-            return _plain(pa.table(keys))
         listed = list(keys) if isinstance(keys, Sequence) and not isinstance(keys, (str, bytes)) else [keys]
         if all(isinstance(row, Mapping) for row in listed):
             return pa.Table.from_pylist([dict(row) for row in listed])
