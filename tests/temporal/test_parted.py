@@ -8,8 +8,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from featurestore.core.time import INT64_MAX, INT64_MIN
-from featurestore.temporal.parted import Part, group_rows, take_newest, within_tolerance
+from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN
+from featurestore.temporal import threads
+from featurestore.temporal.parted import (
+    Part,
+    group_by_day,
+    group_rows,
+    keep_known,
+    mark_found,
+    take_newest,
+    within_tolerance,
+)
 from featurestore.temporal.rows import Rows
 from featurestore.testing.oracle import asof_oracle_of
 from featurestore.testing.strategies import JoinCase, join_cases, random_case, sides
@@ -89,42 +98,39 @@ def test_the_order_in_which_readers_ask_does_not_matter(case: JoinCase, random: 
     assert newest_of(case, [3], None, shuffled) == newest_of(case, [3], None, pending)
 
 
-@pytest.mark.parametrize(
-    ("now", "look_back_ns", "row"),
-    [
-        pytest.param(10, None, 0, id="the same instant is visible"),
-        pytest.param(9, None, -1, id="one tick before is not"),
-        pytest.param(15, 5, 0, id="an age equal to the reach counts"),
-        pytest.param(16, 5, -1, id="one tick further does not"),
-        pytest.param(INT64_MAX, None, 0, id="the last instant sees it"),
-    ],
-)
-def test_the_bounds_of_time(now: int, look_back_ns: int | None, row: int) -> None:
+BOUNDS = {
+    "the same instant is visible": (10, 10, None, 0),
+    "one tick before is not": (9, 10, None, -1),
+    "an age equal to the reach counts": (15, 10, 5, 0),
+    "one tick further does not": (16, 10, 5, -1),
+    "the last instant sees it": (INT64_MAX, 10, None, 0),
+    "the last instant sees the first": (INT64_MAX, INT64_MIN, None, 0),
+    "a reach across all of int64 does not wrap": (INT64_MAX, INT64_MIN, INT64_MAX, -1),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_bounds_of_time(name: str) -> None:
+    now, then, look_back_ns, row = BOUNDS[name]
     case = replace(
         random_case(0),
         spine=Rows(np.zeros(1, np.int32), np.array([now])),
-        rows=Rows(np.zeros(1, np.int32), np.array([10])),
+        rows=Rows(np.zeros(1, np.int32), np.array([then])),
         entities=1,
     )
     assert newest_of(case, [], look_back_ns) == [row]
-
-
-def test_a_reach_across_all_of_int64_does_not_wrap() -> None:
-    case = replace(
-        random_case(0),
-        spine=Rows(np.zeros(1, np.int32), np.array([INT64_MAX])),
-        rows=Rows(np.zeros(1, np.int32), np.array([INT64_MIN])),
-        entities=1,
-    )
-    assert newest_of(case, [], None) == [0]
-    assert newest_of(case, [], INT64_MAX) == [-1]
 
 
 @settings(max_examples=100, deadline=None)
 @given(sides(entities=4, most=14))
 @example(Rows(np.array([1, 1, 0, 0], np.int32), np.array([1, 2, 1, 2])))
 def test_rows_are_parted_by_entity_event_known_sequence_and_position(rows: Rows) -> None:
-    grouped = group_rows(rows, entities=4)
+    check_parted(rows, 4)
+
+
+def check_parted(rows: Rows, entities: int) -> None:
+    """Compare with a sort."""
+    grouped = group_rows(rows, entities=entities)
     # Entities by descending code: the order is the caller's.
     present = sorted(set(rows.codes[rows.codes >= 0].tolist()), reverse=True)
     codes = rows.codes[grouped.firsts]
@@ -147,3 +153,65 @@ def test_rows_are_parted_by_entity_event_known_sequence_and_position(rows: Rows)
     counts = [int((rows.codes == code).sum()) for code in present]
     assert parted.offsets.tolist() == [0, *np.cumsum(counts).tolist()]
     assert (parted.positions is None) == (keyed == list(range(len(rows))))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-4 * DAY_NS, 4 * DAY_NS), st.integers(-1, 3)), max_size=30),
+    st.sets(st.integers(-5, 5), min_size=1),
+    st.integers(1, 3),
+)
+def test_readers_are_grouped_by_the_newest_day_that_is_not_after_theirs(
+    readers: list[tuple[int, int]], some: set[int], count: int
+) -> None:
+    check_days(readers, some, count)
+
+
+def check_days(readers: list[tuple[int, int]], some: set[int], count: int) -> None:
+    """Group readers, (time, group) each, in a loop."""
+    days = np.array(sorted(some), np.int32)
+    time_ns = np.array([t for t, _ in readers], np.int64)
+    group = np.array([g for _, g in readers], np.int32)
+    order, ends = group_by_day(time_ns, lambda lo, hi: group[lo:hi], 3, days, threads=count)
+    wanted: list[list[int]] = [[] for _ in range(3 * len(days) + 1)]
+    for place, (time, own) in enumerate(readers):
+        before = [slot for slot, day in enumerate(sorted(some)) if day * DAY_NS <= time]
+        wanted[own * len(days) + before[-1] if before and 0 <= own < 3 else -1].append(place)
+    assert order.tolist() == [place for places in wanted for place in places]
+    assert ends.tolist() == np.cumsum([len(places) for places in wanted]).tolist()
+
+
+def test_groups_are_asked_for_by_stretches_of_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MIN_ROWS", 1)
+    time_ns, group = np.arange(10) * DAY_NS, np.arange(10, dtype=np.int32) % 2
+    days = np.array([0, 3, 4], np.int32)
+    asked = []
+
+    def groups_of(lo: int, hi: int) -> np.ndarray:
+        asked.append((lo, hi))
+        return group[lo:hi]
+
+    order, ends = group_by_day(time_ns, groups_of, 2, days, threads=3)
+    assert sorted(asked) == [(0, 3), (3, 6), (6, 10)]
+    assert order.tolist() == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
+    assert ends.tolist() == [2, 2, 5, 6, 7, 10, 10]
+
+
+def test_readers_whose_entity_is_not_known_are_left_out() -> None:
+    spine = Rows(np.array([0, 1, -1, 2, 1], np.int32), np.zeros(5, np.int64))
+    some = np.array([4, 2, 3, 1], np.int32)
+    assert keep_known(spine, some, np.array([True, True, False, False])).tolist() == [4, 1]
+    assert keep_known(spine, some, np.array([False, False, True, True])).tolist() == [2, 3]
+
+
+def test_a_reader_that_found_a_row_points_to_its_own_place() -> None:
+    newest = np.full(5, -1, np.int32)
+    mark_found(np.array([4, 0], np.int32), newest)
+    assert newest.tolist() == [0, -1, -1, -1, 4]
+
+
+def test_the_tolerance_counts_for_every_row_the_first_included() -> None:
+    readers, rows = (Rows(np.zeros(3, np.int32), np.array(at)) for at in ([16, 15, 40], [10, 36, 0]))
+    newest = np.array([0, 0, 1], np.int32)
+    assert within_tolerance(readers, rows, newest, 5).tolist() == [-1, 0, 1]
+    assert within_tolerance(readers, rows, newest, 3).tolist() == [-1, -1, -1]

@@ -7,14 +7,19 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+from tests.temporal.test_parted import newest_of
+from tests.temporal.test_scatter import dealt, scattered
 from tests.temporal.test_streaming import check_seed
 from tests.temporal.test_streaming_merge import check_long_stream
 
 from featurestore.temporal import streaming
 from featurestore.temporal.align import AsOf, align
+from featurestore.temporal.parted import group_by_day, keep_known, mark_found
+from featurestore.temporal.rows import Rows
 from featurestore.temporal.streaming_warm import warm_streams
 from featurestore.temporal.warm import warm_joins
 from featurestore.temporal.windows_warm import warm_windows
+from featurestore.testing.strategies import chunked, random_case
 
 MODULES = (
     "key_kernels",
@@ -22,7 +27,9 @@ MODULES = (
     "asof_kernels",
     "merge_kernels",
     "gather_kernels",
+    "parted_kernels",
     "retain_kernels",
+    "scatter_kernels",
     "streaming_kernels",
     "streaming_key_kernels",
 )
@@ -45,6 +52,10 @@ def test_a_join_of_any_kind_needs_no_kernel_that_was_not_warmed() -> None:
 
 def test_a_stream_of_any_kind_needs_no_kernel_that_was_not_warmed() -> None:
     only_warm_kernels_in("cold_streams")
+
+
+def test_a_search_in_parts_needs_no_kernel_that_was_not_warmed() -> None:
+    only_warm_kernels_in("cold_parts")
 
 
 def only_warm_kernels_in(what: str) -> dict[str, int]:
@@ -76,6 +87,23 @@ def cold_joins() -> None:
             streams["last"] = AsOf(table, nulls="last_known", columns=["v"], prefix="last")
             streams["all"] = AsOf(table, by=(), columns=["v"], prefix="all")
             align(table, streams, on="ts", by="k")
+    sys.stdout.write(json.dumps([before, compiled()]))
+
+
+def cold_parts() -> None:
+    """Search parts and write what was found in a process of its own; print the kernels before and after."""
+    warm_joins()
+    before = compiled()
+    for seed in range(9):
+        case = random_case(seed)
+        newest_of(case, [100, 200], case.tolerance_ns)
+    for nulls in (None, np.arange(700) % 3 == 0):
+        for kind in (pa.int8(), pa.float16(), pa.int32(), pa.float64(), pa.string(), pa.string_view()):
+            source = chunked(pa.array(np.arange(700) % 100, mask=nulls).cast(pa.int8()).cast(kind), [])
+            scattered([source], dealt(0, 1000, 1), 1000, 2)
+    everyone = Rows(np.zeros(9, np.int32), np.arange(9))
+    order, _ = group_by_day(everyone.event_ns, lambda lo, hi: everyone.codes[lo:hi], 1, np.zeros(2, np.int32))
+    mark_found(keep_known(everyone, order, np.ones(2, np.bool_)), np.full(9, -1, np.int32))
     sys.stdout.write(json.dumps([before, compiled()]))
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.keys import buckets_of
-from featurestore.core.time import day_of_text, epoch_days
+from featurestore.core.time import day_of_text
 from featurestore.materialize.stored_rows import StoredRows, Touched
 from featurestore.resolve.events import Events, EventTimes, source_events
 from featurestore.temporal.keys import code_keys
-from featurestore.temporal.order import group_positions
-from featurestore.temporal.parted import Part, take_newest
+from featurestore.temporal.parted import Part, group_by_day, keep_known, mark_found, take_newest
 from featurestore.temporal.rows import Int32Array, Rows
+from featurestore.temporal.scatter import Scattered
 from featurestore.temporal.threads import run_in_turn, thread_count
 
 
@@ -23,8 +23,8 @@ class NewestRows:
     """Stored rows that readers take.
 
     Attributes:
-        table: The rows, in no particular order; one that several readers take is there several times.
-        newest: `(n,)` each reader's row of `table`, -1 where it may see none.
+        table: `n` rows: at each reader's place the row that it takes.
+        newest: `(n,)` that place, -1 for a reader that may see none: what lies there means nothing.
     """
 
     table: pa.Table
@@ -37,21 +37,24 @@ class _Bucket:
     """The shards of one bucket and the readers in it.
 
     Attributes:
-        shards: Their places in the manifest, newest date first, and the day of each.
-        readers: Positions of the readers, by day, then as they come; `days` their days.
+        shards: Their places in the manifest, newest date first.
+        readers: Positions of the readers that see each shard first: those of its date and of the days after
+            it, up to the next shard.
     """
 
-    shards: tuple[tuple[int, int], ...]
-    readers: Int32Array
-    days: Int32Array
+    shards: tuple[int, ...]
+    readers: tuple[Int32Array, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """What is looked for, and where.
+    """What is looked for, where, and what was found.
 
     Attributes:
         codes: The readers' code of each entity of a shard, by the shard's place in the manifest.
+        columns: What is read of the rows.
+        found: The columns, in the readers' order.
+        newest: Becomes that of `NewestRows`.
     """
 
     stored: StoredRows
@@ -61,6 +64,8 @@ class _Search:
     times: EventTimes
     columns: Sequence[str]
     look_back_ns: int | None
+    found: Sequence[Scattered]
+    newest: Int32Array
 
 
 def read_newest(
@@ -93,73 +98,80 @@ def read_newest(
         values are read for the rows taken alone.
     """
     manifest = stored.mirrors[0].manifest
-    buckets = _buckets(stored, readers, keys, low_ns)
-    opened = sorted(index for b in buckets for index, _ in b.shards)
+    buckets = _buckets(stored, readers, keys, low_ns, threads)
+    opened = sorted(index for bucket in buckets for index in bucket.shards)
     sides = [stored.mirrors[0].shard(i).entity_keys().columns for i in opened]
     coded = code_keys([keys, *sides], stored.keys, threads=threads)
     codes = dict(zip(opened, coded.codes[1:], strict=True))
     spine = readers.rows(coded.codes[0])
-    search = _Search(stored, spine, codes, coded.entities, times, columns, look_back_ns)
-    found: dict[int, tuple[Int32Array, pa.Table]] = {}
-    count = thread_count(threads, len(spine))
-    run_in_turn([partial(_read_bucket, search, bucket, found) for bucket in buckets], count)
+    kinds = stored.empty().select(columns).schema
+    found = [Scattered(field.type, len(spine), name=field.name) for field in kinds]
     newest = np.full(len(spine), -1, np.int32)
-    start = 0
-    for who, _ in found.values():
-        newest[who] = np.arange(start, start + len(who), dtype=np.int32)
-        start += len(who)
-    table = pa.concat_tables(t for _, t in found.values()) if found else stored.empty().select(columns)
-    return NewestRows(table, newest, Touched(len(opened), len(manifest.shards), table.num_rows))
+    search = _Search(stored, spine, codes, coded.entities, times, columns, look_back_ns, found, newest)
+    count = thread_count(threads, len(spine))
+    run_in_turn([partial(_read_bucket, search, bucket) for bucket in buckets], count)
+    missing = np.flatnonzero(newest < 0)
+    table = pa.table([column.finish(missing) for column in found], kinds)
+    return NewestRows(table, newest, Touched(len(opened), len(manifest.shards), len(spine) - missing.size))
 
 
 def _buckets(
-    stored: StoredRows, readers: Events, keys: Sequence[pa.ChunkedArray], low_ns: int
+    stored: StoredRows, readers: Events, keys: Sequence[pa.ChunkedArray], low_ns: int, threads: int | None
 ) -> list[_Bucket]:
-    """Split readers by bucket and order them by day; shards that none of them can reach are left out."""
+    """Split readers by bucket and date; shards that none of them can reach are left out."""
     manifest = stored.mirrors[0].manifest
     shards: dict[int, list[tuple[int, int]]] = {}
     for index, shard in enumerate(manifest.shards):
         if shard.max_time_ns >= low_ns:
             shards.setdefault(shard.bucket, []).append((day_of_text(shard.date), index))
-    bucket = buckets_of(list(keys), manifest.buckets)
-    if readers.dead is not None:
-        bucket[readers.dead] = manifest.buckets  # a group of their own, which nobody reads
-    days = epoch_days(readers.event_ns)
-    first = days.min(initial=0)
-    # By day, then by bucket: the second sort keeps the order of the first.
-    order, _ = group_positions(days - first, int(days.max(initial=0) - first) + 1)
-    within, ends = group_positions(bucket[order], manifest.buckets + 1)
-    order = order[within]
-    days = days[order]
+    if not shards:
+        return []
+
+    def bucket_of(lo: int, hi: int) -> Int32Array:
+        bucket = buckets_of([key.slice(lo, hi - lo) for key in keys], manifest.buckets)
+        if readers.dead is not None:
+            bucket[readers.dead[lo:hi]] = manifest.buckets  # which nobody reads
+        return bucket
+
+    days = np.array(sorted({day for own in shards.values() for day, _ in own}), np.int32)
+    order, ends = group_by_day(readers.event_ns, bucket_of, manifest.buckets, days, threads=threads)
+    place = {int(day): slot for slot, day in enumerate(days)}
     out = []
     for number, own in shards.items():
-        mine = slice(int(ends[number - 1]) if number else 0, int(ends[number]))
-        if mine.start < mine.stop:
-            last = int(days[mine.stop - 1])
-            near = tuple((index, day) for day, index in sorted(own, reverse=True) if day <= last)
-            out.append(_Bucket(near, order[mine], days[mine]))
+        first, end = number * len(days), int(ends[(number + 1) * len(days) - 1])
+        near: list[int] = []
+        come: list[Int32Array] = []
+        for day, index in sorted(own, reverse=True):
+            group = first + place[day]
+            begin = int(ends[group - 1]) if group else 0
+            if near or begin < end:
+                near.append(index)
+                come.append(order[begin:end])
+            end = begin
+        if near:
+            out.append(_Bucket(tuple(near), tuple(come)))
     return out
 
 
-def _read_bucket(search: _Search, bucket: _Bucket, found: dict[int, tuple[Int32Array, pa.Table]]) -> None:
+def _read_bucket(search: _Search, bucket: _Bucket) -> None:
     stored, codes, spine = search.stored, search.codes, search.spine
-    there = np.zeros(search.entities + 1, np.bool_)  # the last place is where code -1 looks
-    for index, _ in bucket.shards:
+    there = np.zeros(search.entities + 1, np.bool_)
+    for index in bucket.shards:
         there[codes[index]] = True
+    there[-1] = False
     slots = np.full(search.entities, -1, np.int32)
     pending = np.empty(0, np.int32)
-    end = len(bucket.readers)
-    for index, day in bucket.shards:
-        begin = int(np.searchsorted(bucket.days[:end], day))
-        come = bucket.readers[begin:end]
-        pending = np.concatenate([come[there[spine.codes[come]]], pending])
-        end = begin
+    for index, come in zip(bucket.shards, bucket.readers, strict=True):
+        pending = np.concatenate([keep_known(spine, come, there), pending])
         if not pending.size:
             continue
         view = stored.mirrors[0].shard(index)
-        clocks = source_events(stored.columns_of(index, search.times.columns()), search.times)
+        rows = stored.columns_of(index, search.columns)
+        clocks = source_events(rows, search.times)
         part = Part(clocks.event_ns, clocks.known_ns, view.offsets, codes[index], view.shard.max_time_ns)
         taken = take_newest(spine, pending, part, slots, look_back_ns=search.look_back_ns)
         pending = taken.left
         if taken.rows.size:
-            found[index] = taken.readers, stored.taken(index, taken.rows, search.columns)
+            mark_found(taken.readers, search.newest)
+            for column, found in zip(rows.columns, search.found, strict=True):
+                found.put(column, taken.rows, taken.readers)

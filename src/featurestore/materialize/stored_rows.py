@@ -17,7 +17,6 @@ from featurestore.storage.manifest import current_version, version_folder
 from featurestore.storage.shards import ShardSet, ShardView, open_dataset_folder
 from featurestore.storage.snapshots import Snapshot, snapshot_from_spec
 from featurestore.storage.suppression import read_ledger
-from featurestore.temporal.gather import gather
 from featurestore.temporal.times import times_ns
 
 # Spines of up to so many entities read the rows of these entities alone.
@@ -88,14 +87,10 @@ class StoredRows:
 
     def columns_of(self, index: int, names: Sequence[str]) -> pa.Table:
         """Return some columns of the source as one shard holds them; no page is read yet."""
+        tables = [mirror.shard(index).table for mirror in self.mirrors]
         places = {name: (mirror, stored) for name, mirror, stored in self.columns}
-        found = {name: places[name] for name in names}
-        return pa.table({n: self.mirrors[m].shard(index).table.column(s) for n, (m, s) in found.items()})
-
-    def taken(self, index: int, positions: Int64Array, names: Sequence[str]) -> pa.Table:
-        """Read some columns of some rows of one shard; only their pages are touched."""
-        table = self.columns_of(index, names)
-        return pa.table({n: gather(table.column(n), positions, threads=1, name=n) for n in names})
+        columns = [tables[mirror].column(stored) for mirror, stored in map(places.__getitem__, names)]
+        return pa.Table.from_arrays(columns, list(names))
 
     def _rows(self, index: int, few: pa.Table | None, reach: Reach) -> pa.Table:
         views = [mirror.shard(index) for mirror in self.mirrors]

@@ -1,15 +1,18 @@
 """Rows stored entity by entity, each entity's in (event, known, sequence, position) order: "parted"."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from featurestore.core.time import Int64Array
+from featurestore.core.time import BoolArray, Int64Array
 from featurestore.temporal.asof import knowledge_tree
 from featurestore.temporal.jit import lazy_module
-from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, partition_rows
-from featurestore.temporal.rows import Int32Array, Rows, frozen
+from featurestore.temporal.order import NO_INT32, NO_INT64, Partition, group_positions, partition_rows
+from featurestore.temporal.rows import Int32Array, Rows, frozen, scratch
+from featurestore.temporal.threads import run_parallel, split, thread_count
 
 _kernels: Any = lazy_module("featurestore.temporal.parted_kernels")
 
@@ -91,6 +94,51 @@ def _keyless(rows: Rows) -> Int64Array:
     return found[np.lexsort(clocks)]
 
 
+def group_by_day(
+    time_ns: Int64Array,
+    groups_of: Callable[[int, int], Int32Array],
+    groups: int,
+    days: Int32Array,
+    *,
+    threads: int | None = None,
+) -> tuple[Int32Array, Int64Array]:
+    """Group readers by a group of theirs, and within it by the newest of some days that is not after theirs.
+
+    Args:
+        time_ns: `(n,)` when each reads.
+        groups_of: Returns the groups of readers `lo` to `hi`, in `[0, groups)`; any other number is nobody's.
+            Called from several threads.
+        days: `(d,)` days since 1970, ascending, one at least.
+
+    Returns:
+        `(n,)` positions; nobody's and those before the first day come last. `(groups * d + 1,)` where the
+        readers of each (group, day) end among them.
+
+    Cost: O(n + groups * d + days between the first and the last).
+    """
+    count, first = len(time_ns), int(days[0])
+    slots = np.searchsorted(days, np.arange(first, int(days[-1]) + 1), "right").astype(np.int32) - np.int32(1)
+    code = scratch(count, np.dtype(np.int32))
+
+    def part(lo: int, hi: int) -> None:
+        group, time = frozen(groups_of(lo, hi)), frozen(time_ns[lo:hi])
+        _kernels.day_groups(time, group, groups, frozen(slots), first, len(days), code[lo:hi])
+
+    run_parallel([partial(part, lo, hi) for lo, hi in split(count, thread_count(threads, count))])
+    return group_positions(code, groups * len(days) + 1)
+
+
+def keep_known(readers: Rows, some: Int32Array, known: BoolArray) -> Int32Array:
+    """Return those of some readers whose entity is known.
+
+    Args:
+        some: Positions.
+        known: `(entities + 1,)` by code; the last place is where code -1 looks.
+    """
+    kept = np.empty(len(some), np.int32)
+    return kept[: _kernels.keep_known(frozen(some), frozen(readers.codes), frozen(known), kept)]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A stretch of stored rows, parted.
@@ -164,6 +212,11 @@ def take_newest(
         frozen(part.offsets), who, place, left[absent:],
     )  # fmt: skip
     return Taken(who[:found], place[:found], left[: absent + missed])
+
+
+def mark_found(readers: Int32Array, newest: Int32Array) -> None:
+    """Note for readers that what they take lies at their own place: `newest[i] = i`."""
+    _kernels.mark_found(frozen(readers), newest)
 
 
 def within_tolerance(readers: Rows, rows: Rows, newest: Int32Array, tolerance_ns: int | None) -> Int32Array:

@@ -1,8 +1,9 @@
 """Compiled loops over rows that lie entity by entity, in time order: as stored data does."""
 
 import numpy as np
+import numpy.typing as npt
 
-from featurestore.core.time import INT64_MAX, Int64Array
+from featurestore.core.time import DAY_NS, INT64_MAX, Int64Array
 from featurestore.temporal.asof_kernels import count_before, known_before
 from featurestore.temporal.jit import kernel
 from featurestore.temporal.rows import Int32Array
@@ -38,6 +39,50 @@ def place_entities(
             place += 1
     offsets[len(chosen)] = place
     return stays
+
+
+@kernel
+def day_groups(
+    time: Int64Array,
+    group: Int32Array,
+    groups: int,
+    slots: Int32Array,
+    first: int,
+    days: int,
+    out: Int32Array,
+) -> None:
+    """Number (group, day) for each reader.
+
+    Args:
+        group: in `[0, groups)`; any other is nobody's.
+        slots: of each day from `first` on, which of the `days` days is the newest not after it.
+        out: gets `group * days + day`; `groups * days` for nobody's and for readers before the first day.
+    """
+    last = len(slots) - 1
+    for i in range(len(time)):
+        day = time[i] // DAY_NS - first
+        if day < 0 or group[i] < 0 or group[i] >= groups:
+            out[i] = groups * days
+        else:
+            out[i] = group[i] * days + slots[min(day, last)]
+
+
+@kernel
+def keep_known(readers: Int32Array, codes: Int32Array, known: npt.NDArray[np.bool_], kept: Int32Array) -> int:
+    """Keep the readers whose entity is known (code -1 looks at the last place); returns their number."""
+    count = 0
+    for k in range(len(readers)):
+        if known[codes[readers[k]]]:
+            kept[count] = readers[k]
+            count += 1
+    return count
+
+
+@kernel
+def mark_found(readers: Int32Array, newest: Int32Array) -> None:
+    """Note for each of these readers that what it takes lies at its own place."""
+    for k in range(len(readers)):
+        newest[readers[k]] = readers[k]
 
 
 @kernel

@@ -10,7 +10,17 @@ from featurestore.temporal.asof import asof_indices, last_known_indices
 from featurestore.temporal.gather import gather
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.keys import code_keys
+from featurestore.temporal.parted import (
+    Part,
+    group_by_day,
+    group_rows,
+    keep_known,
+    mark_found,
+    take_newest,
+    within_tolerance,
+)
 from featurestore.temporal.rows import DIRECTIONS, Rows
+from featurestore.temporal.scatter import Scattered
 
 _streams: Any = lazy_module("featurestore.temporal.streaming_warm")
 _windows: Any = lazy_module("featurestore.temporal.windows_warm")
@@ -31,7 +41,7 @@ def warm_kernels() -> None:
 
 
 def warm_joins() -> None:
-    """Compile the kernels of keys, joins and gathers."""
+    """Compile the kernels of keys, joins, gathers, and of rows that lie in parts."""
     places = np.arange(_ROWS)
     text = pa.array([f"k{place}" for place in range(_ROWS)])
     wide = pa.array(places * 2**40)
@@ -59,6 +69,7 @@ def warm_joins() -> None:
         gather(values, places)
         gather(pa.array([None, *values.to_pylist()], values.type), places)
     gather(text.cast(pa.string_view()), places)
+    _warm_parts(places)
 
 
 def _warm_search(places: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
@@ -79,3 +90,21 @@ def _warm_search(places: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
     swapped = Rows(np.zeros(8 * _ROWS, np.int32), np.arange(8 * _ROWS) ^ 1)
     asof_indices(swapped, tangled, entities=3, direction="backward", **rule)
     last_known_indices(tangled, ordered, valid, entities=3, **rule)
+
+
+def _warm_parts(places: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
+    codes, entities = np.arange(3, dtype=np.int32), 3
+    rows = Rows((places % entities).astype(np.int32), places, places)
+    parted = group_rows(rows, entities=entities).parted(np.arange(entities))
+    order = parted.positions
+    event_ns = places if order is None else places[order]
+    everyone = group_by_day(places, lambda lo, hi: rows.codes[lo:hi], entities, np.zeros(1, np.int32))[0]
+    known = keep_known(rows, everyone, np.ones(entities + 1, np.bool_))
+    slots, newest = np.full(entities, -1, np.int32), np.full(_ROWS, -1, np.int32)
+    part = Part(event_ns, event_ns, parted.offsets, codes, int(event_ns.max()))
+    taken = take_newest(rows, known, part, slots, look_back_ns=_ROWS)
+    mark_found(taken.readers, newest)
+    within_tolerance(rows, rows, newest, _ROWS)
+    for width in (8, 16, 32, 64):
+        column = Scattered(getattr(pa, f"int{width}")(), _ROWS)
+        column.put(pa.array(places % 100, getattr(pa, f"int{width}")()), taken.rows, taken.readers)
