@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.core.canonical import digest_json
+from featurestore.core.table_rows import valid_rows
 from featurestore.errors import SchemaError
 
 
@@ -88,8 +89,7 @@ class _Stream:
         children: list[list[pa.Array]] = []
         for chunk in self.chunks:
             if nulls:
-                valid = chunk.is_valid()
-                validity.update(np.ascontiguousarray(valid.to_numpy(zero_copy_only=False)).view(np.uint8))
+                validity.update(valid_rows(chunk).view(np.uint8))
             children.append(_feed(chunk, values, lengths))
         out: list[object] = [validity.hexdigest() if nulls else "", values.hexdigest(), lengths.hexdigest()]
         nested = (pa.chunked_array(list(parts)) for parts in zip(*children, strict=True))
@@ -157,8 +157,9 @@ def _fixed_width_bytes(chunk: pa.Array) -> np.ndarray:
     if buffer is None:
         return np.zeros(len(chunk) * width, np.uint8)
     raw = np.frombuffer(buffer, np.uint8)[chunk.offset * width : (chunk.offset + len(chunk)) * width]
-    if chunk.null_count:
-        raw = raw.reshape(len(chunk), width).copy()
-        raw[np.asarray(chunk.is_null())] = 0
-        raw = raw.reshape(-1)
-    return raw
+    if chunk.null_count == 0:
+        return raw
+    valid = valid_rows(chunk)
+    if width in {1, 2, 4, 8}:
+        return (raw.view(f"u{width}") * valid).view(np.uint8)
+    return (raw.reshape(len(chunk), width) * valid[:, None]).reshape(-1)

@@ -1,9 +1,9 @@
 """Forcing files to the disk beside the computation: waiting for a disk costs no core."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,8 +23,8 @@ class Durability:
 
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(_THREADS, "durability")
-        self._steps: list[Future[None]] = []
-        self._folders: set[Path] = set()
+        self._steps: deque[Future[None]] = deque()
+        self._folders: set[str] = set()
         self._lock = threading.Lock()
         return self
 
@@ -34,13 +34,15 @@ class Durability:
         Raises:
             StorageError: an earlier step failed.
         """
+        ended = []
         with self._lock:
-            done = [f for f in self._steps if f.done()]
-            self._steps = [*(f for f in self._steps if f not in done), self._pool.submit(step)]
-        for ended in done:
-            ended.result()
+            while self._steps and self._steps[0].done():
+                ended.append(self._steps.popleft())
+            self._steps.append(self._pool.submit(step))
+        for earlier in ended:
+            earlier.result()
 
-    def keep_names(self, folders: Iterable[Path]) -> None:
+    def keep_names(self, folders: Iterable[str]) -> None:
         """Force folders to the disk at the end, when their files have their names."""
         with self._lock:
             self._folders.update(folders)

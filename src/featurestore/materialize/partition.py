@@ -115,9 +115,10 @@ def write_partition(
     """
     ordered = canonical_order(table, shape) if order is None else _in_order(table, order)
     digest = partition_digest(ordered.table)
-    data = _write_data(ordered, day, bucket, digest, shape, durability)
-    shard = _write_shard(ordered, day, bucket, digest, shape, durability)
-    return Written(data, shard)
+    data, file = _write_data(ordered, day, bucket, digest, shape, durability)
+    written = Written(data, _write_shard(ordered, data, shape))
+    durability.finish(partial(_keep, shape, file, written))
+    return written
 
 
 def canonical_order(table: pa.Table, shape: Shape) -> Ordered:
@@ -175,10 +176,10 @@ def _clocked(codes: Int32Array, table: pa.Table, shape: Shape) -> Rows:
 
 def _write_data(
     ordered: Ordered, day: int, bucket: int, digest: str, shape: Shape, durability: Durability
-) -> DataFile:
+) -> tuple[DataFile, StagedParquet]:
     date = day_text(day)
     relative = f"event_date={date}/bucket={bucket:04d}"
-    folder = shape.delta / relative
+    folder = f"{shape.delta}/{relative}"
     named = create_folders(folder)
     if shape.upload is None:
         durability.keep_names([folder, *named])
@@ -186,14 +187,13 @@ def _write_data(
     times = tuple(n for n in (shape.timestamp, shape.created) if n is not None)
     sort = tuple(n for n in (*shape.keys, *times, shape.sequence) if n is not None)
     file = stage_parquet(folder, stored, times=times, sort=sort)
-    durability.finish(partial(_keep_data, shape, file, f"{relative}/{file.final.name}"))
     minimum, maximum = {}, {}
     for name in times:
         bounds = pc.min_max(stored.column(name)).as_py()
         if bounds["min"] is not None:
             minimum[name], maximum[name] = bounds["min"], bounds["max"]
-    return DataFile(
-        path=f"{relative}/{file.final.name}",
+    data = DataFile(
+        path=f"{relative}/{file.name}",
         date=date,
         bucket=bucket,
         rows=file.rows,
@@ -203,49 +203,45 @@ def _write_data(
         minimum=minimum,
         maximum=maximum,
     )
+    return data, file
 
 
-def _keep_data(shape: Shape, file: StagedParquet, path: str) -> None:
-    file.finish()
-    if shape.upload is not None:
-        shape.upload.send_data(file.final, path)
-
-
-def _keep_shard(shape: Shape, name: str, xxh3: str) -> None:
-    if shape.upload is not None:
-        shape.upload.send_shard(shape.ipc / name, xxh3)
-    else:
-        fsync_file(shape.ipc / name)
-
-
-def _write_shard(
-    ordered: Ordered, day: int, bucket: int, digest: str, shape: Shape, durability: Durability
-) -> Shard:
-    name = f"part-{day_text(day)}-{bucket:04d}"
+def _write_shard(ordered: Ordered, data: DataFile, shape: Shape) -> Shard:
+    name = f"part-{data.date}-{data.bucket:04d}"
     packed = pack_table(ordered.table, shape.packs, ordered.codes)
-    rows = write_ipc(shape.ipc / f"{name}.arrow", packed.batch, align=shape.align, sync=False)
-    durability.finish(partial(_keep_shard, shape, f"{name}.arrow", rows.xxh3))
+    rows = write_ipc(f"{shape.ipc}/{name}.arrow", packed.batch, align=shape.align, sync=False)
     # Arrow columns are of one length: the keys get a null for the offset behind the last entity.
     columns = {"offset": pa.array(ordered.offsets)}
     for key in ordered.entities.column_names:
         column = ordered.entities.column(key).combine_chunks()
         columns[key] = pa.concat_arrays([column, pa.nulls(1, column.type)])
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    parted = write_ipc(shape.ipc / f"{name}.offsets.arrow", batch, sync=False)
-    durability.finish(partial(_keep_shard, shape, f"{name}.offsets.arrow", parted.xxh3))
-    event_ns, _ = times_ns(ordered.table.column(shape.timestamp), shape.timestamp)
+    parted = write_ipc(f"{shape.ipc}/{name}.offsets.arrow", batch, sync=False)
     return Shard(
         file=f"{name}.arrow",
         offsets=f"{name}.offsets.arrow",
-        date=day_text(day),
-        bucket=bucket,
-        rows=ordered.table.num_rows,
+        date=data.date,
+        bucket=data.bucket,
+        rows=data.rows,
         entities=ordered.entities.num_rows,
         bytes=rows.bytes,
         xxh3=rows.xxh3,
         offsets_xxh3=parted.xxh3,
-        min_time_ns=int(event_ns.min()),
-        max_time_ns=int(event_ns.max()),
-        digest=digest,
+        min_time_ns=data.minimum[shape.timestamp],
+        max_time_ns=data.maximum[shape.timestamp],
+        digest=data.digest,
         nulls=packed.nulls,
     )
+
+
+def _keep(shape: Shape, file: StagedParquet, written: Written) -> None:
+    """Force a partition's files to the disk, or send them on."""
+    shard = written.shard
+    file.finish()
+    if shape.upload is None:
+        fsync_file(f"{shape.ipc}/{shard.file}")
+        fsync_file(f"{shape.ipc}/{shard.offsets}")
+    else:
+        shape.upload.send_data(shape.delta / written.data.path, written.data.path)
+        shape.upload.send_shard(shape.ipc / shard.file, shard.xxh3)
+        shape.upload.send_shard(shape.ipc / shard.offsets, shard.offsets_xxh3)

@@ -9,6 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -104,21 +105,21 @@ def make_folders(path: str | AnyPath) -> AnyPath:
     return Path(path)
 
 
-def create_folders(path: str | Path) -> list[Path]:
+def create_folders(path: str | Path) -> list[str]:
     """Create a folder and its parents; returns the folders that have a new name in them.
 
     The caller forces these to the disk (`fsync_folder`) before anybody relies on the new ones.
     """
-    folder = Path(path)
+    folder = str(path)
     missing = []
-    while not folder.exists():
+    while not os.path.exists(folder):  # noqa: PTH110 -- texts: partitions are many
         missing.append(folder)
-        folder = folder.parent
+        folder = os.path.dirname(folder) or "."  # noqa: PTH120 -- as above
     for created in reversed(missing):
         announce("mkdir", created)
-        with storage_errors("create", created):
-            created.mkdir(exist_ok=True)
-    return [created.parent for created in missing]
+        with storage_errors("create", created), suppress(FileExistsError):
+            os.mkdir(created)  # noqa: PTH102 -- as above
+    return [os.path.dirname(created) or "." for created in missing]  # noqa: PTH120 -- as above
 
 
 def write_file(path: str | AnyPath, data: bytes | memoryview) -> None:

@@ -1,16 +1,20 @@
 """A new file that is hashed while it is written: nothing has to be read again for its checksum."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-# Every call of the system gives the interpreter away: a page's header of 28 bytes is not worth it.
-_SHORT: Final = 1 << 15
-_HELD: Final = 1 << 18
+# How many pieces the system takes in one call.
+_PIECES_MAX: Final = 1024
 
 
 class HashedFile:
-    """A file object for Arrow's writers: append-only, xxh3-128 of every byte; whole only after `finish`.
+    """A file object for Arrow's writers: append-only, xxh3-128 of every byte.
+
+    Every piece is a call of the system: short ones are to be put together first, for Arrow's writers by a
+    `pa.BufferedOutputStream`. Such a stream lets go of what it still holds when it is collected, behind a
+    failure, too: once the file is closed, what comes is dropped.
 
     Attributes:
         position: Bytes written so far.
@@ -24,41 +28,39 @@ class HashedFile:
 
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._hasher = xxhash.xxh3_128()
-        self._held = bytearray()
         self.position = 0
         self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Append bytes; short pieces are put together first."""
+        """Append bytes."""
         view = memoryview(data).cast("B")
-        self.position += view.nbytes
-        if view.nbytes < _SHORT:
-            self._held += view
-            if len(self._held) >= _HELD:
-                self._put_held()
-        else:
-            self._put_held()
-            self._put(view)
+        if not self.closed:
+            self.write_all([view])
         return view.nbytes
 
-    def finish(self) -> str:
-        """Hand everything to the operating system; returns xxh3-128 of all bytes, 32 hex digits."""
-        self._put_held()
+    def write_all(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Append pieces, one after the other, in one call of the system where it takes them all."""
+        for piece in pieces:
+            self._hasher.update(piece)
+            self.position += len(piece)
+        left = [piece for piece in pieces if len(piece)]
+        while left:
+            done = os.writev(self._descriptor, left[:_PIECES_MAX])
+            whole = 0
+            while whole < len(left) and done >= len(left[whole]):
+                done -= len(left[whole])
+                whole += 1
+            left = left[whole:]
+            if done:
+                left[0] = memoryview(left[0])[done:]
+
+    def digest(self) -> str:
+        """Return xxh3-128 of all bytes so far, 32 hex digits."""
         return str(self._hasher.hexdigest())
 
     def sync(self) -> None:
-        """Force the bytes to the disk, once it is finished."""
+        """Force the bytes to the disk."""
         os.fsync(self._descriptor)
-
-    def _put_held(self) -> None:
-        if self._held:
-            self._put(memoryview(self._held))
-            self._held = bytearray()
-
-    def _put(self, view: memoryview) -> None:
-        self._hasher.update(view)
-        while view.nbytes:
-            view = view[os.write(self._descriptor, view) :]
 
     def tell(self) -> int:
         """Return how many bytes were written."""
@@ -77,10 +79,10 @@ class HashedFile:
         return False
 
     def flush(self) -> None:
-        """Do nothing: `finish` does."""
+        """Do nothing: nothing is held."""
 
     def close(self) -> None:
-        """Close it, finished or not; again is fine."""
+        """Close it; again is fine."""
         if not self.closed:
             self.closed = True
             os.close(self._descriptor)

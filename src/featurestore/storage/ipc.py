@@ -61,8 +61,8 @@ def write_ipc(path: str | Path, batch: pa.RecordBatch, *, align: int = 64, sync:
     with storage_errors("write", path):
         try:
             with closing(HashedFile(path)) as file:
-                _write(file, _without_neighbours(batch), align)
-                digest = file.finish()
+                file.write_all(_pieces(_without_neighbours(batch), align))
+                digest = file.digest()
                 if sync:
                     announce("fsync", path)
                     file.sync()
@@ -90,21 +90,15 @@ def _is_whole(column: pa.Array) -> bool:
     return bool(held <= column.nbytes + last)
 
 
-def _pad(file: HashedFile, size: int) -> None:
-    if size:
-        file.write(bytes(size))
-
-
-def _write(file: HashedFile, batch: pa.RecordBatch, align: int) -> None:
+def _pieces(batch: pa.RecordBatch, align: int) -> list[bytes | memoryview]:
+    """Return the file's bytes; the batch's buffers among them, not copied."""
     schema = batch.schema.serialize().to_pybytes()
-    file.write(_MAGIC + b"\0\0")
-    file.write(schema)
-    _pad(file, -file.position % 8)
-    block = _put_batch(file, batch, align)
-    file.write(_CONTINUATION + bytes(4))
+    head = _MAGIC + b"\0\0" + schema
+    head += bytes(-len(head) % 8)
+    body, block = _put_batch(len(head), batch, align)
     footer = _patched_footer(_empty_file(schema), block)
-    file.write(footer)
-    file.write(struct.pack("<i", len(footer)) + _MAGIC)
+    tail = _CONTINUATION + bytes(4) + footer + struct.pack("<i", len(footer)) + _MAGIC
+    return [head, *body, tail]
 
 
 class _Pieces:
@@ -166,31 +160,32 @@ def _message(batch: pa.RecordBatch) -> tuple[bytearray, dict[int, memoryview]]:
     return metadata, body
 
 
-def _put_batch(file: HashedFile, batch: pa.RecordBatch, align: int) -> tuple[int, int, int]:
-    """Write one message; returns its offset, metadata length (prefix included) and body length."""
+def _put_batch(
+    start: int, batch: pa.RecordBatch, align: int
+) -> tuple[list[bytes | memoryview], tuple[int, int, int]]:
+    """Lay out one message from a place of the file on.
+
+    Returns:
+        Its pieces; its offset, metadata length (prefix included) and body length.
+    """
     metadata, body = _message(batch)
     length = len(metadata)
-    start = file.position
     padded = -(start + 8 + length) % align + length
     table = _root(metadata)
     buffers = _vector(metadata, _table(metadata, table, _HEADER), _BUFFERS)
-    places, end = [], 0
+    views: list[bytes | memoryview] = []
+    end = 0
     for at in range(buffers[0], buffers[0] + 16 * buffers[1], 16):
         offset, size = struct.unpack_from("<qq", metadata, at)
         struct.pack_into("<q", metadata, at, end)
         if size:
-            places.append((body[offset][:size], end))
-        end += -(-size // align) * align
+            views.append(body[offset][:size])
+            if padding := -size % align:
+                views.append(bytes(padding))
+            end += size + padding
     struct.pack_into("<q", metadata, _field(metadata, table, _BODY_LENGTH), end)
-    file.write(_CONTINUATION + struct.pack("<i", padded))
-    file.write(metadata)
-    _pad(file, padded - length)
-    base = file.position
-    for view, place in places:
-        _pad(file, base + place - file.position)
-        file.write(view)
-    _pad(file, base + end - file.position)
-    return start, 8 + padded, end
+    prefix = _CONTINUATION + struct.pack("<i", padded) + metadata + bytes(padded - length)
+    return [prefix, *views], (start, 8 + padded, end)
 
 
 @lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.table_rows import valid_rows
 from featurestore.storage.manifest import Pack
 
 ENTITY_CODE: Final = "entity_code"
@@ -111,11 +112,23 @@ def _pack(table: pa.Table, pack: Pack) -> tuple[np.ndarray, np.ndarray | None]:
     fill = np.nan if values.dtype.kind == "f" else 0
     for place, name in enumerate(pack.features):
         column = _flat(table.column(name))
+        values[:, place] = _numbers(column, values.dtype)
         if column.null_count and mask is not None:
-            mask[:, place] = np.asarray(column.is_valid())
-            column = column.fill_null(pa.scalar(fill).cast(column.type))
-        values[:, place] = column.to_numpy(zero_copy_only=False)
+            valid = valid_rows(column)
+            mask[:, place] = valid
+            np.copyto(values[:, place], fill, where=~valid)
     return values, mask
+
+
+def _numbers(column: pa.Array, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return a column's values, whatever lies there where one is null; only booleans are copied."""
+    data = column.buffers()[1]
+    if len(column) == 0 or data is None:
+        return np.zeros(len(column), dtype)
+    if pa.types.is_boolean(column.type):
+        bits = np.frombuffer(data, np.uint8)
+        return np.unpackbits(bits, count=column.offset + len(column), bitorder="little")[column.offset :]
+    return np.frombuffer(data, dtype, len(column), column.offset * dtype.itemsize)
 
 
 def _fixed_list(values: np.ndarray, width: int) -> pa.FixedSizeListArray:

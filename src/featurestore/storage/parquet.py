@@ -1,7 +1,9 @@
 """Our own Parquet files: sorted, checksummed page by page, encoded by what the columns hold."""
 
-from contextlib import closing
+import os
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +18,12 @@ from featurestore.storage.source_files import Place, hash_file
 from featurestore.storage.source_readers import reading
 
 ROW_GROUP_ROWS: Final = 1 << 17
+_BUFFER_BYTES: Final = 1 << 20
 _SAMPLE_ROWS: Final = 4096
 _FEW_ROWS: Final = 256
 _DICTIONARY_SHARE: Final = 0.05
-_STRETCHES: Final = 4
 _HELD_SHARE: Final = 0.1
+_NOISE_SHARE: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,19 @@ class StagedParquet:
     """A file that is written but neither durable nor under its name.
 
     Attributes:
-        final: The name that its content gives it.
+        staged: Where it lies.
     """
 
-    staged: Path
-    final: Path
+    folder: str
+    staged: str
     rows: int
     bytes: int
     xxh3: str
+
+    @property
+    def name(self) -> str:
+        """The name that its content gives it."""
+        return f"part-{self.xxh3}.parquet"
 
     def finish(self) -> ParquetFile:
         """Force it to the disk, then give it its name; the folder's entry is the caller's to fsync.
@@ -57,27 +65,28 @@ class StagedParquet:
         Raises:
             StorageError: the disk refused; the file is removed.
         """
+        final = f"{self.folder}/{self.name}"
         try:
             fsync_file(self.staged)
-            announce("rename", self.final)
-            with storage_errors("rename", self.final):
+            announce("rename", final)
+            with storage_errors("rename", final):
                 # Equal names are equal bytes: a file left over from an interrupted run is simply taken over.
-                self.staged.replace(self.final)
+                os.replace(self.staged, final)  # noqa: PTH105 -- texts, where there are many files
         except BaseException:
-            self.staged.unlink(missing_ok=True)
+            _remove(self.staged)
             raise
-        return ParquetFile(self.final, self.rows, self.bytes, self.xxh3)
+        return ParquetFile(Path(final), self.rows, self.bytes, self.xxh3)
 
 
 def write_parquet(
     folder: Path, table: pa.Table, *, times: tuple[str, ...], sort: tuple[str, ...]
 ) -> ParquetFile:
     """Write rows as one Parquet file named by its content, and fsync it: `stage_parquet`, finished."""
-    return stage_parquet(folder, table, times=times, sort=sort).finish()
+    return stage_parquet(str(folder), table, times=times, sort=sort).finish()
 
 
 def stage_parquet(
-    folder: Path, table: pa.Table, *, times: tuple[str, ...], sort: tuple[str, ...]
+    folder: str, table: pa.Table, *, times: tuple[str, ...], sort: tuple[str, ...]
 ) -> StagedParquet:
     """Write rows as one Parquet file; it is not durable before it is finished.
 
@@ -92,22 +101,29 @@ def stage_parquet(
     Cost:
         zstd-1; memory of one row group. The file is hashed while it is written.
     """
-    staged = folder / f".tmp-{id(table):x}.parquet"
+    staged = f"{folder}/.tmp-{id(table):x}.parquet"
     announce("write", staged)
     whole = False
     try:
         with storage_errors("write", staged):
-            staged.unlink(missing_ok=True)
+            _remove(staged)
             with closing(HashedFile(staged)) as file:
-                sink = pa.PythonFile(file, mode="w")
+                # Pages are put together without Python: a call of it per page would wait for its lock.
+                sink = pa.BufferedOutputStream(pa.PythonFile(file, mode="w"), _BUFFER_BYTES)
                 with pq.ParquetWriter(sink, table.schema, **_settings(table, times, sort)) as writer:
                     writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-                digest = file.finish()
+                sink.flush()
+                digest = file.digest()
         whole = True
     finally:
         if not whole:
-            staged.unlink(missing_ok=True)
-    return StagedParquet(staged, folder / f"part-{digest}.parquet", table.num_rows, file.position, digest)
+            _remove(staged)
+    return StagedParquet(folder, staged, table.num_rows, file.position, digest)
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108 -- as above
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -145,22 +161,27 @@ def check_parquet(path: Path, *, xxh3: str, rows: int, size: int) -> None:
 def _settings(table: pa.Table, times: tuple[str, ...], sort: tuple[str, ...]) -> dict[str, Any]:
     dictionary: list[str] = []
     encoding: dict[str, str] = {}
+    bare: list[str] = []
     for field in table.schema:
-        kind = field.type
-        if field.name in times:
-            encoding[field.name] = "DELTA_BINARY_PACKED"
-        elif _is_text(kind) or (_is_number(kind) and _repeats(table.column(field.name))):
-            dictionary.append(field.name)
-        elif pa.types.is_floating(kind) and not _is_held(table.column(field.name)):
-            encoding[field.name] = "BYTE_STREAM_SPLIT"
+        name, kind = field.name, field.type
+        words = _words(table.column(name)) if _is_number(kind) else None
+        if name in times or (name in sort[:1] and pa.types.is_integer(kind) and not _repeats(words)):
+            encoding[name] = "DELTA_BINARY_PACKED"
+            if _is_noise(words):
+                bare.append(name)
+        elif _is_text(kind) or _repeats(words):
+            dictionary.append(name)
+        elif pa.types.is_floating(kind) and not _is_held(words):
+            encoding[name] = "BYTE_STREAM_SPLIT"
     order = [
         pq.SortingColumn(table.schema.get_field_index(name), nulls_first=False)
         for name in sort
         if name in table.schema.names
     ]
+    packed = [path for path in _paths(table.schema) if path not in bare]
     return {
-        "compression": "zstd",
-        "compression_level": 1,
+        "compression": dict.fromkeys(packed, "zstd") | dict.fromkeys(bare, "none"),
+        "compression_level": dict.fromkeys(packed, 1),
         "use_dictionary": dictionary or False,
         "column_encoding": encoding or None,
         "write_page_checksum": True,
@@ -168,6 +189,15 @@ def _settings(table: pa.Table, times: tuple[str, ...], sort: tuple[str, ...]) ->
         "sorting_columns": order or None,
         "store_schema": False,
     }
+
+
+@lru_cache(maxsize=64)
+def _paths(schema: pa.Schema) -> tuple[str, ...]:
+    """Return the columns of numbers and bytes that a schema's files consist of."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink, store_schema=False)
+    found = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema
+    return tuple(found.column(place).path for place in range(len(found)))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -178,18 +208,15 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def _repeats(column: pa.ChunkedArray) -> bool:
+def _repeats(words: np.ndarray | None) -> bool:
     """Say whether values repeat enough for a dictionary, from an even sample."""
-    rows = len(column)
-    words = _words(column)
     if words is None:
         return False
-    size = min(rows, _SAMPLE_ROWS)
-    most = max(1, int(size * _DICTIONARY_SHARE))
-    sample = words[np.arange(size) * (rows - 1) // max(size - 1, 1)]
+    sample = words[:: -(-words.size // _SAMPLE_ROWS)]
+    most = max(1, int(sample.size * _DICTIONARY_SHARE))
     # Mostly a few of them hold more different values than that already.
-    few = min(size, _FEW_ROWS)
-    return _distinct(sample[:: size // few]) <= most and (few == size or _distinct(sample) <= most)
+    few = sample[:: -(-sample.size // _FEW_ROWS)]
+    return _distinct(few) <= most and (few.size == sample.size or _distinct(sample) <= most)
 
 
 def _distinct(words: np.ndarray) -> int:
@@ -197,22 +224,32 @@ def _distinct(words: np.ndarray) -> int:
     return 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
-def _is_held(column: pa.ChunkedArray) -> bool:
-    """Say whether values are often the one before, as joined values are: from a few stretches.
+def _is_held(words: np.ndarray | None) -> bool:
+    """Say whether values are often the one before, as joined values are, from an even sample.
 
     zstd finds such repeats where values lie whole; split into byte streams they are lost.
     """
-    rows = len(column)
-    words = _words(column)
-    if words is None:
+    if words is None or words.size < 2:
         return False
-    stretch = min(rows, _SAMPLE_ROWS // _STRETCHES)
-    same = 0
-    for place in range(_STRETCHES):
-        start = (rows - stretch) * place // _STRETCHES
-        part = words[start : start + stretch]
-        same += int(np.count_nonzero(part[1:] == part[:-1]))
-    return same > _HELD_SHARE * _STRETCHES * max(stretch - 1, 0)
+    before, after = _neighbours(words, _SAMPLE_ROWS)
+    return int(np.count_nonzero(before == after)) > _HELD_SHARE * before.size
+
+
+def _is_noise(words: np.ndarray | None) -> bool:
+    """Say whether the steps from value to value hardly ever repeat, from an even sample.
+
+    What is left of such values when they are packed as steps does not compress.
+    """
+    if words is None or words.size < _FEW_ROWS:
+        return False
+    before, after = _neighbours(words, _FEW_ROWS)
+    return _distinct(after - before) > _NOISE_SHARE * before.size
+
+
+def _neighbours(words: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return values here and there, `most` at most, and the one behind each."""
+    step = -(-(words.size - 1) // most)
+    return words[:-1:step], words[1::step]
 
 
 def _words(column: pa.ChunkedArray) -> np.ndarray | None:
