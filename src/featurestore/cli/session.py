@@ -74,8 +74,10 @@ def notes() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on stdout; what JSON does not know is written as text."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print a value as JSON on stdout, by the rules of `json_value`."""
+    from featurestore.core.python_values import json_value
+
+    typer.echo(json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_rows(
@@ -110,9 +112,11 @@ def print_rows(
 
 def print_arrow(table: "pa.Table", *, rows: int, as_json: bool) -> None:
     """Print the first rows of an Arrow table; times keep all their digits."""
-    shown = table.slice(0, rows).to_pylist() if not as_json else table.to_pylist()
-    columns = table.column_names
-    print_rows(shown, columns=columns, as_json=as_json, empty="no rows", exact=True)
+    from featurestore.core.python_values import python_rows, time_text
+
+    found = python_rows(table if as_json else table.slice(0, rows))
+    shown = [{name: time_text(value) for name, value in row.items()} for row in found]
+    print_rows(shown, columns=table.column_names, as_json=as_json, empty="no rows", exact=True)
     if not as_json and table.num_rows > rows:
         notes().print(f"[dim]… {table.num_rows - rows:,} more of {table.num_rows:,} rows[/]")
 

@@ -83,10 +83,12 @@ store.apply(message="first definitions")
 print("catalog version", store.catalog.head)
 
 # %% A training set: every payment with what was known at its instant, and whether a dispute followed.
+import polars as pl
+
 store.materialize("payment_risk")
 dataset = store.dataset("payment_risk")
 print("version", dataset.version, "rows", dataset.num_rows, "fingerprint", dataset.manifest.fingerprint)
-print(dataset.to_arrow().slice(0, 3).to_pylist())
+print(pl.DataFrame(dataset).head(3))
 
 # %% The version is pinned to its inputs: computed again, it has the same fingerprint.
 dataset.verify()
@@ -103,14 +105,14 @@ spine = pa.table(
     }
 )
 job = store.get_historical_features(spine, "fraud_model")
-print(job.to_arrow().to_pylist())
+print(job.to_polars())
 
 # %% The newest values for a model that answers now: in this process, or with `featurestore serve`.
 store.materialize("profile")
 store.materialize("spending")
 now = "2025-05-30T00:00:00Z"
 rows = [{"customer": "c0001", "amount": 25.0}, {"customer": "c0002", "amount": 900.0}]
-print(store.get_online_features("fraud_model", rows, now=now).to_arrow().to_pylist())
+print(store.get_online_features("fraud_model", rows, now=now).to_dict())
 
 # %% Training reads the dataset in shuffled batches; the order depends on version, seed and epoch alone.
 loader = dataset.loader(batch_size=1024, label="disputed_30d", dtype="float32", seed=0)

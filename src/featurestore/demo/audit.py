@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.python_values import python_rows
+
 Raw = Mapping[str, npt.NDArray[Any]]
 SECOND_NS: Final = 1_000_000_000
 TTL_NS: Final = 5 * SECOND_NS
@@ -82,7 +84,7 @@ def audit_rows(sample: pa.Table, trades: Mapping[str, Raw], quotes: Mapping[str,
     values = present = 0
     mismatches: list[Mismatch] = []
     times = sample["ts"].cast(pa.int64()).to_pylist()
-    for row, time_ns in zip(sample.drop_columns(["ts"]).to_pylist(), times, strict=True):
+    for row, time_ns in zip(python_rows(sample), times, strict=True):
         symbol = row["symbol"]
         expected = {
             **quote_features(_around(quotes[symbol], time_ns), time_ns),

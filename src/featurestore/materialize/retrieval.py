@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import pyarrow as pa
 from featurestore.catalog.feature_view import FeatureView
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.core.names import near
+from featurestore.core.python_values import as_pandas
 from featurestore.core.time import INT64_MAX, INT64_MIN, format_instant
-from featurestore.errors import MissingDependencyError, NotFoundError, SchemaError
+from featurestore.errors import NotFoundError, SchemaError
 from featurestore.materialize.context import Context
 from featurestore.materialize.job import check_columns
 from featurestore.materialize.parted_read import NewestRows, read_newest
@@ -128,11 +128,7 @@ class RetrievalJob:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        if find_spec("pandas") is None:
-            raise MissingDependencyError(
-                "to_pandas needs pandas, which is not installed", hint="pip install pandas"
-            )
-        return self.to_arrow().to_pandas()
+        return as_pandas(self.to_arrow())
 
     def explain(self) -> str:
         """Say what would be read, from where."""

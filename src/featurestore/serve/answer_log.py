@@ -17,6 +17,7 @@ import xxhash
 
 from featurestore.core.canonical import canonical_json
 from featurestore.core.names import near
+from featurestore.core.python_values import python_rows, python_values
 from featurestore.core.table_rows import decoded_type
 from featurestore.errors import CorruptDataError, NotFoundError
 from featurestore.serve.response import OnlineResponse
@@ -219,8 +220,8 @@ def verify_answers(folder: str | os.PathLike[str], historical: Historical) -> On
 
 
 def _compare(report: OnlineReport, logged: LoggedAnswers, name: str, historical: pa.ChunkedArray) -> None:
-    answered = logged.table.column(name).to_pylist()
-    wanted = historical.to_pylist()
+    answered = python_values(logged.table.column(name))
+    wanted = python_values(historical)
     report.cells += len(wanted)
     for at, (ours, theirs) in enumerate(zip(answered, wanted, strict=True)):
         if repr(ours) == repr(theirs):  # exact: NaN is NaN, -0.0 is not 0.0
@@ -232,7 +233,7 @@ def _compare(report: OnlineReport, logged: LoggedAnswers, name: str, historical:
         else:
             report.different += 1
         if len(report.mismatches) < 100:
-            row = logged.table.select([*logged.entities, NOW]).slice(at, 1).to_pylist()[0]
+            row = python_rows(logged.table.select([*logged.entities, NOW]).slice(at, 1))[0]
             now_ns = row.pop(NOW)
             report.mismatches.append(Mismatch(name, row, now_ns, ours, theirs))
 
@@ -243,8 +244,9 @@ def _decoded(table: pa.Table) -> pa.Table:
 
 
 def _plain_rows(table: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return [{k: v if isinstance(v, (str, int)) else repr(v) for k, v in row.items()} for row in rows]
+    return [
+        {k: v if isinstance(v, (str, int)) else repr(v) for k, v in row.items()} for row in python_rows(table)
+    ]
 
 
 def _siblings(root: Path) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.python_values import python_values
 from featurestore.core.time import INT64_MIN, Int64Array
 from featurestore.errors import CorruptDataError
 from featurestore.resolve.program import ViewProgram
@@ -77,7 +78,7 @@ class ResolvedAnswer:
 
     def values(self, name: str) -> list[object]:
         """Return a feature's values as Python objects."""
-        return list(self.resolved.columns[name].to_pylist())
+        return python_values(self.resolved.columns[name])
 
     def status(self, name: str) -> StatusArray:
         """Return the status of each cell of a feature."""
@@ -117,7 +118,7 @@ class PlainAnswer:
                 there = self.valid[:, at].tolist()
                 return [v if ok else None for v, ok in zip(listed, there, strict=True)]
             return listed
-        return list(self.array(name).to_pylist())
+        return python_values(self.array(name))
 
     @cached_property
     def matrices(self) -> dict[str, npt.NDArray[np.generic]]:

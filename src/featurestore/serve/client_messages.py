@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.python_values import as_pandas, python_values
 from featurestore.core.time import INT64_MIN, Int64Array
 from featurestore.errors import ServerError
 from featurestore.serve.batches import batch_of_bytes
 from featurestore.serve.codec import fixed_array, fixed_dtype
 from featurestore.serve.proto import online_pb2 as pb
 from featurestore.serve.request import Column, KeyMapping, Readers
-from featurestore.serve.response import STATUS, as_pandas
+from featurestore.serve.response import STATUS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,13 +120,13 @@ class ClientResponse:
         return as_pandas(self.to_arrow())
 
     def to_dict(self) -> dict[str, list[object]]:
-        """Return entity and feature columns as Python lists."""
+        """Return entity and feature columns as lists of `featurestore.core.python_values`."""
         out: dict[str, list[object]] = {
-            name: c.to_pylist() if isinstance(c, pa.ChunkedArray) else list(c)
+            name: python_values(c) if isinstance(c, pa.ChunkedArray) else list(c)
             for name, c in self._readers.columns.items()
         }
         for name, column in zip(self.names, self._columns(), strict=True):
-            out[name] = column.to_pylist()
+            out[name] = python_values(column)
         return out
 
     def to_numpy(self) -> npt.NDArray[np.generic]:

@@ -1,6 +1,5 @@
 """The methods of Feast's gRPC servers, and the JSON of its HTTP server, over one OnlineService."""
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -8,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from google.protobuf.message import DecodeError, Message
 
+from featurestore.core.python_values import json_value
 from featurestore.core.time import INT64_MIN, format_instant
 from featurestore.errors import DefinitionError, SchemaError
 from featurestore.serve.access import Caller
@@ -167,29 +167,11 @@ def json_answer(response: OnlineResponse, entities: Sequence[str]) -> dict[str, 
 
 
 def _json_values(values: list[Any], kind: pa.DataType) -> list[Any]:
-    if pa.types.is_floating(kind):
-        numbers = np.array([0.0 if v is None else v for v in values])
-        if np.isfinite(numbers).all():
-            return values
-        return [v if v is None or np.isfinite(v) else None for v in values]
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind):
         return values
-    if pa.types.is_timestamp(kind):
-        nanos = pa.array(values, kind).cast(pa.timestamp("ns", kind.tz)).cast(pa.int64()).to_pylist()
-        return [None if v is None else format_instant(v) for v in nanos]
-    return [_json_value(v) for v in values]
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _json_value(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_value(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    if pa.types.is_floating(kind) and np.isfinite([0.0 if v is None else v for v in values]).all():
+        return values
+    return [json_value(v) for v in values]
 
 
 def _columns(found: Any, what: str) -> dict[str, list[Any]]:

@@ -1,14 +1,13 @@
 """OnlineResponse: values, statuses and event timestamps, in request order."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
 
+from featurestore.core.python_values import as_pandas, python_values
 from featurestore.core.time import INT64_MIN, Int64Array
-from featurestore.errors import MissingDependencyError
 from featurestore.resolve.views import NULL, PRESENT
 from featurestore.serve.answers import Answer, OneReader, StatusArray
 from featurestore.serve.request import Readers
@@ -55,9 +54,9 @@ class OnlineResponse:
         return self.readers.rows
 
     def to_dict(self) -> dict[str, list[object]]:
-        """Return entity and feature columns as Python lists."""
+        """Return entity and feature columns as lists of `featurestore.core.python_values`."""
         out: dict[str, list[object]] = {
-            name: column.to_pylist() if isinstance(column, pa.ChunkedArray) else list(column)
+            name: python_values(column) if isinstance(column, pa.ChunkedArray) else list(column)
             for name, column in self.readers.columns.items()
         }
         ones = self._ones()
@@ -136,7 +135,7 @@ class OnlineResponse:
 
     def _values(self, cell: tuple[str, str]) -> list[object]:
         answer = self.answers.get(cell[0])
-        return list(self.computed[cell].to_pylist()) if answer is None else answer.values(cell[1])
+        return python_values(self.computed[cell]) if answer is None else answer.values(cell[1])
 
     def _ones(self) -> list[OneReader] | None:
         """Return the views' answers where each is that of a single reader, by number in the plan."""
@@ -144,16 +143,3 @@ class OnlineResponse:
             return None
         ones = [a for a in self.answers.values() if isinstance(a, OneReader)]
         return ones if len(ones) == len(self.answers) else None
-
-
-def as_pandas(table: pa.Table) -> "pd.DataFrame":
-    """Return a table as a pandas frame.
-
-    Raises:
-        MissingDependencyError: pandas is not installed.
-    """
-    if find_spec("pandas") is None:
-        raise MissingDependencyError(
-            "to_pandas needs pandas, which is not installed", hint="pip install pandas"
-        )
-    return table.to_pandas()
