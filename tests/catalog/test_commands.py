@@ -99,6 +99,15 @@ def test_a_view_is_shown_as_a_person_would_write_it(run: Run) -> None:
     assert json.loads(run("views", "show", "quote", "--json"))["versions"] == [1, 2]
 
 
+def test_lists_in_json_are_lists_and_what_is_not_there_is_null(run: Run) -> None:
+    view, on_demand = json.loads(run("views", "list", "--json"))
+    assert (view["entities"], view["ttl"]) == (["symbol"], "5s")
+    assert (on_demand["source"], on_demand["ttl"]) == (["quote:mid"], None)
+    assert json.loads(run("entities", "list", "--json"))[0]["join_keys"] == ["symbol"]
+    assert json.loads(run("training-sets", "list", "--json"))[0]["labels"] == ["move"]
+    assert "null" not in run("views", "list")
+
+
 def test_lists_can_be_of_an_older_catalog(run: Run) -> None:
     assert json.loads(run("views", "list", "--json", "--at", "1"))[0]["version"] == 1
     assert json.loads(run("views", "list", "--json"))[0]["version"] == 2

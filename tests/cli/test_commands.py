@@ -312,6 +312,10 @@ def test_a_plan_of_a_run_is_printed_and_nothing_is_written(run: Run, shop_stored
     shown = run("materialize", "payment_risk", "--explain", "--root", shop_stored)
     assert shown.status == 0
     assert "payment_risk" in shown.out
+    plan = run("materialize", "payment_risk", "--explain", "--json", "--root", shop_stored).json[0]
+    assert plan["name"] == "payment_risk"
+    assert plan["rows"] == sum(task["rows"] for task in plan["tasks"])
+    assert {read["source"] for task in plan["tasks"] for read in task["reads"]} <= set(plan["sources"])
     assert run("history", "payment_risk", "--root", shop_stored, "--json").json == before
 
 

@@ -54,6 +54,8 @@ def _listing(kinds: tuple[str, ...], word: str) -> Callable[..., None]:
         snapshot = _snapshot(root, at)
         rows = [_row(record) for kind in kinds for record in snapshot.live(kind)]
         columns = list(dict.fromkeys(key for row in rows for key in row))
+        if not as_json:
+            rows = [{key: "" if value is None else value for key, value in row.items()} for row in rows]
         print_rows(rows, columns=columns, as_json=as_json, empty=f"no {word} yet")
 
     return list_
@@ -75,26 +77,25 @@ def _showing(kinds: tuple[str, ...]) -> Callable[..., None]:
 
 def _snapshot(root: str, at: str | None) -> "CatalogSnapshot":
     catalog = open_store(root).catalog
-    wanted = version_of(at)
-    return catalog.snapshot() if wanted is None else catalog.at(wanted)
+    return catalog.snapshot() if at is None else catalog.at(version_of(at))
 
 
 def _row(record: "Record") -> dict[str, Any]:
     spec = record.spec
     about: dict[str, dict[str, Any]] = {
-        "entity": {"join_keys": ", ".join(spec.get("join_keys", ()))},
+        "entity": {"join_keys": tuple(spec.get("join_keys", ()))},
         "source": {"path": spec.get("path"), "timestamp": spec.get("timestamp_field")},
         "feature_view": {
             "source": spec.get("source"),
-            "entities": ", ".join(spec.get("entities", ())),
+            "entities": tuple(spec.get("entities", ())),
             "features": len(spec.get("features", ())) + len(spec.get("aggregations", ())),
             "ttl": _duration(spec.get("ttl_ns")),
         },
         "on_demand_feature_view": {
-            "source": ", ".join(spec.get("inputs", ())),
-            "entities": "on demand",
+            "source": tuple(spec.get("inputs", ())),
+            "entities": (),
             "features": len(spec.get("features", ())),
-            "ttl": "",
+            "ttl": None,
         },
         "feature_service": {"features": len(record.columns)},
         "label": {
@@ -105,7 +106,7 @@ def _row(record: "Record") -> dict[str, Any]:
         "training_set": {
             "spine": spec.get("spine"),
             "columns": len(record.columns),
-            "labels": ", ".join(spec.get("labels", ())),
+            "labels": tuple(spec.get("labels", ())),
         },
     }
     return {
@@ -117,8 +118,8 @@ def _row(record: "Record") -> dict[str, Any]:
     }
 
 
-def _duration(nanos: int | None) -> str:
-    return "" if nanos is None else format_duration(nanos)
+def _duration(nanos: int | None) -> str | None:
+    return None if nanos is None else format_duration(nanos)
 
 
 def _details(record: "Record") -> dict[str, Any]:
@@ -244,7 +245,7 @@ def diff(
     from featurestore.cli.plan_view import change_json, change_renderable
 
     catalog = open_store(root).catalog
-    changes = catalog.diff(_version(older), _version(newer) if newer else catalog.head)
+    changes = catalog.diff(version_of(older), version_of(newer) if newer else catalog.head)
     if as_json:
         print_json([change_json(change) for change in changes])
         return
@@ -263,14 +264,10 @@ def rollback(
     """Bring back what was in force at an older version, as a new version. Nothing is forgotten."""
     catalog = open_store(root).catalog
     before = catalog.head
-    commit = catalog.rollback(_version(version), message=message)
+    commit = catalog.rollback(version_of(version), message=message)
     if as_json:
         print_json({"catalog_version": commit.version, "changes": commit.changed, "before": before})
     elif commit.version == before:
         notes().print(f"nothing to change: that is what version {before} holds")
     else:
         notes().print(f"catalog version [bold]{commit.version}[/]: {escape(_some(commit.changed))}")
-
-
-def _version(text: str) -> int | str:
-    return int(text) if text.isdigit() else text

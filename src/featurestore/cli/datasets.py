@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -19,6 +19,9 @@ from featurestore.cli.session import (
 )
 from featurestore.core.time import format_instant
 from featurestore.demo.bar import Bar
+
+if TYPE_CHECKING:
+    from featurestore.dataset import Dataset
 
 Name = Annotated[str, typer.Argument(help="A training set or a feature view.")]
 
@@ -43,9 +46,11 @@ def materialize(
     """Join, write and commit: one new version of each name."""
     store = open_store(root)
     if explain:
-        for name in names:
-            plan = store.plan_materialization(name, start, end, incremental=incremental)
-            typer.echo(plan.explain())
+        plans = [store.plan_materialization(name, start, end, incremental=incremental) for name in names]
+        if as_json:
+            print_json([plan.to_dict() for plan in plans])
+        else:
+            typer.echo("\n".join(plan.explain() for plan in plans))
         return
     rows = []
     for name in names:
@@ -82,7 +87,7 @@ def history(name: Name, root: Root = ".", as_json: AsJson = False) -> None:
 
 def verify(name: Name, root: Root = ".", version: Version = None, as_json: AsJson = False) -> None:
     """Read every byte of a version again and compare it with what was promised when it was written."""
-    dataset = open_store(root).dataset(name, version_of(version))
+    dataset = _opened(root, name, version)
     with notes().status(f"verifying {escape(name)} version {dataset.version}"):
         report = dataset.verify()
     print_rows([_plain(report)], columns=list(_plain(report)), as_json=as_json, empty="nothing to verify")
@@ -90,7 +95,7 @@ def verify(name: Name, root: Root = ".", version: Version = None, as_json: AsJso
 
 def recreate(name: Name, root: Root = ".", version: Version = None, as_json: AsJson = False) -> None:
     """Compute a version again from its pinned inputs; its fingerprint must be the same."""
-    dataset = open_store(root).dataset(name, version_of(version))
+    dataset = _opened(root, name, version)
     with notes().status(f"recreating {escape(name)} version {dataset.version}"):
         report = dataset.recreate()
     print_rows([_plain(report)], columns=list(_plain(report)), as_json=as_json, empty="nothing")
@@ -104,7 +109,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two versions of a dataset: rows added, changed and removed, per partition."""
-    found = open_store(root).diff(name, _required(older), _required(newer))
+    found = open_store(root).diff(name, version_of(older), version_of(newer))
     if as_json:
         print_json(_plain(found))
         return
@@ -113,14 +118,17 @@ def diff(
 
 
 def rollback(
-    name: Name, version: Annotated[str, typer.Argument(help="The version to return to.")], root: Root = "."
+    name: Name,
+    version: Annotated[str, typer.Argument(help="The version to return to: a number, a tag, or a time.")],
+    root: Root = ".",
+    as_json: AsJson = False,
 ) -> None:
     """Make an earlier version the newest again, as a new version; nothing is lost."""
-    store = open_store(root)
-    store.rollback(name, _required(version))
-    notes().print(
-        f"{escape(name)} is as it was at version {version}; now at {_newest(store, name)['version']}"
-    )
+    result = open_store(root).rollback(name, version_of(version))
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        notes().print(f"{escape(name)} is as it was at version {version}; now at {result.version}")
 
 
 def pin(
@@ -130,7 +138,7 @@ def pin(
     root: Root = ".",
 ) -> None:
     """Keep a version whatever vacuum does, under a name of its own."""
-    open_store(root).pin(name, _required(version), tag)
+    open_store(root).pin(name, version_of(version), tag)
     notes().print(f"version {version} of {escape(name)} is kept as {escape(tag)}")
 
 
@@ -169,8 +177,8 @@ def vacuum(
     notes().print(f"{len(gone)} files {'deleted' if really else 'would go; --delete deletes them'}")
 
 
-def _required(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
+def _opened(root: str, name: str, version: str | None) -> "Dataset":
+    return open_store(root).dataset(name, None if version is None else version_of(version))
 
 
 def _newest(store: Any, name: str) -> dict[str, Any]:

@@ -57,9 +57,9 @@ def open_store(root: str) -> "FeatureStore":
     return FeatureStore(root)
 
 
-def version_of(text: str | None) -> int | str | None:
+def version_of(text: str) -> int | str:
     """Read a version as typed: digits are a number, anything else a tag or a time."""
-    return int(text) if text is not None and text.isdigit() else text
+    return int(text) if text.isdigit() else text
 
 
 def out() -> Console:

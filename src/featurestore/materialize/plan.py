@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, day_text
 from featurestore.materialize.job import Job, Rows
@@ -164,6 +164,25 @@ class MaterializationPlan:
         for chain in (self.whole, *self.chains):
             for task in chain.tasks:
                 yield from task.inputs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain JSON values: sources, then every task with what it reads."""
+        return {
+            "name": self.name,
+            "rows": self.rows,
+            "partitions": len(self.partitions),
+            "chains": len(self.chains),
+            "sources": {
+                name: {
+                    "version": stat.version,
+                    "files": len(stat.files),
+                    "bytes": sum(f.bytes for f in stat.files),
+                    "columns": list(self.columns.get(name, ())),
+                }
+                for name, stat in sorted(self.sources.items())
+            },
+            "tasks": [_task_dict(t) for c in (self.whole, *self.chains) for t in c.tasks],
+        }
 
     def explain(self) -> str:
         """Return the plan as text: sources, then one line per task and input, up to twenty tasks."""
@@ -402,6 +421,27 @@ def _united(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         else:
             out.append((first, last))
     return tuple(out)
+
+
+def _task_dict(task: Task) -> dict[str, Any]:
+    return {
+        "bucket": None if task.bucket == EVERY_BUCKET else task.bucket,
+        "first_date": day_text(task.days[0]),
+        "last_date": day_text(task.days[-1]),
+        "rows": task.rows,
+        "reads": [
+            {
+                "source": need.source,
+                "first_date": None if need.first_day <= BEGINNING else day_text(need.first_day),
+                "last_date": day_text(need.last_day),
+                "files": list(need.extent.files),
+                "rows": need.extent.rows,
+                "bytes": need.extent.bytes,
+                "state_date": None if need.state_day is None else day_text(need.state_day),
+            }
+            for need in task.inputs
+        ],
+    }
 
 
 def _task_lines(task: Task) -> list[str]:
