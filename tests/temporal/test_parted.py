@@ -12,10 +12,11 @@ from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN
 from featurestore.temporal import threads
 from featurestore.temporal.parted import (
     Part,
+    Taken,
     group_by_day,
     group_rows,
     keep_known,
-    mark_found,
+    record_found,
     take_newest,
     within_tolerance,
 )
@@ -204,10 +205,25 @@ def test_readers_whose_entity_is_not_known_are_left_out() -> None:
     assert keep_known(spine, some, np.array([False, False, True, True])).tolist() == [2, 3]
 
 
-def test_a_reader_that_found_a_row_points_to_its_own_place() -> None:
-    newest = np.full(5, -1, np.int32)
-    mark_found(np.array([4, 0], np.int32), newest)
+def test_a_reader_that_found_a_row_points_to_its_own_place_and_knows_when_it_was() -> None:
+    newest, event_ns = np.full(5, -1, np.int32), np.zeros(5, np.int64)
+    taken = Taken(np.array([4, 0], np.int32), np.array([2, 1]), np.empty(0, np.int32))
+    part = Part(np.array([7, 8, 9]), None, np.array([0, 3]), np.zeros(1, np.int32), 9)
+    record_found(taken, part, newest, event_ns)
     assert newest.tolist() == [0, -1, -1, -1, 4]
+    assert event_ns.tolist() == [8, 0, 0, 0, 9]
+
+
+def test_a_reader_whose_newest_row_is_too_old_looks_no_further() -> None:
+    readers = Rows(np.zeros(2, np.int32), np.array([20, 21]))
+    part = Part(np.array([10, 15]), None, np.array([0, 1, 2]), np.array([0, 1], np.int32), 15)
+    slots = np.full(2, -1, np.int32)
+    taken = take_newest(readers, np.arange(2, dtype=np.int32), part, slots, look_back_ns=10)
+    assert (taken.readers.tolist(), taken.rows.tolist(), taken.left.tolist()) == ([0], [0], [])
+    later = replace(part, newest_ns=30)
+    taken = take_newest(readers, np.arange(2, dtype=np.int32), later, slots, look_back_ns=0)
+    assert not taken.readers.size
+    assert not taken.left.size
 
 
 def test_the_tolerance_counts_for_every_row_the_first_included() -> None:
@@ -215,3 +231,4 @@ def test_the_tolerance_counts_for_every_row_the_first_included() -> None:
     newest = np.array([0, 0, 1], np.int32)
     assert within_tolerance(readers, rows, newest, 5).tolist() == [-1, 0, 1]
     assert within_tolerance(readers, rows, newest, 3).tolist() == [-1, -1, -1]
+    assert within_tolerance(readers, rows, newest, 6) is newest

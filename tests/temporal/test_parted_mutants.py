@@ -31,7 +31,8 @@ def searches_wrongly() -> bool:
     try:
         for name in parts.BOUNDS:
             parts.test_the_bounds_of_time(name)
-        parts.test_a_reader_that_found_a_row_points_to_its_own_place()
+        parts.test_a_reader_that_found_a_row_points_to_its_own_place_and_knows_when_it_was()
+        parts.test_a_reader_whose_newest_row_is_too_old_looks_no_further()
         parts.test_the_tolerance_counts_for_every_row_the_first_included()
         parts.test_readers_whose_entity_is_not_known_are_left_out()
         for seed in range(24):

@@ -41,6 +41,9 @@ def scattered(sources: list[pa.ChunkedArray], hands: list[Int32Array], count: in
 def check(out: pa.Array, sources: list[pa.ChunkedArray], hands: list[Int32Array]) -> None:
     assert out.type == sources[0].type
     found = out.to_pylist()
+    assert out.null_count == found.count(None)
+    for place in set(range(len(out))) - set(np.concatenate(hands).tolist()):
+        assert found[place] is None
     for source, hand in zip(sources, hands, strict=True):
         wanted = [source[(len(hand) - 1 - k) % len(source)].as_py() for k in range(len(hand))]
         assert [found[place] for place in hand] == wanted
@@ -75,7 +78,7 @@ def test_under_a_null_and_where_nobody_wrote_no_value_lingers() -> None:
     source = chunked(pa.array([7, None, 9], pa.int32()), [])
     out = scattered([source], [np.array([4, 2, 0], np.int32)], 6, 1)
     assert np.frombuffer(out.buffers()[1], np.int32).tolist() == [7, 0, 0, 0, 9, 0]
-    assert out.is_null().to_pylist() == [False, False, True, False, False, False]
+    assert out.is_null().to_pylist() == [False, True, True, True, False, True]
 
 
 def test_dictionaries_of_the_parts_may_differ() -> None:
@@ -84,7 +87,7 @@ def test_dictionaries_of_the_parts_may_differ() -> None:
     check(scattered(sources, hands, 40, 2), sources, hands)
 
 
-def test_a_column_that_nobody_wrote_to_has_its_type_and_length() -> None:
+def test_a_column_that_nobody_wrote_to_is_null_throughout() -> None:
     for kind in (pa.int64(), pa.string(), pa.list_(pa.int8())):
         out = Scattered(kind, 3).finish(np.arange(3))
-        assert (out.type, len(out)) == (kind, 3)
+        assert (out.type, out.to_pylist()) == (kind, [None] * 3)

@@ -14,7 +14,7 @@ from tests.temporal.test_streaming_merge import check_long_stream
 
 from featurestore.temporal import streaming
 from featurestore.temporal.align import AsOf, align
-from featurestore.temporal.parted import group_by_day, keep_known, mark_found
+from featurestore.temporal.parted import Part, Taken, group_by_day, keep_known, record_found
 from featurestore.temporal.rows import Rows
 from featurestore.temporal.streaming_warm import warm_streams
 from featurestore.temporal.warm import warm_joins
@@ -103,7 +103,9 @@ def cold_parts() -> None:
             scattered([source], dealt(0, 1000, 1), 1000, 2)
     everyone = Rows(np.zeros(9, np.int32), np.arange(9))
     order, _ = group_by_day(everyone.event_ns, lambda lo, hi: everyone.codes[lo:hi], 1, np.zeros(2, np.int32))
-    mark_found(keep_known(everyone, order, np.ones(2, np.bool_)), np.full(9, -1, np.int32))
+    known = keep_known(everyone, order, np.ones(2, np.bool_))
+    part = Part(everyone.event_ns, None, np.array([0, 9]), np.zeros(1, np.int32), 8)
+    record_found(Taken(known, np.arange(9), known), part, np.full(9, -1, np.int32), np.zeros(9, np.int64))
     sys.stdout.write(json.dumps([before, compiled()]))
 
 

@@ -11,9 +11,10 @@ from featurestore.core.keys import buckets_of
 from featurestore.core.time import day_of_text
 from featurestore.materialize.stored_rows import StoredRows, Touched
 from featurestore.resolve.events import Events, EventTimes, source_events
+from featurestore.resolve.views import Newest
 from featurestore.temporal.keys import code_keys
-from featurestore.temporal.parted import Part, group_by_day, keep_known, mark_found, take_newest
-from featurestore.temporal.rows import Int32Array, Rows
+from featurestore.temporal.parted import Part, group_by_day, keep_known, record_found, take_newest
+from featurestore.temporal.rows import Int32Array, Rows, scratch
 from featurestore.temporal.scatter import Scattered
 from featurestore.temporal.threads import run_in_turn, thread_count
 
@@ -23,12 +24,11 @@ class NewestRows:
     """Stored rows that readers take.
 
     Attributes:
-        table: `n` rows: at each reader's place the row that it takes.
-        newest: `(n,)` that place, -1 for a reader that may see none: what lies there means nothing.
+        table: `n` rows: at each reader's place the row that it takes, null where it may see none.
     """
 
     table: pa.Table
-    newest: Int32Array
+    newest: Newest
     touched: Touched
 
 
@@ -54,7 +54,7 @@ class _Search:
         codes: The readers' code of each entity of a shard, by the shard's place in the manifest.
         columns: What is read of the rows.
         found: The columns, in the readers' order.
-        newest: Becomes that of `NewestRows`.
+        newest: Where rows were found, and their times.
     """
 
     stored: StoredRows
@@ -65,7 +65,7 @@ class _Search:
     columns: Sequence[str]
     look_back_ns: int | None
     found: Sequence[Scattered]
-    newest: Int32Array
+    newest: Newest
 
 
 def read_newest(
@@ -85,7 +85,7 @@ def read_newest(
         readers: `n` readers with their times.
         keys: Their key columns.
         times: The time columns of the rows.
-        columns: What to read of the rows, the time columns included.
+        columns: What to read of the rows.
         low_ns: No reader can use a row that lies before.
         look_back_ns: How far back of a reader a row may matter; `None`: for ever.
         threads: `None` for one per core; buckets spread over them.
@@ -106,11 +106,12 @@ def read_newest(
     spine = readers.rows(coded.codes[0])
     kinds = stored.empty().select(columns).schema
     found = [Scattered(field.type, len(spine), name=field.name) for field in kinds]
-    newest = np.full(len(spine), -1, np.int32)
+    newest = Newest(scratch(len(spine), np.dtype(np.int32)), scratch(len(spine), np.dtype(np.int64)))
+    newest.places.fill(-1)
     search = _Search(stored, spine, codes, coded.entities, times, columns, look_back_ns, found, newest)
     count = thread_count(threads, len(spine))
     run_in_turn([partial(_read_bucket, search, bucket) for bucket in buckets], count)
-    missing = np.flatnonzero(newest < 0)
+    missing = np.flatnonzero(newest.places < 0)
     table = pa.table([column.finish(missing) for column in found], kinds)
     return NewestRows(table, newest, Touched(len(opened), len(manifest.shards), len(spine) - missing.size))
 
@@ -166,12 +167,12 @@ def _read_bucket(search: _Search, bucket: _Bucket) -> None:
         if not pending.size:
             continue
         view = stored.mirrors[0].shard(index)
-        rows = stored.columns_of(index, search.columns)
-        clocks = source_events(rows, search.times)
+        clocks = source_events(stored.columns_of(index, search.times.columns()), search.times)
         part = Part(clocks.event_ns, clocks.known_ns, view.offsets, codes[index], view.shard.max_time_ns)
         taken = take_newest(spine, pending, part, slots, look_back_ns=search.look_back_ns)
         pending = taken.left
         if taken.rows.size:
-            mark_found(taken.readers, search.newest)
+            record_found(taken, part, search.newest.places, search.newest.event_ns)
+            rows = stored.columns_of(index, search.columns)
             for column, found in zip(rows.columns, search.found, strict=True):
                 found.put(column, taken.rows, taken.readers)

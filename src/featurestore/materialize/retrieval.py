@@ -21,9 +21,9 @@ from featurestore.resolve.events import EventTimes, spine_events
 from featurestore.resolve.joins import JoinPlan, Need, compile_join, expand_refs
 from featurestore.resolve.program import compile_view
 from featurestore.resolve.training import Joined, resolve_features
+from featurestore.resolve.views import Newest
 from featurestore.storage.snapshots import Snapshot
 from featurestore.storage.sources import SourceTable
-from featurestore.temporal.rows import Int32Array
 from featurestore.temporal.tables import read_table
 from featurestore.temporal.times import times_ns
 
@@ -162,7 +162,7 @@ class RetrievalJob:
     def _joined(self, spine: pa.Table) -> Joined:
         low, high, keyed = self._reach_of(spine)
         rows: dict[str, pa.Table] = {}
-        newest: dict[str, Int32Array] = {}
+        newest: dict[str, Newest] = {}
         for name, origin in self._origins.items():
             reach = self._reach(origin, (low, high, keyed))
             if origin.stored is not None and origin.newest is not None:
@@ -291,7 +291,7 @@ def _origin(context: Context, join: JoinPlan, name: str, need: Need) -> Origin:
     if all(program.is_row_by_row for program, _ in readers):
         times = readers[0][0].times
         inputs = (name for program, _ in readers for name in program.inputs())
-        newest = times, tuple(dict.fromkeys([*times.columns(), *inputs]))
+        newest = times, tuple(dict.fromkeys(inputs))
     return Origin(need, stored, table, snapshot, readers[0][1], newest)
 
 

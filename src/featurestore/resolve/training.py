@@ -14,9 +14,8 @@ from featurestore.resolve.events import Events, column_of, columns_of, spine_eve
 from featurestore.resolve.joins import Cell, JoinPlan, OnDemandJoin
 from featurestore.resolve.labels import resolve_label
 from featurestore.resolve.program import ViewProgram
-from featurestore.resolve.views import Resolved, Sides, resolve_sides, view_rows
+from featurestore.resolve.views import Newest, Resolved, Sides, resolve_sides, view_rows
 from featurestore.temporal.keys import code_keys
-from featurestore.temporal.rows import Int32Array
 from featurestore.temporal.times import times_ns
 
 
@@ -38,7 +37,7 @@ def resolve_features(
     spine: pa.Table,
     rows: Mapping[str, pa.Table],
     *,
-    newest: Mapping[str, Int32Array] | None = None,
+    newest: Mapping[str, Newest] | None = None,
     found: Mapping[Cell, pa.ChunkedArray] | None = None,
     as_of_ns: int | None = None,
     values_only: bool = False,
@@ -50,8 +49,8 @@ def resolve_features(
         spine: `n` rows, in any order; its columns pass through untouched.
         rows: Rows of each source in `plan.needs()`, in source order, with at least the needed columns; rows
             further from the spine than a source's look-back and look-ahead may be left out.
-        newest: Of sources whose views read one row each, all matched on the same spine columns: each spine
-            row's newest visible row of `rows`, of any age, where it was found already.
+        newest: Of sources whose views read one row each, all matched on the same spine columns: what was
+            found already. Their `rows` hold at each spine row's place the row that it takes.
         found: The values of whole views and labels that were computed already, by cell: their sources are
             not asked for, and they are not among the resolved.
         as_of_ns: Rows known only after this instant stay invisible to features.
@@ -134,7 +133,7 @@ class _Coder:
         self,
         spine: Events,
         rows: Mapping[str, pa.Table],
-        newest: Mapping[str, Int32Array],
+        newest: Mapping[str, Newest],
         first_ns: Mapping[object, int],
         threads: int | None,
     ) -> None:
@@ -162,10 +161,11 @@ class _Coder:
         return self.sides[spine_keys, _rows_key(program)]
 
     def _take_found(self, spine_keys: tuple[str, ...], program: ViewProgram) -> None:
-        events = view_rows(program, self.rows[program.source], threads=self.threads)
         newest = self.newest[program.source]
-        spine, rows = (e.rows(np.zeros(e.event_ns.size, np.int32)) for e in (self.spine, events))
-        self.sides[spine_keys, _rows_key(program)] = Sides(spine, rows, events, 1, newest)
+        events = Events(self.rows[program.source], newest.event_ns, None)
+        none = np.broadcast_to(np.int32(0), newest.places.size)
+        sides = Sides(self.spine.rows(none), events.rows(none), events, 1, newest.places)
+        self.sides[spine_keys, _rows_key(program)] = sides
 
     def _code_group(self, spine_keys: tuple[str, ...], programs: Mapping[object, ViewProgram]) -> None:
         tables = [columns_of(self.spine.table, spine_keys)]

@@ -68,6 +68,19 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
+class Newest:
+    """Rows that were found already: each of `n` readers' newest visible one, which lies at its own place.
+
+    Attributes:
+        places: `(n,)` that place, -1 where there is none.
+        event_ns: `(n,)` the row's event timestamp, of no meaning where there is none.
+    """
+
+    places: Int32Array
+    event_ns: Int64Array
+
+
+@dataclass(frozen=True, slots=True)
 class Sides:
     """Reader and rows on one set of entity codes.
 
@@ -75,8 +88,8 @@ class Sides:
         spine: The readers.
         rows: The rows; positions refer to `events.table`.
         entities: How many entities the codes number.
-        newest: `(n,)` each reader's newest visible row of any age where it is known already, -1 for none;
-            codes do not count then.
+        newest: Where it is known already, each reader's newest visible row, at its own place, null where
+            there is none; codes do not count then.
     """
 
     spine: Rows
@@ -260,6 +273,7 @@ def _row_columns(
 
 def _newest(sides: Sides, ttl_ns: int | None, threads: int | None) -> Int32Array:
     if sides.newest is not None:
+        # The very array where nothing is too old: what lies at each place is the answer.
         return within_tolerance(sides.spine, sides.rows, sides.newest, ttl_ns)
     return asof_indices(
         sides.spine,
@@ -290,7 +304,10 @@ def _feature_columns(
             threads=threads,
         )
         picked = dict(zip(names, found, strict=True))
-    inputs = {name: gather(column_of(table, name), rows) for name, rows in picked.items()}
+    inputs = {
+        name: column_of(table, name) if rows is sides.newest else gather(column_of(table, name), rows)
+        for name, rows in picked.items()
+    }
     return evaluate_features(program, inputs, newest, newest.size)
 
 

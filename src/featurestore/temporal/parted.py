@@ -165,7 +165,8 @@ class Taken:
     Attributes:
         readers: `(k,)` the readers that found a row.
         rows: `(k,)` the row of the part that each takes.
-        left: The readers that found none, and may find one in the part before.
+        left: The readers that found none, and may find one in the part before; without those whose newest
+            row lies too far back.
     """
 
     readers: Int32Array
@@ -209,26 +210,32 @@ def take_newest(
     who, place = np.empty(len(pending) - absent, np.int32), np.empty(len(pending) - absent, np.int64)
     found, missed = _kernels.find_newest(
         frozen(grouped), frozen(ends), time, cutoff, frozen(part.event_ns), known, tree, levels,
-        frozen(part.offsets), who, place, left[absent:],
+        frozen(part.offsets), -1 if look_back_ns is None else look_back_ns, who, place, left[absent:],
     )  # fmt: skip
     return Taken(who[:found], place[:found], left[: absent + missed])
 
 
-def mark_found(readers: Int32Array, newest: Int32Array) -> None:
-    """Note for readers that what they take lies at their own place: `newest[i] = i`."""
-    _kernels.mark_found(frozen(readers), newest)
+def record_found(taken: Taken, part: Part, newest: Int32Array, event_ns: Int64Array) -> None:
+    """Note for readers that what they take lies at their own place, and when it happened.
+
+    Args:
+        newest: `(n,)` gets `newest[i] = i`.
+        event_ns: `(n,)` gets the event time of the row that reader i takes.
+    """
+    _kernels.record_found(frozen(taken.readers), frozen(taken.rows), frozen(part.event_ns), newest, event_ns)
 
 
 def within_tolerance(readers: Rows, rows: Rows, newest: Int32Array, tolerance_ns: int | None) -> Int32Array:
     """Return each reader's newest row where its age is within the tolerance, bound included, else -1.
 
     Args:
-        newest: `(n,)` positions in `rows`, each at or before its reader; -1 for none.
+        newest: `(n,)` positions in `rows`, each at or before its reader; -1 for none. Returned as it is where
+            all are within.
     """
     if tolerance_ns is None or len(rows) == 0:
         return newest
-    out = np.empty(len(newest), np.int32)
-    _kernels.within_tolerance(
+    out = scratch(len(newest), np.dtype(np.int32))
+    dropped = _kernels.within_tolerance(
         frozen(readers.event_ns), frozen(rows.event_ns), tolerance_ns, frozen(newest), out
     )
-    return out
+    return out if dropped else newest

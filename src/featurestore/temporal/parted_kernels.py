@@ -79,10 +79,13 @@ def keep_known(readers: Int32Array, codes: Int32Array, known: npt.NDArray[np.boo
 
 
 @kernel
-def mark_found(readers: Int32Array, newest: Int32Array) -> None:
-    """Note for each of these readers that what it takes lies at its own place."""
+def record_found(
+    readers: Int32Array, rows: Int64Array, event: Int64Array, newest: Int32Array, event_ns: Int64Array
+) -> None:
+    """Note for each of these readers its own place, and when the row that it takes happened."""
     for k in range(len(readers)):
         newest[readers[k]] = readers[k]
+        event_ns[readers[k]] = event[rows[k]]
 
 
 @kernel
@@ -133,6 +136,7 @@ def find_newest(
     tree: Int64Array,
     levels: Int64Array,
     offsets: Int64Array,
+    reach: int,
     who: Int32Array,
     place: Int64Array,
     left: Int32Array,
@@ -142,6 +146,7 @@ def find_newest(
     Args:
         grouped: readers, entity by entity (`ends`); neighbours in time are answered fastest.
         cutoff: what each reader may know; empty where there is no knowledge condition.
+        reach: how far back of a reader a row may lie; negative: for ever. Who finds an older one is done.
         who: gets the readers that found a row, and `place` that row.
         left: gets those that found none.
 
@@ -149,6 +154,7 @@ def find_newest(
         How many found one, and how many did not.
     """
     found, missed = 0, 0
+    limit = np.uint64(max(reach, 0))
     start = 0
     for e in range(len(ends)):
         lo, hi = offsets[e], offsets[e + 1]
@@ -159,13 +165,13 @@ def find_newest(
             row = edge - 1 if edge > lo else -1
             if row >= 0 and len(cutoff) > 0:
                 row = known_before(known, tree, levels, lo, row, min(cutoff[i], INT64_MAX - 1))
-            if row >= 0:
+            if row < 0:
+                left[missed] = i
+                missed += 1
+            elif reach < 0 or np.uint64(time[i] - event[row]) <= limit:
                 who[found] = i
                 place[found] = row
                 found += 1
-            else:
-                left[missed] = i
-                missed += 1
         start = ends[e]
     return found, missed
 
@@ -186,9 +192,14 @@ def keep_reaching(readers: Int32Array, time: Int64Array, newest: int, reach: int
 @kernel
 def within_tolerance(
     time: Int64Array, event: Int64Array, tolerance: int, newest: Int32Array, out: Int32Array
-) -> None:
-    """Copy `newest` without the rows that lie further back than the tolerance."""
+) -> bool:
+    """Copy `newest` without the rows that lie further back than the tolerance; returns whether any were."""
     limit = np.uint64(tolerance)
+    dropped = False
     for i in range(len(newest)):
         row = newest[i]
-        out[i] = -1 if row >= 0 and np.uint64(time[i] - event[row]) > limit else row
+        if row >= 0 and np.uint64(time[i] - event[row]) > limit:
+            row = -1
+            dropped = True
+        out[i] = row
+    return dropped

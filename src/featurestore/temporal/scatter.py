@@ -1,9 +1,10 @@
 """Values that are found part by part, written to where they belong: the counterpart of `gather`."""
 
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.time import Int64Array
@@ -11,9 +12,11 @@ from featurestore.temporal.gather import NO_BITMAP, WORDS, gather, joined_chunks
 from featurestore.temporal.gather_types import is_word
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.memory import allocate
-from featurestore.temporal.rows import Int32Array, frozen
+from featurestore.temporal.rows import Int32Array, frozen, scratch
 
 _kernels: Any = lazy_module("featurestore.temporal.scatter_kernels")
+
+_NO_ABSENT: Final = np.empty(0, np.uint8)
 
 
 class Scattered:
@@ -27,10 +30,10 @@ class Scattered:
         self._kind = kind
         self._count = count
         self._name = name
-        self._absent: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+        self._absent: npt.NDArray[np.uint8] | None = None
         self._pieces: list[tuple[Int32Array, pa.Array]] = []
         self._lock = Lock()
-        self._words: tuple[pa.Buffer, np.ndarray[Any, Any]] | None = None
+        self._words: tuple[pa.Buffer, npt.NDArray[Any]] | None = None
         if is_word(kind):
             self._words = allocate(count, WORDS[kind.bit_width])
 
@@ -60,24 +63,27 @@ class Scattered:
         _kernels.scatter_fixed(values, valid, array.offset, frozen(rows), frozen(places), out, absent)
 
     def finish(self, missing: Int64Array) -> pa.Array:
-        """Return the column; nothing may be put any more.
+        """Return the column, null where nobody wrote; nothing may be put any more.
 
         Args:
-            missing: The places that nobody wrote to: what they hold means nothing.
+            missing: The places that nobody wrote to.
         """
         if self._words is None:
             return self._in_order()
         buffer, out = self._words
         out[missing] = 0
+        if missing.size:
+            self._absences()[missing] = 1
         valid = None
         if self._absent is not None:
             valid = pa.py_buffer(np.packbits(self._absent == 0, bitorder="little"))
         return pa.Array.from_buffers(self._kind, self._count, [valid, buffer])
 
-    def _absences(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _absences(self) -> npt.NDArray[np.uint8]:
         with self._lock:
             if self._absent is None:
-                self._absent = np.zeros(self._count, np.uint8)
+                self._absent = scratch(self._count, _NO_ABSENT.dtype)
+                self._absent.fill(0)
             return self._absent
 
     def _in_order(self) -> pa.Array:
@@ -88,6 +94,3 @@ class Scattered:
             start += len(piece)
         pieces = pa.chunked_array([piece for _, piece in self._pieces], self._kind)
         return gather(pieces, order, name=self._name)
-
-
-_NO_ABSENT: "np.ndarray[Any, np.dtype[np.uint8]]" = np.empty(0, np.uint8)

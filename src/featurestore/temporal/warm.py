@@ -15,7 +15,7 @@ from featurestore.temporal.parted import (
     group_by_day,
     group_rows,
     keep_known,
-    mark_found,
+    record_found,
     take_newest,
     within_tolerance,
 )
@@ -103,7 +103,7 @@ def _warm_parts(places: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
     slots, newest = np.full(entities, -1, np.int32), np.full(_ROWS, -1, np.int32)
     part = Part(event_ns, event_ns, parted.offsets, codes, int(event_ns.max()))
     taken = take_newest(rows, known, part, slots, look_back_ns=_ROWS)
-    mark_found(taken.readers, newest)
+    record_found(taken, part, newest, np.empty(_ROWS, np.int64))
     within_tolerance(rows, rows, newest, _ROWS)
     for width in (8, 16, 32, 64):
         column = Scattered(getattr(pa, f"int{width}")(), _ROWS)
