@@ -1,7 +1,6 @@
 """Dataset: one immutable version of a materialized training set or view."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from featurestore.loaders.jax_loader import JaxLoader
     from featurestore.loaders.loader import Loader
     from featurestore.loaders.torch_loader import TorchLoader
+    from featurestore.materialize.tags import Version
     from featurestore.materialize.versions import RecreateReport, VerifyReport
     from featurestore.storage.manifest import Manifest
 
@@ -140,7 +140,7 @@ def _listed(columns: Sequence[str] | None) -> Sequence[str] | None:
     return [text("the read", "columns", name) for name in listed("the read", "columns", columns, "names")]
 
 
-def open_dataset(context: Context, name: str, version: int | str | datetime | None) -> Dataset:
+def open_dataset(context: Context, name: str, version: "Version | None") -> Dataset:
     """Open a version by number, tag or time.
 
     Raises:

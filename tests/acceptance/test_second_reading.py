@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -129,6 +130,13 @@ def test_a_date_is_its_first_instant(tmp_path: Path) -> None:
     store, _, _ = opened(tmp_path)  # its rows are of 22:13:21 and later on the 14th
     assert store.materialize("pairs", end=date(2023, 11, 14)).rows == 0
     assert store.materialize("pairs", end=date(2023, 11, 15)).rows == 2
+    with pytest.raises(fs.NotFoundError, match="no version as old as 2023-11-15"):
+        store.dataset("pairs", date(2023, 11, 15))
+    for later in (date(2262, 1, 1), np.datetime64("2262-01-01")):
+        assert store.dataset("pairs", later).version == 2
+    store.pin("pairs", date(2262, 1, 1), "newest")
+    with pytest.raises(fs.NotFoundError, match=r"no tag 'newest' of version 1\n.*newest of version 2"):
+        store.unpin("pairs", 1, "newest")
 
 
 @pytest.mark.parametrize("option", ["threads", "prefetch"])

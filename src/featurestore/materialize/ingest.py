@@ -64,7 +64,7 @@ def ingest(context: Context, ref: Ref, data: Any) -> IngestResult:
         StorageError: the disk refused; nothing was appended.
     """
     source = context.snapshot.source(ref)
-    rows = read_table(data, f"the rows for {source.name!r}")
+    rows = read_table(data, f"data for {source.name!r}")
     place = place_of(source.path, context.path)
     if source.format == "delta" or is_delta(place):
         rows, suppressed = _conform(context, source, rows, new=_delta_layout)

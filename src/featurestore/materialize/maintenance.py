@@ -23,7 +23,7 @@ from featurestore.materialize.partition import Shape, canonical_order
 from featurestore.materialize.progress import Silence
 from featurestore.materialize.publish import heal, local_folder
 from featurestore.materialize.run import Computed, compute_version, fingerprint_of, shape_of
-from featurestore.materialize.tags import resolve_version, tags_of
+from featurestore.materialize.tags import Version, resolve_version, tags_of
 from featurestore.storage.delta_checkpoint import check_checkpoint, write_checkpoint
 from featurestore.storage.delta_commit import DataFile
 from featurestore.storage.delta_log import DeltaLog, read_log
@@ -100,7 +100,7 @@ class CompactReport:
         return asdict(self)
 
 
-def verify(context: Context, name: str, version: int | str | None = None) -> VerifyReport:
+def verify(context: Context, name: str, version: Version | None = None) -> VerifyReport:
     """Hash every file of a version again and compare rows, order, manifest, log and fingerprint.
 
     The same content must come out of the Parquet files and of the Arrow shards.
@@ -146,7 +146,7 @@ def verify(context: Context, name: str, version: int | str | None = None) -> Ver
 def recreate(
     context: Context,
     name: str,
-    version: int | str | None = None,
+    version: Version | None = None,
     *,
     executor: Executor | str | None = None,
 ) -> RecreateReport:

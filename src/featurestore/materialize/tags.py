@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date
 from pathlib import Path
+
+import numpy as np
 
 from featurestore.core.canonical import canonical_json, digest_json
 from featurestore.core.names import near
@@ -13,23 +15,26 @@ from featurestore.materialize.context import Home
 from featurestore.storage.delta_log import version_at
 from featurestore.storage.files import AnyPath, read_files
 
+# A number, a tag, or a time: the version that was newest then.
+Version = int | str | date | np.datetime64
 
-def resolve_version(home: Home, version: int | str | datetime) -> int:
+
+def resolve_version(home: Home, version: Version) -> int:
     """Turn a number, a tag or a time into a version number.
 
     Raises:
         NotFoundError: no such tag, or a time before the first version.
-        DefinitionError: neither a number nor a text.
+        DefinitionError: none of the three.
     """
-    if isinstance(version, datetime):
+    if isinstance(version, (date, np.datetime64)):
         return _version_at(home, instant_ns(version))
-    if isinstance(version, bool) or not isinstance(version, (int, str)):
+    if isinstance(version, (int, np.integer)) and not isinstance(version, (bool, np.timedelta64)):
+        return int(version)
+    if not isinstance(version, str):
         raise DefinitionError(
             f"version {version!r} is a {type(version).__name__}",
-            hint="give a number, a tag, a datetime or an ISO 8601 time",
+            hint="give a number, a tag, a date or datetime, or an ISO 8601 time",
         )
-    if isinstance(version, int):
-        return version
     text = version.strip()
     if text.lstrip("v").isdigit() and len(text) < 10:
         return int(text.lstrip("v"))

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
 import pyarrow as pa
 
@@ -24,7 +23,7 @@ from featurestore.materialize.maintenance import (
 )
 from featurestore.materialize.publish import heal, publish, staging_folder
 from featurestore.materialize.result import MaterializeResult
-from featurestore.materialize.tags import resolve_version, tag_record, tags_of
+from featurestore.materialize.tags import Version, resolve_version, tag_record, tags_of
 from featurestore.storage.delta_log import DeltaLog, read_log
 from featurestore.storage.files import AnyPath, make_folders, put_if_absent, remove_files
 from featurestore.storage.manifest import Manifest, current_version, published_versions
@@ -217,7 +216,7 @@ def history(context: Context, name: str) -> list[VersionInfo]:
 
 
 def open_version(
-    context: Context, name: str, version: int | str | datetime | None = None, *, verify: str = "lazy"
+    context: Context, name: str, version: Version | None = None, *, verify: str = "lazy"
 ) -> DatasetVersion:
     """Open a version by number, tag or time; `None` is the newest.
 
@@ -234,7 +233,7 @@ def open_version(
     return DatasetVersion(home.title, opened.manifest.version, opened.folder, opened.manifest, opened)
 
 
-def pin(context: Context, name: str, version: int | str, tag: str) -> None:
+def pin(context: Context, name: str, version: Version, tag: str) -> None:
     """Give a version a name and keep it from being vacuumed.
 
     Raises:
@@ -259,7 +258,7 @@ def pin(context: Context, name: str, version: int | str, tag: str) -> None:
             ) from error
 
 
-def unpin(context: Context, name: str, version: int | str | None = None, tag: str | None = None) -> None:
+def unpin(context: Context, name: str, version: Version | None = None, tag: str | None = None) -> None:
     """Take a tag away, or every tag of a version; the version stays until a vacuum.
 
     Raises:
@@ -273,15 +272,14 @@ def unpin(context: Context, name: str, version: int | str | None = None, tag: st
     tags = tags_of(home)
     gone = [t for t, v in tags.items() if tag in {None, t} and number in {None, v}]
     if not gone:
-        raise NotFoundError(
-            f"{home.title!r} has no tag {tag or ''!r}{f' of version {number}' if number is not None else ''}",
-            hint=near(tag or "", tags),
-            tag=tag,
-        )
+        named = "" if tag is None else f" {tag!r}"
+        of = "" if number is None else f" of version {number}"
+        held = ", ".join(f"{t} of version {v}" for t, v in tags.items()) or "none yet"
+        raise NotFoundError(f"{home.title!r} has no tag{named}{of}", hint=f"there is: {held}", tag=tag)
     remove_files([home.pins / f"{t}.json" for t in gone])
 
 
-def rollback(context: Context, name: str, version: int | str) -> MaterializeResult:
+def rollback(context: Context, name: str, version: Version) -> MaterializeResult:
     """Make an older version the newest again, as a new version that shares its files.
 
     Raises:
@@ -316,7 +314,7 @@ def rollback(context: Context, name: str, version: int | str) -> MaterializeResu
     return _result(manifest, folder, time.monotonic() - begin, created=True)
 
 
-def diff(context: Context, name: str, older: int | str, newer: int | str) -> VersionDiff:
+def diff(context: Context, name: str, older: Version, newer: Version) -> VersionDiff:
     """Say which rows two versions do not share, by partition.
 
     Cost:

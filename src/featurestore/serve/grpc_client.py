@@ -204,7 +204,7 @@ class OnlineClient:
             SchemaError: the rows do not fit it.
             OnlineStoreError: the server cannot be reached.
         """
-        table = read_table(rows, f"the rows for {source!r}")
+        table = read_table(rows, f"data for {source!r}")
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)

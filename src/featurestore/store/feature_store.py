@@ -190,7 +190,7 @@ class FeatureStore(ServedStore):
         from featurestore.materialize.ingest import is_appendable
         from featurestore.temporal.tables import as_table
 
-        rows = as_table(data, f"the rows for {name!r}")  # once: a stream can be read only once
+        rows = as_table(data, f"data for {name!r}")  # once: a stream can be read only once
         if to is None and not is_appendable(self._context(), parse_ref(name)):
             to = "online"
         if to != "online":

@@ -1,7 +1,6 @@
 """VersionedStore: what is read of the past, historical features and the versions of datasets."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from featurestore.core.arguments import flag, mapped, text
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from featurestore.materialize.maintenance import CompactReport
     from featurestore.materialize.result import MaterializeResult
     from featurestore.materialize.retrieval import RetrievalJob
+    from featurestore.materialize.tags import Version
     from featurestore.materialize.versions import VersionDiff, VersionInfo
 
 
@@ -61,7 +61,7 @@ class VersionedStore(OpenedStore):
             key_map=mapped("the read", "key_map", key_map, '{"join_key": "column"}'),
         )
 
-    def dataset(self, name: Named, version: int | str | datetime | None = None) -> "Dataset":
+    def dataset(self, name: Named, version: "Version | None" = None) -> "Dataset":
         """Open one immutable version of a materialized training set or view.
 
         Args:
@@ -97,25 +97,25 @@ class VersionedStore(OpenedStore):
 
         return history(self._context(), name_of(name))
 
-    def diff(self, name: Named, older: int | str, newer: int | str) -> "VersionDiff":
+    def diff(self, name: Named, older: "Version", newer: "Version") -> "VersionDiff":
         """Say which rows two versions of a dataset do not share, by partition."""
         from featurestore.materialize.versions import diff
 
         return diff(self._context(), name_of(name), older, newer)
 
-    def rollback(self, name: Named, version: int | str) -> "MaterializeResult":
+    def rollback(self, name: Named, version: "Version") -> "MaterializeResult":
         """Make an older version the newest again, as a new version."""
         from featurestore.materialize.versions import rollback
 
         return rollback(self._context(), name_of(name), version)
 
-    def pin(self, name: Named, version: int | str, tag: str) -> None:
+    def pin(self, name: Named, version: "Version", tag: str) -> None:
         """Name a version and keep it from being vacuumed."""
         from featurestore.materialize.versions import pin
 
         pin(self._context(), name_of(name), version, tag)
 
-    def unpin(self, name: Named, version: int | str | None = None, tag: str | None = None) -> None:
+    def unpin(self, name: Named, version: "Version | None" = None, tag: str | None = None) -> None:
         """Take a tag away, or every tag of a version; the version stays until a vacuum."""
         from featurestore.materialize.versions import unpin
 
