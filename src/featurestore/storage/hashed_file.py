@@ -42,17 +42,13 @@ class HashedFile:
         """Append pieces, one after the other, in one call of the system where it takes them all."""
         for piece in pieces:
             self._hasher.update(piece)
-            self.position += len(piece)
-        left = [piece for piece in pieces if len(piece)]
-        while left:
+        left, size = list(pieces), sum(map(len, pieces))
+        self.position += size
+        while size:
             done = os.writev(self._descriptor, left[:_PIECES_MAX])
-            whole = 0
-            while whole < len(left) and done >= len(left[whole]):
-                done -= len(left[whole])
-                whole += 1
-            left = left[whole:]
-            if done:
-                left[0] = memoryview(left[0])[done:]
+            size -= done
+            if size:
+                left = _behind(left, done)
 
     def digest(self) -> str:
         """Return xxh3-128 of all bytes so far, 32 hex digits."""
@@ -86,3 +82,13 @@ class HashedFile:
         if not self.closed:
             self.closed = True
             os.close(self._descriptor)
+
+
+def _behind(pieces: list[bytes | bytearray | memoryview], done: int) -> list[bytes | bytearray | memoryview]:
+    """Return what is left of pieces behind so many bytes."""
+    whole = 0
+    while whole < len(pieces) and done >= len(pieces[whole]):
+        done -= len(pieces[whole])
+        whole += 1
+    left = pieces[whole:]
+    return [memoryview(left[0])[done:], *left[1:]] if done else left
