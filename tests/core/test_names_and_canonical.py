@@ -1,6 +1,7 @@
 """Names are safe everywhere, JSON has one form, errors travel, settings are checked."""
 
 import pickle
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,38 @@ def test_settings_are_checked_by_name() -> None:
     config = store_config({"project": "ticks", "memory": "2GB", "online": {"history": "1h"}})
     assert (config.memory_bytes, config.online.history_ns) == (2 * 10**9, 3_600 * 10**9)
     assert store_config({}) == StoreConfig()
-    for raw in ({"bucket": 3}, {"buckets": 0}, {"online": {"store": "sqlite"}}, {"memory": "much"}):
-        with pytest.raises(DefinitionError):
-            store_config(raw)
+    assert store_config({"online": None, "cache": None, "storage_options": None}) == StoreConfig()
+    assert store_config({"memory_bytes": 5, "cache": {"size_bytes": "2kB"}}).cache.size_bytes == 2000
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "feature_store.yaml",
+        {"bucket": 3},
+        {5: 1},
+        {"buckets": 0},
+        {"buckets": 10_000},
+        {"buckets": 2.0},
+        {"threads": None},
+        {"executor": ["threads"]},
+        {"memory": "much"},
+        {"memory_bytes": -1},
+        {"memory": True},
+        {"lease": "0s"},
+        {"lease_ns": None},
+        {"storage_options": 5},
+        {"online": "redis"},
+        {"online": {"store": "sqlite"}},
+        {"online": {"path": ""}},
+        {"online": {"url": 5}},
+        {"online": {"history_ns": "-1h"}},
+        {"cache": {"path": 5}},
+        {"cache": {"size": 0}},
+    ],
+    ids=str,
+)
+def test_a_setting_that_cannot_be_right_is_refused_with_a_hint(raw: Any) -> None:
+    with pytest.raises(DefinitionError) as refused:
+        store_config(raw)
+    assert refused.value.hint

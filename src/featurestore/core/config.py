@@ -1,13 +1,18 @@
 """How a store is set up: the content of `feature_store.yaml`, checked."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Final
 
+from featurestore.core.arguments import folder, mapped, refuse, text, whole
 from featurestore.core.names import check_name, near
-from featurestore.core.time import Duration, duration_ns
+from featurestore.core.time import duration_ns
 from featurestore.errors import DefinitionError
+
+# Takes the settings' name, the key and what is written under it.
+Reader = Callable[[str, str, Any], Any]
 
 ONLINE_STORES: Final = ("lmdb", "redis")
 EXECUTORS: Final = ("threads", "processes", "ray")
@@ -77,28 +82,27 @@ class StoreConfig:
 def store_config(raw: Mapping[str, Any]) -> StoreConfig:
     """Read settings from plain values, as `feature_store.yaml` holds them.
 
+    Sizes and durations have no unit in their keys there: `memory: 1GB`, `lease: 30s`.
+
     Raises:
         DefinitionError: an unknown key or a value that cannot be right.
     """
-    if not isinstance(raw, Mapping):
-        raise DefinitionError(f"the settings are {raw!r}", hint="a mapping, as feature_store.yaml holds it")
-    values = dict(raw)
-    _check_keys("feature_store.yaml", values, StoreConfig)
-    if "memory" in values:
-        values["memory_bytes"] = bytes_of(values.pop("memory"))
-    if "lease" in values:
-        values["lease_ns"] = duration_ns(values.pop("lease"), what="lease")
-    values["online"] = _online(values.get("online") or {})
-    values["cache"] = _cache(values.get("cache") or {})
-    config = StoreConfig(**values)
-    check_name(config.project, "project")
-    for name, least, most in (("buckets", 1, 9999), ("threads", 0, 4096)):
-        value = values.get(name, least)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise DefinitionError(f"{name} is {value!r}", hint=f"a number from {least:,} to {most:,}")
-    if config.executor not in EXECUTORS:
-        raise DefinitionError(f"executor is {config.executor!r}", hint=near(config.executor, EXECUTORS))
+    config: StoreConfig = _settings("feature_store.yaml", raw, shape=StoreConfig, readers=_STORE)
     return config
+
+
+def _settings(what: str, raw: Any, *, shape: type[Any], readers: Mapping[str, Reader]) -> Any:
+    if not isinstance(raw, Mapping):
+        raise DefinitionError(f"{what} is {raw!r}", hint=f"give a mapping of {', '.join(readers)}")
+    attributes = {f.name.removesuffix("_bytes").removesuffix("_ns"): f.name for f in fields(shape)}
+    keys = {name: key for key, name in attributes.items()} | {key: key for key in attributes}
+    values: dict[str, Any] = {}
+    for given, value in raw.items():
+        if given not in keys:
+            raise DefinitionError(f"{what} has an unknown key {given!r}", hint=near(given, readers))
+        key = keys[given]
+        values[attributes[key]] = readers[key](what, key, value)
+    return shape(**values)
 
 
 def bytes_of(value: int | str) -> int:
@@ -114,29 +118,58 @@ def bytes_of(value: int | str) -> int:
     return int(float(match[1]) * (_SCALE_I[unit] if unit.endswith("i") else _SCALE[unit]))
 
 
-def _online(raw: Mapping[str, Any]) -> OnlineConfig:
-    values = dict(raw)
-    _check_keys("online in feature_store.yaml", values, OnlineConfig)
-    if "history" in values:
-        history: Duration = values.pop("history")
-        values["history_ns"] = duration_ns(history, what="online history")
-    config = OnlineConfig(**values)
-    if config.store not in ONLINE_STORES:
-        raise DefinitionError(f"online store is {config.store!r}", hint=near(config.store, ONLINE_STORES))
-    return config
+def _size(what: str, key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        refuse(what, key, value, 'write it like "1GB" or "512MiB"')
+    return bytes_of(value)
 
 
-def _cache(raw: Mapping[str, Any]) -> CacheConfig:
-    values = dict(raw)
-    _check_keys("cache in feature_store.yaml", values, CacheConfig)
-    if "size" in values:
-        values["size_bytes"] = bytes_of(values.pop("size"))
-    return CacheConfig(**values)
+def _number(what: str, key: str, value: Any, *, least: int, most: int) -> int:
+    if whole(what, key, value, least=least) > most:
+        refuse(what, key, value, f"give a whole number from {least:,} to {most:,}")
+    return int(value)
 
 
-def _check_keys(what: str, values: Mapping[str, Any], shape: type) -> None:
-    known = {f.name.removesuffix("_bytes").removesuffix("_ns") for f in fields(shape)}
-    known |= {f.name for f in fields(shape)}
-    for key in values:
-        if key not in known:
-            raise DefinitionError(f"{what} has an unknown key {key!r}", hint=near(key, known))
+def _one_of(what: str, key: str, value: Any, *, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        refuse(what, key, value, near(value, choices))
+    return str(value)
+
+
+def _duration(what: str, key: str, value: Any, *, least: int = 0) -> int:
+    nanos = duration_ns(value, what=f"{key} of {what}")
+    if nanos < least:
+        refuse(what, key, value, "give a time longer than none")
+    return nanos
+
+
+def _place(what: str, key: str, value: Any) -> str:
+    if not (place := folder(what, key, value)):
+        refuse(what, key, value, "name a folder, or leave the key out")
+    return place
+
+
+def _nested(what: str, key: str, value: Any, *, shape: type[Any], readers: Mapping[str, Reader]) -> Any:
+    # A key with nothing below it is null in YAML.
+    return _settings(f"{key} in {what}", {} if value is None else value, shape=shape, readers=readers)
+
+
+# By key of the YAML: how each value is read.
+_ONLINE: Final[Mapping[str, Reader]] = {
+    "store": partial(_one_of, choices=ONLINE_STORES),
+    "path": _place,
+    "url": text,
+    "history": _duration,
+}
+_CACHE: Final[Mapping[str, Reader]] = {"path": _place, "size": _size}
+_STORE: Final[Mapping[str, Reader]] = {
+    "project": lambda _what, key, value: check_name(value, key),
+    "buckets": partial(_number, least=1, most=9999),
+    "executor": partial(_one_of, choices=EXECUTORS),
+    "threads": partial(_number, least=0, most=4096),
+    "memory": _size,
+    "storage_options": lambda what, key, value: mapped(what, key, value, "fsspec's options"),
+    "lease": partial(_duration, least=1),
+    "online": partial(_nested, shape=OnlineConfig, readers=_ONLINE),
+    "cache": partial(_nested, shape=CacheConfig, readers=_CACHE),
+}
