@@ -3,11 +3,15 @@
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from featurestore.cli import main
+from featurestore.core.config import CacheConfig, OnlineConfig, StoreConfig, store_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(p for p in (ROOT / "docs").glob("*.md") if "```python" in p.read_text(encoding="utf-8"))
@@ -55,6 +59,26 @@ def test_every_local_link_leads_somewhere(page: Path) -> None:
     links = LINK.findall(page.read_text(encoding="utf-8"))
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(LINK.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} <= linked
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([a-z_.]+)` \| (?:`([^`]+)`|[^`|]+) \|", page, re.MULTILINE))
+    raw: dict[str, Any] = {}
+    for key, default in told.items():
+        group, _, name = key.rpartition(".")
+        if default:
+            (raw.setdefault(group, {}) if group else raw)[name] = yaml.safe_load(default)
+    assert store_config(raw) == StoreConfig()
+    nested = {"online": OnlineConfig, "cache": CacheConfig}
+    names = {f.name for f in fields(StoreConfig) if f.name not in nested}
+    names |= {f"{group}.{f.name}" for group, shape in nested.items() for f in fields(shape)}
+    assert {name.removesuffix("_bytes").removesuffix("_ns") for name in names} == set(told)
 
 
 def test_the_pictures_are_what_their_script_draws(tmp_path: Path) -> None:
