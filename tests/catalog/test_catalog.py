@@ -187,7 +187,7 @@ def test_an_expected_head_that_is_not_the_head_is_a_conflict(catalog: Catalog) -
 
 def test_a_race_for_one_version_has_one_winner(catalog: Catalog, tmp_path: Path) -> None:
     """The other commits between our look at the head and our put."""
-    store = catalog._store
+    store = catalog._log._store
     put, other = store.put_if_absent, reopened(tmp_path)
 
     def late(name: str, data: bytes) -> bool:
@@ -203,7 +203,7 @@ def test_a_race_for_one_version_has_one_winner(catalog: Catalog, tmp_path: Path)
 
 
 def test_a_put_that_failed_after_it_was_done_counts_as_done(catalog: Catalog) -> None:
-    store = catalog._store
+    store = catalog._log._store
     put = store.put_if_absent
 
     calls: list[str] = []
@@ -258,7 +258,7 @@ def test_loading_is_bounded_by_snapshots(tmp_path: Path) -> None:
     assert sorted(names) == [snapshot_name(32), snapshot_name(64)]
     reader = reopened(tmp_path)
     assert reader.head == 70
-    assert set(reader._commits) == {0, *range(65, 71)}
+    assert set(reader._log._commits) == {0, *range(65, 71)}
     for version in (70, 64, 33, 1):
         assert reader.at(version).get("quote") == quote_view(f"bid + {version - 1}")
     assert reader.get("quote@17") == quote_view("bid + 16")
@@ -267,7 +267,7 @@ def test_loading_is_bounded_by_snapshots(tmp_path: Path) -> None:
 
 def test_a_snapshot_that_cannot_be_written_does_not_undo_its_commit(tmp_path: Path) -> None:
     catalog = catalog_in(tmp_path)
-    store = catalog._store
+    store = catalog._log._store
     put = store.put_if_absent
 
     def no_snapshots(name: str, data: bytes) -> bool:

@@ -1,31 +1,13 @@
 """Catalog: what exists, at every version since the first apply."""
 
-import threading
-import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from featurestore.catalog.binding import SchemaReader
 from featurestore.catalog.collect import collect
-from featurestore.catalog.commit import (
-    NO_COMMIT,
-    Commit,
-    Entry,
-    apply_commit,
-    commit_name,
-    decode_commit,
-    decode_snapshot,
-    encode_commit,
-    encode_snapshot,
-    make_commit,
-    mark_name,
-    marked_version,
-    snapshot_name,
-    version_of_name,
-)
+from featurestore.catalog.commit import Commit
+from featurestore.catalog.commit_log import CommitLog
 from featurestore.catalog.definition import Definition
 from featurestore.catalog.lineage import Lineage, trace
 from featurestore.catalog.plan import Change, Plan, compare
@@ -38,25 +20,9 @@ from featurestore.catalog.store import CatalogStore, open_catalog_store
 from featurestore.core.arguments import whole
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.time import Instant, format_instant, instant_ns
-from featurestore.errors import (
-    CommitConflictError,
-    CorruptDataError,
-    DefinitionError,
-    NotFoundError,
-    StorageError,
-)
+from featurestore.errors import DefinitionError, NotFoundError
 
 __all__ = ["Catalog", "Commit", "Plan", "open_catalog"]
-
-_SNAPSHOT_EVERY: Final = 32
-_REMOTE_REFRESH_NS: Final = 1_000_000_000
-_KEPT_SNAPSHOTS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    snapshot: CatalogSnapshot
-    digest: str
 
 
 class Catalog:
@@ -77,31 +43,23 @@ class Catalog:
         clock: Clock | None = None,
         author: str = "",
     ) -> None:
-        self._store = store
+        self._log = CommitLog(store, clock or SystemClock())
         self._read_schema = read_schema or _no_reader
-        self._clock = clock or SystemClock()
         self._author = author
-        self._lock = threading.Lock()
-        self._head: _Head | None = None
-        self._saved = 0
-        self._checked_ns = 0
-        self._commits: dict[int, Commit] = {0: NO_COMMIT}
-        self._snapshots: dict[int, CatalogSnapshot] = {0: CatalogSnapshot()}
 
     def __repr__(self) -> str:
-        read = "" if self._head is None else f", version {self._head.snapshot.version}"
-        return f"Catalog({self._store!r}{read})"
+        return f"Catalog({self._log!r})"
 
     # -- reading ---------------------------------------------------------------------------------------
 
     @property
     def head(self) -> int:
         """The newest catalog version; 0 before the first apply. Always looks."""
-        return self._refresh(look=True).snapshot.version
+        return self._log.head(look=True).snapshot.version
 
     def snapshot(self) -> CatalogSnapshot:
         """Return the newest snapshot (on a remote store at most a second old)."""
-        return self._refresh(look=False).snapshot
+        return self._log.head(look=False).snapshot
 
     def at(self, version: int | Instant) -> CatalogSnapshot:
         """Return the snapshot of a catalog version (an integer) or of a time (a text or datetime).
@@ -109,44 +67,19 @@ class Catalog:
         Raises:
             NotFoundError: no such version, or a time before the first.
         """
-        head = self._refresh(look=True).snapshot
         if isinstance(version, int) and not isinstance(version, bool):
-            return self._at_version(version, head)
+            return self._log.at(version)
         wanted = instant_ns(version)
-        found = 0
-        for commit in self.history():
-            if commit.time_ns <= wanted:
-                found = commit.version
-                break
-        if not found:
+        commits = self.history()
+        found = next((commit.version for commit in commits if commit.time_ns <= wanted), None)
+        if found is None:
             raise NotFoundError(
                 f"the catalog has no version at {format_instant(wanted)}",
-                hint=f"its first is of {format_instant(self._commit(1).time_ns)}"
-                if head.version
+                hint=f"its first is of {format_instant(commits[-1].time_ns)}"
+                if commits
                 else "nothing was applied yet",
             )
-        return self._at_version(found, head)
-
-    def _at_version(self, version: int, head: CatalogSnapshot) -> CatalogSnapshot:
-        if version == head.version:
-            return head
-        if not 0 <= version <= head.version:
-            raise NotFoundError(
-                f"the catalog has no version {version}", hint=f"there is 0 (empty) to {head.version}"
-            )
-        with self._lock:
-            known = max(v for v in self._snapshots if v <= version)
-            snapshot = self._snapshots[known]
-        for number in range(known + 1, version + 1):
-            snapshot = apply_commit(snapshot, self._commit(number))
-        self._keep(snapshot)
-        return snapshot
-
-    def _keep(self, snapshot: CatalogSnapshot) -> None:
-        with self._lock:
-            self._snapshots[snapshot.version] = snapshot
-            while len(self._snapshots) > _KEPT_SNAPSHOTS:
-                self._snapshots.pop(next(v for v in self._snapshots if v))
+        return self._log.at(found)
 
     def get(self, ref: AnyRef, *kinds: str) -> Definition:
         """Return a definition, the version in force unless the reference gives one, such as `quote@1`.
@@ -158,8 +91,8 @@ class Catalog:
 
     def history(self) -> list[Commit]:
         """Return all commits, newest first."""
-        head = self._refresh(look=True).snapshot.version
-        return [self._commit(version) for version in range(head, 0, -1)]
+        head = self._log.head(look=True).snapshot.version
+        return [self._log.commit(version) for version in range(head, 0, -1)]
 
     def diff(self, a: int | Instant, b: int | Instant) -> list[Change]:
         """Return what changed from catalog version (or time) `a` to `b`, by kind and name."""
@@ -201,7 +134,7 @@ class Catalog:
             NotFoundError: a reference leads nowhere.
             SchemaError: a column is missing, of a wrong type, or drifted.
         """
-        base = self._refresh(look=True).snapshot
+        base = self._log.head(look=True).snapshot
         given = collect(objects)
         removed = {_key_of(base, ref) for ref in remove}
         both = removed & set(given)
@@ -231,16 +164,16 @@ class Catalog:
             StorageError: the store refused.
         """
         plan = objects if isinstance(objects, Plan) else self.plan(objects, complete=complete, remove=remove)
-        head = self._refresh(look=True)
+        head = self._log.head(look=True)
         wanted = (
             plan.base if expected_head is None else whole("apply", "expected_head", expected_head, least=0)
         )
         if {wanted, plan.base} != {head.snapshot.version}:
-            error = self._conflict(min(wanted, plan.base), head.snapshot)
+            error = self._log.conflict(min(wanted, plan.base))
             raise error
         if plan.is_empty:
-            return self._commit(head.snapshot.version)
-        return self._commit_entries(head, plan.entries, message=message, author=author)
+            return self._log.commit(head.snapshot.version)
+        return self._log.append(head, plan.entries, message=message, author=author or self._author)
 
     def rollback(self, version: int | Instant, *, message: str = "", author: str = "") -> Commit:
         """Bring back what was in force at an older version, as a new commit; the newest if that is now.
@@ -252,147 +185,12 @@ class Catalog:
             CommitConflictError: someone else committed meanwhile.
         """
         target = self.at(version)
-        head = self._refresh(look=True)
+        head = self._log.head(look=True)
         plan = rollback_plan(head.snapshot, target)
         if plan.is_empty:
-            return self._commit(head.snapshot.version)
+            return self._log.commit(head.snapshot.version)
         said = message or f"rollback to version {target.version}"
-        return self._commit_entries(head, plan.entries, message=said, author=author)
-
-    def _commit_entries(self, head: _Head, entries: Iterable[Entry], *, message: str, author: str) -> Commit:
-        commit = make_commit(
-            head.snapshot,
-            head.digest,
-            tuple(entries),
-            time_ns=self._clock.now_ns(),
-            author=author or self._author,
-            message=message,
-            nonce=uuid.uuid4().hex,
-        )
-        if not self._put(commit):
-            now = self._refresh(look=True).snapshot
-            error = self._conflict(head.snapshot.version, now)
-            raise error
-        snapshot = apply_commit(head.snapshot, commit)
-        self._advance(_Head(snapshot, commit.digest), commit)
-        self._save_snapshot(snapshot, commit.digest)
-        with suppress(StorageError):  # the commit is made; the mark tells if it is lost later
-            self._store.put_if_absent(mark_name(commit.version), b"")
-            self._store.remove(mark_name(commit.version - 1))
-        return commit
-
-    def _put(self, commit: Commit) -> bool:
-        """Write a commit; an ambiguous failure is settled by looking at what is there.
-
-        Raises:
-            StorageError: the store refused, and the commit is not there.
-        """
-        name, data = commit_name(commit.version), encode_commit(commit)
-        try:
-            return self._store.put_if_absent(name, data) or self._store.read(name) == data
-        except StorageError:
-            if self._store.read(name) != data:
-                raise
-            self._store.put_if_absent(name, data)  # it is there; this makes sure that it stays
-            return True
-
-    def _conflict(self, since: int, head: CatalogSnapshot) -> CommitConflictError:
-        newer = [self._commit(v) for v in range(since + 1, head.version + 1)]
-        lines = [
-            f"version {c.version} by {c.author or 'someone'}: {', '.join(c.changed[:8])}"
-            + (f" and {len(c.changed) - 8} more" if len(c.changed) > 8 else "")
-            for c in newer
-        ]
-        what = "\n    ".join(lines) or f"its head is {head.version}"
-        return CommitConflictError(
-            f"the catalog moved from version {since} to {head.version} meanwhile:\n    {what}",
-            hint="plan again on the new head, look at the plan, and apply it",
-            since=since,
-            head=head.version,
-        )
-
-    def _save_snapshot(self, snapshot: CatalogSnapshot, digest: str) -> None:
-        if snapshot.version - self._saved < _SNAPSHOT_EVERY:
-            return
-        with suppress(StorageError):  # the commit is made; a snapshot only makes loading faster
-            self._store.put_if_absent(snapshot_name(snapshot.version), encode_snapshot(snapshot, digest))
-            self._saved = snapshot.version
-
-    # -- loading ---------------------------------------------------------------------------------------
-
-    def _refresh(self, *, look: bool) -> _Head:
-        head = self._head
-        if head is None:
-            head = self._load()
-        elif not look and self._store.remote:
-            now = self._clock.now_ns()
-            if 0 <= now - self._checked_ns < _REMOTE_REFRESH_NS:
-                return head
-            self._checked_ns = now
-        while self._store.has(commit_name(head.snapshot.version + 1)):
-            commit = self._commit(head.snapshot.version + 1)
-            self._check_chain(head, commit)
-            head = _Head(apply_commit(head.snapshot, commit), commit.digest)
-        self._advance(head, None)
-        return head
-
-    def _advance(self, head: _Head, commit: Commit | None) -> None:
-        with self._lock:
-            if commit is not None:
-                self._commits[commit.version] = commit
-            if self._head is None or self._head.snapshot.version < head.snapshot.version:
-                self._head = head
-
-    def _load(self) -> _Head:
-        """Read the newest snapshot and the commits behind it.
-
-        Raises:
-            CorruptDataError: a commit is missing, also the newest.
-        """
-        names = self._store.names()
-        found = [v for name in names if (v := version_of_name(name)) is not None]
-        saved = sorted((number for number, whole in found if whole), reverse=True)
-        head = _Head(CatalogSnapshot(), "")
-        for number in saved:
-            data = self._store.read(snapshot_name(number))
-            if data is not None:
-                snapshot, digest = decode_snapshot(data, number)
-                head = _Head(snapshot, digest)
-                self._saved = number
-                self._keep(snapshot)
-                break
-        last = max((number for number, whole in found if not whole), default=0)
-        made = max((marked_version(name) for name in names), default=0)
-        if made > last:
-            raise CorruptDataError(
-                f"commit {made} of the catalog is missing: it was made, and the newest there is {last}",
-                hint=f"restore it from a backup, or remove {mark_name(made)!r} to go on without it",
-                version=made,
-            )
-        for number in range(head.snapshot.version + 1, last + 1):
-            commit = self._commit(number)
-            self._check_chain(head, commit)
-            head = _Head(apply_commit(head.snapshot, commit), commit.digest)
-        return head
-
-    def _commit(self, version: int) -> Commit:
-        known = self._commits.get(version)
-        if known is None:
-            data = self._store.read(commit_name(version))
-            if data is None:
-                raise CorruptDataError(
-                    f"commit {version} of the catalog is missing", hint="restore it from a backup"
-                )
-            known = decode_commit(data, version)
-            self._commits[version] = known
-        return known
-
-    def _check_chain(self, head: _Head, commit: Commit) -> None:
-        if commit.parent_digest != head.digest:
-            raise CorruptDataError(
-                f"commit {commit.version} of the catalog does not follow commit {head.snapshot.version}",
-                hint="a commit was replaced; restore the folder from a backup",
-            )
+        return self._log.append(head, plan.entries, message=said, author=author or self._author)
 
 
 def open_catalog(
