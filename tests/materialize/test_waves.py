@@ -24,7 +24,7 @@ from featurestore.materialize.executors import Executor, Processes, Threads
 from featurestore.materialize.gathering import Gathering
 from featurestore.materialize.job import Rows
 from featurestore.materialize.plan import Input, Task
-from featurestore.materialize.staging import Budget, Held, Stager
+from featurestore.materialize.staging import Budget, Held, Stager, timed
 from featurestore.materialize.training_set import materialize, materialize_incremental
 from featurestore.materialize.versions import open_version
 from featurestore.resolve.events import EventTimes
@@ -198,7 +198,8 @@ def test_a_full_budget_is_relieved_by_the_source_that_holds_most(tmp_path: Path)
         rows = Rows(SourceSpec(name, name), EventTimes("ts", None, None, 0), ("key", "ts"), ("key",), None)
         return Stager(rows, buckets=2, held=Held(budget, tmp_path / name, in_memory=True), spine=False)
 
-    batch = events(1, 500, first_hour=0, hours=5).select(["key", "ts"]).combine_chunks().to_batches()[0]
+    rows = events(1, 500, first_hour=0, hours=5).select(["key", "ts"]).combine_chunks().to_batches()[0]
+    batch = timed(rows, "ts")
     early, late = stager("early"), stager("late")
     steps = Steps()
     with observed(steps):

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN
@@ -12,10 +10,9 @@ from featurestore.materialize.changes import FOREVER
 from featurestore.materialize.inputs import Pinned, Slice, time_range
 from featurestore.materialize.job import Rows
 from featurestore.materialize.read_ahead import read_ahead
-from featurestore.materialize.staging import BEGINNING, FileSpan, Stager
+from featurestore.materialize.staging import BEGINNING, FileSpan, Stager, Timed, timed
 from featurestore.storage.source_readers import GroupTimes
 from featurestore.storage.sources import NamedBatch
-from featurestore.temporal.times import times_ns
 
 
 class SourceReader:
@@ -88,10 +85,11 @@ class SourceReader:
         batch = found.rows
         if self._rows.renamed:  # rows of erased keys by the names of the entity's own are left out already
             batch = self._pinned.table.erased.remaining(batch, self._rows.renamed)
+        rows = timed(batch, self._rows.times.timestamp)
         for stager in self.stagers:
-            stager.add(batch)
+            stager.add(rows)
         self._heard(batch.num_rows)
-        self._widen(found.file, batch.column(self._rows.times.timestamp))
+        self._widen(found.file, rows)
         if self._behind is not None:
             ahead_ns = max(self._low_ns, min(found.ahead_ns, self._behind[found.file]))
             if ahead_ns < INT64_MAX:  # otherwise nothing follows, as the next call finds
@@ -111,17 +109,14 @@ class SourceReader:
         """Stop reading."""
         self._batches.close()
 
-    def _widen(self, name: str, column: Any) -> None:
-        event_ns, null = times_ns(column, self._rows.times.timestamp)
-        if null is not None:
-            event_ns = event_ns[~null]
-        if event_ns.size == 0:
+    def _widen(self, name: str, rows: Timed) -> None:
+        if rows.event_ns.size == 0:
             return
-        low, high = int(np.min(event_ns)), int(np.max(event_ns))
+        low, high = rows.first_ns, rows.last_ns
         known = self._spans.get(name)
         if known is not None:
             low, high = min(low, known.min_ns), max(high, known.max_ns)
-        self._spans[name] = FileSpan(name, event_ns.size + (known.rows if known else 0), low, high)
+        self._spans[name] = FileSpan(name, rows.event_ns.size + (known.rows if known else 0), low, high)
 
 
 def _ahead(rows: Rows) -> int:

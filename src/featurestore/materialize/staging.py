@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.core.keys import buckets_of
+from featurestore.core.table_rows import filter_rows
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, Int64Array, day_text, epoch_days
 from featurestore.errors import CorruptDataError, SchemaError
 from featurestore.materialize.job import Rows
@@ -64,6 +65,39 @@ class FileSpan:
     whole: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Rows of a batch that have an event timestamp.
+
+    Attributes:
+        event_ns: `(n,)` their event timestamps, from `first_ns` to `last_ns`.
+        untimed: So many rows had none: no reader could see them.
+    """
+
+    rows: pa.RecordBatch
+    event_ns: Int64Array
+    first_ns: int
+    last_ns: int
+    untimed: int
+
+
+def timed(batch: pa.RecordBatch, timestamp: str) -> Timed:
+    """Look at the event timestamps of a batch, once for all who need them.
+
+    Raises:
+        SchemaError: the column is no time.
+    """
+    event_ns, null = times_ns(batch.column(timestamp), timestamp)
+    if null is not None:
+        batch, event_ns = filter_rows(batch, ~null), event_ns[~null]
+    untimed = 0 if null is None else int(np.count_nonzero(null))
+    return Timed(batch, event_ns, *_range_of(event_ns), untimed)
+
+
+def _range_of(event_ns: Int64Array) -> tuple[int, int]:
+    return (int(event_ns.min()), int(event_ns.max())) if event_ns.size else (INT64_MAX, INT64_MIN)
+
+
 class Budget:
     """Bytes that rows may hold in memory while they wait, shared by all of a run.
 
@@ -110,14 +144,13 @@ class Held:
         self._open: dict[Place, _Open] = {}
         self._files = 0
 
-    def keep(self, place: Place, piece: pa.Table) -> None:
-        """Add rows behind those of a place.
+    def keep(self, place: Place, piece: pa.Table, size: int) -> None:
+        """Add rows of so many bytes behind those of a place.
 
         Raises:
             StorageError: the disk refused rows that are too many for memory.
         """
         found = self._open.setdefault(place, _Open())
-        size = piece.nbytes
         found.rows += piece.num_rows
         found.tables.append(piece)
         found.bytes += size
@@ -199,47 +232,42 @@ class Stager:
         self.schema: pa.Schema | None = None
         self.complete_day = BEGINNING
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Split one batch, which may have more columns, and keep its pieces.
+    def add(self, batch: Timed) -> None:
+        """Split the rows of one batch, which may have more columns, and keep the pieces.
 
         Raises:
-            SchemaError: the event timestamps of a spine hold nulls, or a column is no time.
+            SchemaError: a row of a spine has no event timestamp.
             CorruptDataError: rows of dates that the statistics of the source's files said were past.
             StorageError: the disk refused rows that are too many for memory.
         """
-        batch = batch.select(list(self.rows.columns))
-        self.schema = batch.schema
-        if batch.num_rows == 0:
-            return
-        table, event_ns = self._timed(pa.Table.from_batches([batch]))
-        keep = (event_ns >= self._low) & (event_ns <= self._high)
-        if not keep.all():
-            table, event_ns = table.filter(pa.array(keep)), event_ns[keep]
+        table = pa.Table.from_batches([batch.rows.select(list(self.rows.columns))])
+        self.schema = table.schema
+        self._leave_out(batch.untimed)
+        event_ns, first_ns, last_ns = batch.event_ns, batch.first_ns, batch.last_ns
+        if first_ns < self._low or last_ns > self._high:
+            keep = (event_ns >= self._low) & (event_ns <= self._high)
+            table, event_ns = filter_rows(table, keep), event_ns[keep]
+            first_ns, last_ns = _range_of(event_ns)
         if table.num_rows == 0:
             return
-        days = epoch_days(event_ns)
-        if int(days[int(event_ns.argmin())]) < self.complete_day:
+        if first_ns // DAY_NS < self.complete_day:
             self._refuse()
-        buckets = self._bucket_of(table)
-        for (day, bucket), piece in _pieces(table, days, buckets, self._buckets):
-            if self._wanted is None or self._wanted.has(day, bucket):
-                self.held.keep((day, bucket), piece)
+        row_bytes = table.nbytes / table.num_rows
+        days = first_ns // DAY_NS, last_ns // DAY_NS
+        for place, piece in _pieces(table, event_ns, days, self._bucket_of(table), self._buckets):
+            if self._wanted is None or self._wanted.has(*place):
+                self.held.keep(place, piece, round(piece.num_rows * row_bytes))
 
-    def _timed(self, table: pa.Table) -> tuple[pa.Table, Int64Array]:
-        name = self.rows.times.timestamp
-        event_ns, null = times_ns(table.column(name), name)
-        if null is None:
-            return table, event_ns
-        count = int(np.count_nonzero(null))
-        if self._spine:
+    def _leave_out(self, untimed: int) -> None:
+        self.dropped += untimed
+        if untimed and self._spine:
+            name, timestamp = self.rows.source.name, self.rows.times.timestamp
             raise SchemaError(
-                f"{count} rows of the spine {self.rows.source.name!r} have no event timestamp {name!r}",
+                f"{untimed} rows of the spine {name!r} have no event timestamp {timestamp!r}",
                 hint="every example needs a time; filter these rows in the source's query",
-                source=self.rows.source.name,
-                rows=count,
+                source=name,
+                rows=untimed,
             )
-        self.dropped += count
-        return table.filter(pa.array(~null)), event_ns[~null]
 
     def _refuse(self) -> NoReturn:
         name = self.rows.source.name
@@ -301,16 +329,22 @@ def concat_parts(parts: Iterable[Part], schema: pa.Schema) -> pa.Table:
 
 
 def _pieces(
-    table: pa.Table, days: np.ndarray, buckets: np.ndarray | None, count: int
+    table: pa.Table, event_ns: Int64Array, days: tuple[int, int], buckets: np.ndarray | None, count: int
 ) -> Iterator[tuple[Place, pa.Table]]:
-    """Split rows by (day, bucket), keeping their order within each; long runs are sliced without a copy."""
-    first = int(days.min())
-    code = days - np.int32(first)
-    if buckets is not None and (int(days.max()) - first) < _CODES_MAX // count:
-        code *= np.int32(count)
-        code += buckets
-    elif buckets is not None:
-        code = code * np.int64(count) + buckets
+    """Split rows by (day, bucket), keeping their order within each; long runs are sliced without a copy.
+
+    Args:
+        days: The first and the last day of the rows.
+        buckets: `(n,)` the bucket of each, below `count`; `None`: there are none.
+    """
+    first, last = days
+    places = (last - first + 1) * (1 if buckets is None else count)
+    if first == last:
+        code = np.zeros(len(event_ns), np.int32) if buckets is None else buckets
+    else:
+        code = epoch_days(event_ns) - np.int32(first)
+        if buckets is not None:
+            code = (code if places <= _CODES_MAX else code.astype(np.int64)) * count + buckets
     changes = code[1:] != code[:-1]
     if np.count_nonzero(changes) < _RUNS_MAX:
         edges = np.flatnonzero(changes) + 1
@@ -318,17 +352,16 @@ def _pieces(
         for start, end in pairwise(bounds):
             yield _place(int(code[start]), first, buckets, count), table.slice(start, end - start)
         return
-    places = None
-    if code.dtype != np.int32 or int(code.max()) >= _CODES_MAX:
-        places, inverse = np.unique(code, return_inverse=True)
-        code = inverse.astype(np.int32)
-    groups = int(code.max()) + 1
-    order, ends = group_positions(code, groups)
+    there = None
+    if places > _CODES_MAX:
+        there, inverse = np.unique(code, return_inverse=True)
+        code, places = inverse.astype(np.int32), len(there)
+    order, ends = group_positions(code, places)
     table = take_rows(table, order, threads=1)
     start = 0
     for group, end in enumerate(ends.tolist()):
         if end > start:
-            own = group if places is None else int(places[group])
+            own = group if there is None else int(there[group])
             yield _place(own, first, buckets, count), table.slice(start, end - start)
         start = end
 

@@ -78,5 +78,6 @@ class Whole:
         found = found.select(self.schema.names)
         start = 0
         for place, own in zip(places, readers, strict=True):
-            self._held.keep(place, found.slice(start, own.num_rows))
+            piece = found.slice(start, own.num_rows)
+            self._held.keep(place, piece, piece.nbytes)
             start += own.num_rows
