@@ -9,7 +9,8 @@ import pytest
 
 from featurestore.loaders import open_loader
 from featurestore.loaders.loader import Loader, Tier
-from featurestore.loaders.prepare import Prepared, options_of, prepare, rank_of
+from featurestore.loaders.options import options_of, rank_of
+from featurestore.loaders.prepare import Prepared, prepare
 from featurestore.loaders.resident import ResidentTier
 from featurestore.loaders.streamed import StreamedTier
 from featurestore.testing.fake_device import FakeDevice

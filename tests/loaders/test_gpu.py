@@ -11,7 +11,8 @@ from tests.loaders.test_conformance import Unwritable
 from featurestore.loaders import Window, open_loader
 from featurestore.loaders.kvikio_reader import KvikioReader, open_direct_reader
 from featurestore.loaders.loader import Loader
-from featurestore.loaders.prepare import options_of, prepare
+from featurestore.loaders.options import options_of
+from featurestore.loaders.prepare import prepare
 from featurestore.loaders.resident import ResidentTier
 from featurestore.loaders.streamed import SLOTS, StreamedTier
 from featurestore.testing.loader_conformance import LoaderConformance, Opener

@@ -1,7 +1,7 @@
 """A loader's promises: coverage, resume, values, and the errors before any work."""
 
+import dataclasses
 import json
-import pickle
 import threading
 from pathlib import Path
 from typing import Any, Literal
@@ -9,14 +9,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.loaders.datasets import assert_same, leaves, make_dataset
+from tests.loaders.datasets import leaves, make_dataset
 
-from featurestore.errors import DefinitionError, LoaderStateError, NotFoundError, SchemaError
-from featurestore.loaders import Window, open_loader
+from featurestore.errors import (
+    DefinitionError,
+    FeatureStoreError,
+    LoaderStateError,
+    NotFoundError,
+    SchemaError,
+)
+from featurestore.loaders import EntitySplit, LoaderOptions, Window, open_loader
 
 SMALL: dict[str, Any] = {"columns": ["row"], "labels": [], "block_rows": 8, "blocks": 2}
 
@@ -389,10 +394,10 @@ def test_buffers_of_collected_batches_are_used_again(dataset: Path) -> None:
         pytest.param({"batch_size": 8, "device": "cuda"}, DefinitionError, "host", id="device"),
         pytest.param({"batch_size": 8, "nulls": "drop"}, DefinitionError, "mask", id="nulls"),
         pytest.param({"batch_size": 5000}, DefinitionError, "no global batch", id="empty epoch"),
-        pytest.param({"batch_size": "a"}, DefinitionError, "batch_size is 'a'", id="text for a number"),
-        pytest.param({"batch_size": True}, DefinitionError, "batch_size is True", id="truth for a number"),
+        pytest.param({"batch_size": "a"}, DefinitionError, "batch_size='a'", id="text for a number"),
+        pytest.param({"batch_size": True}, DefinitionError, "batch_size=True", id="truth for a number"),
         pytest.param({"batch_size": 8, "window": "5"}, DefinitionError, "window", id="text for a window"),
-        pytest.param({"batch_size": 8, "io": "fast"}, DefinitionError, "io is", id="unknown io"),
+        pytest.param({"batch_size": 8, "io": "fast"}, DefinitionError, "io=", id="unknown io"),
         pytest.param({"batch_size": 8, "io": "gds"}, DefinitionError, "host", id="io of a device"),
     ],
 )
@@ -403,69 +408,34 @@ def test_what_cannot_be_is_refused_before_any_work(
         open_loader(dataset, **options)
 
 
-def test_what_is_no_state_is_refused(dataset: Path) -> None:
-    loader = open_loader(dataset, batch_size=8)
-    wrongs: list[Any] = [None, 7, [], "state", {"v": 1}]
-    for wrong in wrongs:
-        with pytest.raises(LoaderStateError, match="not a loader's state"):
-            loader.load_state_dict(wrong)
+WRONG = [None, True, -1, 1.5, float("nan"), "x", "", b"x", [], ["x"], {}, {"x": ["y"]}, object(), np.float32]
 
 
-def test_a_loader_travels_to_another_process_and_goes_on(dataset: Path) -> None:
-    loader = open_loader(dataset, batch_size=100, **SMALL)
-    whole = rows_of_epoch(loader, 0)
-    loader.load_state_dict({**loader.state_dict(), "epoch": 0, "step": 9})
-    assert rows_of(pickle.loads(pickle.dumps(loader))) == whole[9:]
-
-
-def test_a_number_is_a_window_of_as_many_rows(dataset: Path) -> None:
-    one = next(iter(open_loader(dataset, batch_size=50, window=4)))
-    other = next(iter(open_loader(dataset, batch_size=50, window=Window(lookback=4))))
-    assert_same(one, other)
-
-
-def test_without_numba_every_value_is_the_same(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from featurestore.loaders import gather  # noqa: PLC0415
-
-    options: dict[str, Any] = {"batch_size": 500, "nulls": "mask", "time": True, "entity": True, "fill": 1.0}
-    with_numba = list(open_loader(dataset, **options))
-    monkeypatch.setattr(gather, "compiled", lambda: None)
-    for one, other in zip(with_numba, open_loader(dataset, **options), strict=True):
-        assert_same(one, other)
-
-
-def test_the_rank_comes_from_the_environment_where_nothing_else_says_it(
-    dataset: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("option", [f.name for f in dataclasses.fields(LoaderOptions)])
+def test_an_option_takes_what_it_can_and_refuses_the_rest_by_a_typed_error(
+    dataset: Path, option: str
 ) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    plan = open_loader(dataset, batch_size=100, **SMALL).prepared.plan
-    assert (plan.rank, plan.world) == (1, 2)
+    refused = []
+    for value in WRONG:
+        options: dict[str, Any] = {"batch_size": 8, option: value}
+        try:
+            next(iter(open_loader(dataset, **options)))
+        except FeatureStoreError as error:
+            refused.append(error)
+    assert len(refused) >= 8
+    assert all(error.hint for error in refused)
 
 
-def test_stats_count_what_was_delivered(dataset: Path) -> None:
-    loader = open_loader(dataset, batch_size=100, drop_last=False, **SMALL)
-    for _ in loader:
-        pass
-    stats = loader.stats()
-    assert stats["rows"] == 3000
-    assert stats["batches"] == 30
-    assert 0 <= stats["wait_share"] <= 1
-    assert stats["rows_per_s"] > 0
+@pytest.mark.parametrize("epoch", [-1, None, 1.5, "1", True])
+def test_an_epoch_is_a_whole_number_from_0(dataset: Path, epoch: Any) -> None:
+    with pytest.raises(DefinitionError, match="epoch="):
+        open_loader(dataset, batch_size=8).set_epoch(epoch)
 
 
-def test_a_vocabulary_may_come_from_elsewhere_and_unknown_words_are_zero(
-    dataset: Path, table: pa.Table
-) -> None:
-    loader = open_loader(
-        dataset,
-        batch_size=3000,
-        columns=["s", "row"],
-        labels=[],
-        vocabularies={"s": ["é", "x"]},
-        shuffle=False,
-    )
-    codes = next(iter(loader)).codes["s"]
-    expected = [{"é": 1, "x": 2}.get(word, 0) for word in table.column("s").to_pylist()]
-    assert codes.tolist() == expected
-    assert pc.sum(pc.is_null(table.column("s"))).as_py() > 0
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(EntitySplit, {"frac": "x"}), (EntitySplit, {"valid": True}), (Window, {"lookback": 1.5})],
+)
+def test_shares_and_rows_are_numbers(kind: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError):
+        kind(**options)

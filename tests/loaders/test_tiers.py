@@ -17,7 +17,8 @@ from featurestore.loaders.batch import Batch
 from featurestore.loaders.direct import DirectRead
 from featurestore.loaders.gather import UInt8Array
 from featurestore.loaders.loader import HostTier, Loader
-from featurestore.loaders.prepare import Prepared, options_of, prepare
+from featurestore.loaders.options import options_of
+from featurestore.loaders.prepare import Prepared, prepare
 from featurestore.loaders.resident import ResidentTier
 from featurestore.loaders.streamed import DEVICE_BUFFERS, SLOTS, StreamedTier
 from featurestore.testing.fake_device import FakeDevice

@@ -62,7 +62,7 @@ def test_the_report_says_which_tier_and_why(dataset: Path) -> None:
     assert "gds" in gds["reason"]
     with pytest.raises(DefinitionError, match="CUDA"):
         open_torch_loader(dataset, device="cuda", **ROWS)
-    with pytest.raises(DefinitionError, match="io is"):
+    with pytest.raises(DefinitionError, match="io="):
         open_torch_loader(dataset, io="fast", **ROWS)
 
 

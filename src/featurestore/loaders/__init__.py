@@ -2,7 +2,7 @@
 
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.loader import Loader, open_loader
-from featurestore.loaders.prepare import LoaderOptions
+from featurestore.loaders.options import LoaderOptions
 from featurestore.loaders.splits import EntitySplit, TimeSplit, walk_forward
 from featurestore.loaders.windows import Window
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from featurestore.loaders.device_tier import device_tier
 from featurestore.loaders.loader import Loader
-from featurestore.loaders.prepare import options_of, prepare, rank_of
+from featurestore.loaders.options import options_of, rank_of
+from featurestore.loaders.prepare import prepare
 from featurestore.storage.shards import ShardSet
 
 

@@ -3,7 +3,8 @@
 from featurestore.errors import DefinitionError
 from featurestore.loaders.device import Device
 from featurestore.loaders.loader import Tier
-from featurestore.loaders.prepare import DEVICE_IO, Prepared
+from featurestore.loaders.options import DEVICE_IO
+from featurestore.loaders.prepare import Prepared
 from featurestore.loaders.resident import FREE_SHARE, ResidentTier
 from featurestore.loaders.streamed import StreamedTier
 

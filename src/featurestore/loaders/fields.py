@@ -120,9 +120,10 @@ def plan_fields(
     Raises:
         NotFoundError: no such column.
         SchemaError: a column whose type cannot be delivered, or not in `dtype`.
-        DefinitionError: an unknown `dtype`, `nulls` or `layout`, a repeated column, a fill for no column.
+        DefinitionError: an unknown `dtype`, a repeated column, a fill for no column.
     """
-    _check_words(dtype=dtype, label_dtype=label_dtype, nulls=nulls, layout=layout)
+    for asked, given in (("dtype", dtype), ("label_dtype", label_dtype)):
+        _check_dtype(asked, given)
     roles = {column.name: column for column in manifest.columns}
     if columns is None:
         columns = [c.name for c in manifest.columns if c.role == "feature" and c.name != weight]
@@ -152,17 +153,11 @@ def plan_fields(
     )
 
 
-def _check_words(**words: str | None) -> None:
-    known = {
-        "dtype": (None, *DTYPES),
-        "label_dtype": (None, *DTYPES),
-        "nulls": ("fill", "mask", "nan"),
-        "layout": ("matrix", "columns"),
-    }
-    for name, value in words.items():
-        if value not in known[name]:
-            choices = ", ".join(str(c) for c in known[name])
-            raise DefinitionError(f"{name} is {value!r}", hint=f"one of {choices}", value=value)
+def _check_dtype(asked: str, dtype: str | None) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise DefinitionError(
+            f"{asked} is {dtype!r}", hint=f"one of {', '.join(DTYPES)}, or None for stored types", value=dtype
+        )
 
 
 def _check_known(names: Sequence[str], roles: Mapping[str, object], manifest: Manifest) -> None:

@@ -20,7 +20,8 @@ except ImportError as missing:
 from featurestore.errors import DefinitionError, LoaderStateError, SchemaError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.loader import HostTier, Loader
-from featurestore.loaders.prepare import LoaderOptions, Prepared, check_host_io, options_of, prepare, rank_of
+from featurestore.loaders.options import LoaderOptions, check_host_io, options_of, rank_of
+from featurestore.loaders.prepare import Prepared, prepare
 from featurestore.storage.shards import ShardSet
 
 _TIMES: Final = ("time", "delta_ns")

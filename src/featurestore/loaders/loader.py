@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from featurestore.core.arguments import whole
 from featurestore.errors import DefinitionError, LoaderStateError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
@@ -12,8 +13,9 @@ from featurestore.loaders.fitting import fit_preprocessing
 from featurestore.loaders.grain_source import GrainSource
 from featurestore.loaders.host import host_gather
 from featurestore.loaders.leakage import leakage_report
+from featurestore.loaders.options import LoaderOptions, check_host_io, options_of, rank_of
 from featurestore.loaders.prefetch import OrderedPrefetch, forks
-from featurestore.loaders.prepare import LoaderOptions, Prepared, check_host_io, options_of, prepare, rank_of
+from featurestore.loaders.prepare import Prepared, prepare
 from featurestore.loaders.progress import Progress, open_progress
 from featurestore.loaders.state import position_in, state_of
 from featurestore.loaders.stats import Stats
@@ -170,11 +172,9 @@ class Loader:
         """Let the next pass be epoch `epoch` from its start.
 
         Raises:
-            DefinitionError: a negative epoch.
+            DefinitionError: a negative epoch, or no whole number.
         """
-        if epoch < 0:
-            raise DefinitionError(f"epoch {epoch}: it counts from 0", hint="the first pass is epoch 0")
-        self._epoch, self._step, self._begun = epoch, 0, False
+        self._epoch, self._step, self._begun = whole("a pass", "epoch", epoch, least=0), 0, False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the last delivered batch: small JSON, equal on all ranks."""
@@ -402,7 +402,7 @@ def open_loader(dataset: str | Path | ShardSet, version: int | None = None, **op
         CorruptDataError: a damaged manifest, a truncated shard.
     """
     chosen: LoaderOptions = options_of(options)
-    if chosen.device not in {"auto", "cpu"}:
+    if chosen.device not in ("auto", "cpu"):
         raise DefinitionError(
             f"device is {chosen.device!r}, and NumPy batches live on the host",
             hint="dataset.torch(…) and dataset.jax(…) deliver to devices",

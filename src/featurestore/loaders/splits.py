@@ -19,6 +19,7 @@ are taken from the subset that matters less: train gives way to valid and test, 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Final, Literal
 
 import numpy as np
@@ -119,6 +120,9 @@ class EntitySplit:
     valid: float = 0.0
 
     def __post_init__(self) -> None:
+        shares = (self.frac, self.valid)
+        if any(isinstance(share, bool) or not isinstance(share, Real) for share in shares):
+            raise DefinitionError(f"an entity split of shares {shares}", hint="frac and valid are numbers")
         if not (0 < self.frac < 1 and self.valid >= 0 and self.frac + self.valid <= 1):
             raise DefinitionError(
                 f"an entity split of frac={self.frac} and valid={self.valid}",

@@ -21,11 +21,13 @@ except ImportError as missing:
         "PyTorch batches need torch, which is not installed", hint="pip install 'featurestore[torch]'"
     ) from missing
 
+from featurestore.core.arguments import whole
 from featurestore.errors import DefinitionError, LoaderStateError, MissingDependencyError, SchemaError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.device_tier import device_tier
 from featurestore.loaders.loader import HostTier, Loader, Tier
-from featurestore.loaders.prepare import LoaderOptions, Prepared, options_of, prepare, rank_of
+from featurestore.loaders.options import LoaderOptions, options_of, rank_of
+from featurestore.loaders.prepare import Prepared, prepare
 from featurestore.loaders.state import position_in, state_of
 from featurestore.storage.shards import ShardSet
 
@@ -244,8 +246,12 @@ class TorchBatches(torch.utils.data.IterableDataset[dict[str, Any]]):
         return self._prepared.plan.steps - self._start
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass be this epoch, from its start."""
-        self._epoch, self._start, self._share = epoch, 0, None
+        """Let the next pass be this epoch, from its start.
+
+        Raises:
+            DefinitionError: a negative epoch, or no whole number.
+        """
+        self._epoch, self._start, self._share = whole("a pass", "epoch", epoch, least=0), 0, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the last batch that this object made, in the process that makes them.

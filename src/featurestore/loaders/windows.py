@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.arguments import whole
 from featurestore.core.time import Duration, Int64Array, duration_ns
 from featurestore.errors import DefinitionError
 from featurestore.loaders import gather as rows_gather
@@ -50,11 +51,7 @@ class Window:
 
     def __post_init__(self) -> None:
         for name in ("lookback", "stride", "min_history"):
-            if getattr(self, name) < 1:
-                raise DefinitionError(
-                    f"the window's {name} is {getattr(self, name)}: it counts from 1",
-                    hint="a window holds at least the sample's own row",
-                )
+            whole("a window", name, getattr(self, name), least=1)  # the sample's own row is in it
         if self.min_history > self.lookback:
             raise DefinitionError(
                 f"min_history {self.min_history} is more than lookback {self.lookback}",
