@@ -12,7 +12,7 @@ import pytest
 
 jax = pytest.importorskip("jax")
 
-from featurestore.errors import SchemaError  # noqa: E402 - jax may be absent
+from featurestore.errors import DefinitionError, SchemaError  # noqa: E402 - jax may be absent
 from featurestore.loaders import open_loader  # noqa: E402
 from featurestore.loaders.jax_loader import narrowed, open_jax_loader  # noqa: E402
 
@@ -60,6 +60,12 @@ def test_integers_that_do_not_fit_are_refused_not_truncated() -> None:
         narrowed(np.asarray([2**31]), "n", is_time=False)
     words = narrowed(np.asarray([-5, 2**40 + 3]), "t", is_time=True).astype(np.uint64)
     assert ((words[:, 0] << np.uint64(32)) | words[:, 1]).astype(np.int64).tolist() == [-5, 2**40 + 3]
+
+
+@pytest.mark.parametrize("option", [{"sharding": 5}, {"device": "gpu"}], ids=str)
+def test_only_a_sharding_says_where_arrays_go(dataset: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError, match="sharding"):
+        open_jax_loader(dataset, **OPTIONS, **option)
 
 
 def test_a_batch_is_a_pytree_and_the_state_has_graines_names(dataset: Path) -> None:

@@ -17,10 +17,11 @@ except ImportError as missing:
         "JAX batches need jax, which is not installed", hint="pip install 'featurestore[jax]'"
     ) from missing
 
+from featurestore.core.arguments import refuse
 from featurestore.errors import DefinitionError, LoaderStateError, SchemaError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.loader import HostTier, Loader
-from featurestore.loaders.options import LoaderOptions, check_host_io, options_of, rank_of
+from featurestore.loaders.options import LoaderOptions, check_host, options_of, rank_of
 from featurestore.loaders.prepare import Prepared, prepare
 from featurestore.storage.shards import ShardSet
 
@@ -138,10 +139,10 @@ def open_jax_loader(
             batch, in the order of the processes. None: arrays on the default device.
 
     Raises:
-        DefinitionError: a batch that the sharding does not divide, rows that differ from batch to batch.
+        DefinitionError: no sharding, or one that does not divide a batch; a `device`: the sharding says where.
     """
     chosen: LoaderOptions = options_of(options)
-    check_host_io(chosen, "JAX moves batches to devices by itself")
+    check_host(chosen, "JAX moves batches to devices by itself")
     found = (jax.process_index(), jax.process_count()) if jax.process_count() > 1 else None
     rank, world = rank_of(chosen, found)
     prepared = prepare(dataset, version, chosen, rank=rank, world=world)
@@ -155,6 +156,8 @@ def open_jax_loader(
 
 
 def _check_sharding(sharding: Any, prepared: Prepared) -> None:
+    if not isinstance(sharding, jax.sharding.Sharding):
+        refuse("a loader", "sharding", sharding, "give a jax.sharding.NamedSharding over the batch axis")
     rows = prepared.plan.global_batch
     if prepared.plan.drop_last is False:
         raise DefinitionError(

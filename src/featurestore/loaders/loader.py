@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from featurestore.core.arguments import whole
-from featurestore.errors import DefinitionError, LoaderStateError
+from featurestore.errors import LoaderStateError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.fitting import fit_preprocessing
 from featurestore.loaders.grain_source import GrainSource
 from featurestore.loaders.host import host_gather
 from featurestore.loaders.leakage import leakage_report
-from featurestore.loaders.options import LoaderOptions, check_host_io, options_of, rank_of
+from featurestore.loaders.options import LoaderOptions, check_host, options_of, rank_of
 from featurestore.loaders.prefetch import OrderedPrefetch, forks
 from featurestore.loaders.prepare import Prepared, prepare
 from featurestore.loaders.progress import Progress, open_progress
@@ -402,12 +402,7 @@ def open_loader(dataset: str | Path | ShardSet, version: int | None = None, **op
         CorruptDataError: a damaged manifest, a truncated shard.
     """
     chosen: LoaderOptions = options_of(options)
-    if chosen.device not in ("auto", "cpu"):
-        raise DefinitionError(
-            f"device is {chosen.device!r}, and NumPy batches live on the host",
-            hint="dataset.torch(…) and dataset.jax(…) deliver to devices",
-        )
-    check_host_io(chosen, "NumPy batches live on the host")
+    check_host(chosen, "NumPy batches live on the host")
     rank, world = rank_of(chosen)
     prepared = prepare(dataset, version, chosen, rank=rank, world=world)
     return Loader(prepared, HostTier(prepared, reason="batches of NumPy arrays were asked for"))

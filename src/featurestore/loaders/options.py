@@ -103,12 +103,17 @@ def options_of(given: Mapping[str, Any]) -> LoaderOptions:
     return options
 
 
-def check_host_io(options: LoaderOptions, what: str) -> None:
-    """Refuse the tiers of a device where batches are made on the host.
+def check_host(options: LoaderOptions, what: str) -> None:
+    """Refuse a device and its tiers where batches are made on the host.
 
     Raises:
-        DefinitionError: `io` asks for one.
+        DefinitionError: `device` or `io` asks for one.
     """
+    if not isinstance(options.device, str) or options.device not in {"auto", "cpu"}:
+        raise DefinitionError(
+            f"device is {options.device!r}, and {what}",
+            hint="dataset.torch(device=…) delivers to a device, dataset.jax(sharding=…) to several",
+        )
     if options.io not in HOST_IO:
         raise DefinitionError(f"io is {options.io!r}, and {what}", hint=f"one of {', '.join(HOST_IO)}")
 

@@ -363,7 +363,12 @@ def _device(wanted: Any) -> torch.device:
             if torch.cuda.is_available()
             else torch.device("cpu")
         )
-    device = torch.device(wanted)
+    try:
+        device = torch.device(wanted)
+    except (TypeError, RuntimeError) as error:
+        raise DefinitionError(
+            f"device is {wanted!r}, which torch does not know", hint='"auto", "cpu", "cuda" or a torch.device'
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DefinitionError(
             f"device is {wanted!r}, but torch sees no CUDA device",
