@@ -66,7 +66,7 @@ def test_the_report_says_which_tier_and_why(dataset: Path) -> None:
         open_torch_loader(dataset, io="fast", **ROWS)
 
 
-@pytest.mark.parametrize("device", [None, [], {}, True, b"cpu", "gpu"], ids=str)
+@pytest.mark.parametrize("device", [None, [], {}, True, "gpu"], ids=str)
 def test_a_device_that_torch_does_not_know_is_refused(dataset: Path, device: Any) -> None:
     with pytest.raises(DefinitionError, match="which torch does not know"):
         open_torch_loader(dataset, device=device, **ROWS)

@@ -139,7 +139,7 @@ def open_jax_loader(
             batch, in the order of the processes. None: arrays on the default device.
 
     Raises:
-        DefinitionError: no sharding, or one that does not divide a batch; a `device`: the sharding says where.
+        DefinitionError: no sharding, or one that does not divide a batch; a `device`.
     """
     chosen: LoaderOptions = options_of(options)
     check_host(chosen, "JAX moves batches to devices by itself")
