@@ -7,10 +7,9 @@ import numpy as np
 
 from featurestore.core.time import INT64_MIN, BoolArray, Int64Array
 from featurestore.temporal.jit import lazy_module
-from featurestore.temporal.order import NO_INT64
+from featurestore.temporal.order import NO_INT64, check_codes
 from featurestore.temporal.rows import Rows, check_rows, frozen
 from featurestore.temporal.times import add_saturating
-from featurestore.temporal.windows_order import check_codes
 
 _NO_BOOL: BoolArray = frozen(np.zeros(0, np.bool_))
 
@@ -50,7 +49,7 @@ def retained_indices(
     visible before `at_ns`; rows known later than `at_ns` stay only while they can still win.
     """
     check_rows(rows, "rows")
-    check_codes(rows.codes, entities)
+    check_codes(rows, entities, "rows")
     known = NO_INT64 if rows.known_ns is None else frozen(rows.known_ns)
     sequence = NO_INT64 if rows.sequence is None else frozen(rows.sequence)
     codes, event = frozen(rows.codes), frozen(rows.event_ns)

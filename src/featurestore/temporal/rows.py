@@ -45,6 +45,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def __getitem__(self, part: slice) -> "Rows":
+        """Return a stretch of neighbouring rows, not copied."""
+        known = None if self.known_ns is None else self.known_ns[part]
+        sequence = None if self.sequence is None else self.sequence[part]
+        return Rows(self.codes[part], self.event_ns[part], known, sequence, self.in_order)
+
 
 def frozen(array: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
     """Return a contiguous read-only view, or a copy where the array is strided.

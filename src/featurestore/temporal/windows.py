@@ -11,9 +11,10 @@ from featurestore.core.names import near
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import DefinitionError, ExpressionError, SchemaError
 from featurestore.temporal.gather import gather
-from featurestore.temporal.rows import Rows
+from featurestore.temporal.order import check_codes
+from featurestore.temporal.rows import Rows, check_rows
 from featurestore.temporal.threads import run_in_turn, thread_count
-from featurestore.temporal.windows_answers import Answer, Seen
+from featurestore.temporal.windows_answers import Answer, Room, Seen, number_kind
 from featurestore.temporal.windows_batch import (
     SLOTS,
     Batch,
@@ -23,7 +24,7 @@ from featurestore.temporal.windows_batch import (
     plan_batch,
 )
 from featurestore.temporal.windows_columns import Column, column_of
-from featurestore.temporal.windows_order import Grouped, batches, group_rows
+from featurestore.temporal.windows_order import Grouped, batches, group_rows, periods
 
 FUNCTIONS: Final = (*SLOTS, "first", "last", "n_distinct", "last_n")
 
@@ -82,21 +83,26 @@ def window_aggregate(
         SchemaError: a column is missing, has another length, or a type the function cannot take.
         ExpressionError: a sum of integers does not fit int64.
 
-    Cost: sorting both sides, then O(n * windows + m) per column. Memory beyond inputs and answers: 4 bytes
-    per reader and per row for their order, 32 per entity, a byte per reader and different window and column,
-    4 per picked value; the rest is held for one batch of readers per thread.
+    Cost: sorting both sides, then O(n * windows + m) per column. Where both are in time order and windows
+    are short, periods are answered one after the other, whose rows stay in the cache, by each thread.
+    Memory beyond inputs and answers: 4 bytes per reader and per row of the periods under way for their order,
+    32 per entity, a byte per reader and different window and column whose values are not counted anyway, 4
+    per picked value; the rest is held for one batch of readers per thread. Numbers of all answers share one
+    buffer: it stays as long as one of them.
     """
     check_windows(windows, columns)
+    for side, what in ((spine, "spine"), (rows, "rows")):
+        check_rows(side, what)
+        check_codes(side, entities, what)
     arrays = {
         name: pa.nulls(0) if name == "*" else column_of(name, columns[name], len(rows))
         for name in dict.fromkeys(w.column for w in windows)
     }
     for name, array in arrays.items():
         Column(name, array.slice(0, 0), 0).check(w.function for w in windows if w.column == name)
-    spans = sorted({(w.window_ns, w.tile_ns) for w in windows})
-    work = _Work(spine, rows, arrays, windows, spans, entities, threads)
-    work.run()
-    return {w.name: work.answers[w.name].finished(arrays[w.column]) for w in windows}
+    work = _Work(arrays, windows, len(spine), entities)
+    work.run(Rows(spine.codes, spine.event_ns, spine.known_ns), rows, threads)
+    return {w.name: work.finished(w) for w in windows}
 
 
 def check_windows(windows: Sequence[Window], columns: Mapping[str, object]) -> None:
@@ -131,62 +137,69 @@ def check_windows(windows: Sequence[Window], columns: Mapping[str, object]) -> N
 
 
 class _Work:
-    """One call of `window_aggregate`: both sides in entity order, and the answers that batches fill."""
+    """One call of `window_aggregate`: the answers that batches of readers fill."""
 
     def __init__(
-        self,
-        spine: Rows,
-        rows: Rows,
-        arrays: Mapping[str, pa.Array],
-        windows: Sequence[Window],
-        spans: Sequence[tuple[int, int]],
-        entities: int,
-        threads: int | None,
+        self, arrays: Mapping[str, pa.Array], windows: Sequence[Window], readers: int, entities: int
     ) -> None:
-        self.rows = group_rows(rows, entities=entities, threads=threads)
-        readers = Rows(spine.codes, spine.event_ns, spine.known_ns)
-        self.spine = group_rows(readers, entities=entities, threads=threads)
-        self.arrays, self.windows, self.spans = arrays, windows, spans
-        self.parts = thread_count(threads, len(spine) + len(rows))
-        self.seen = {
-            (w.column, self.span_of(w)): Seen(len(spine)) for w in windows if w.function in SLOTS[1:]
-        }
+        self.arrays, self.windows, self.entities = arrays, windows, entities
+        self.spans = sorted({(w.window_ns, w.tile_ns) for w in windows})
+        kinds = {w.name: number_kind(w.function, arrays[w.column].type) for w in windows}
+        room = Room(readers, [kind for kind in kinds.values() if kind is not None])
         self.answers = {
-            w.name: Answer.of(
-                w.function,
-                arrays[w.column].type,
-                len(spine),
-                w.n or 1,
-                self.seen.get((w.column, self.span_of(w))),
-            )
-            for w in windows
+            w.name: Answer.of(w.function, kinds[w.name], room, readers, w.n or 1) for w in windows
         }
+        counted = {self.key_of(w): self.answers[w.name] for w in windows if w.function == "count"}
+        self.seen = {
+            key: Seen(readers, counted.get(key))
+            for key in {self.key_of(w) for w in windows if w.function in SLOTS[1:]}
+        }
+
+    def key_of(self, window: Window) -> tuple[str, int]:
+        return window.column, self.span_of(window)
 
     def span_of(self, window: Window) -> int:
         return self.spans.index((window.window_ns, window.tile_ns))
 
-    def run(self) -> None:
-        """Answer batch after batch, each thread taking the next.
+    def run(self, spine: Rows, rows: Rows, threads: int | None) -> None:
+        """Answer period after period, each thread taking the next; who finds none helps with the others'.
 
         Raises:
             ExpressionError: a sum of integers does not fit int64.
         """
         reach = max((window + tile for window, tile in self.spans), default=1)
-        cuts = batches(self.spine, self.rows, reach, self.parts)
-        run_in_turn([partial(self.answer, cut) for cut in cuts], self.parts)
+        parts = thread_count(threads, len(spine) + len(rows))
 
-    def answer(self, cut: Int64Array) -> None:
+        def answer(reader: int, reader_end: int, row: int, row_end: int) -> None:
+            readers = group_rows(
+                spine[reader:reader_end], begin=reader, entities=self.entities, threads=parts
+            )
+            seen = group_rows(rows[row:row_end], begin=row, entities=self.entities, threads=parts)
+            if readers.count < reader_end - reader:
+                has_key = spine.codes[reader:reader_end] >= 0
+                for mine in self.answers.values():
+                    mine.put_none(reader, has_key)
+            cuts = batches(readers, seen, reach, parts)
+            run_in_turn([partial(self.answer, cut, readers, seen) for cut in cuts], parts)
+
+        cuts = periods(spine, rows, reach, entities=self.entities, threads=threads)
+        run_in_turn([partial(answer, *cut) for cut in cuts.tolist()], parts)
+
+    def finished(self, window: Window) -> pa.Array:
+        """Return a window's answer as Arrow."""
+        seen = self.seen[self.key_of(window)] if window.function in SLOTS[1:] else None
+        return self.answers[window.name].finished(self.arrays[window.column], seen)
+
+    def answer(self, cut: Int64Array, spine: Grouped, rows: Grouped) -> None:
         """Answer every window for the readers of one batch.
 
         Raises:
             ExpressionError: a sum of integers does not fit int64.
         """
-        batch = plan_batch(cut, self.spine, self.rows, self.spans)
-        if len(batch.tasks) == 0:
-            return
+        batch = plan_batch(cut, spine, rows, self.spans)
         for name, array in self.arrays.items():
             wanted = [w for w in self.windows if w.column == name]
-            column = Column(name, _taken(array, self.rows, batch, cut), len(batch.positions))
+            column = Column(name, _taken(array, rows, batch, cut), len(batch.positions))
             self.numbers(batch, column, [w for w in wanted if w.function in SLOTS])
             for w in wanted:
                 span, answer = self.span_of(w), self.answers[w.name]
@@ -215,9 +228,8 @@ class _Work:
                 row=row,
             )
         for span in {span for span, _ in asked}:
-            seen = self.seen.get((column.name, span))
-            if seen is not None:
-                seen.put(batch.places, found.rows, int(found.slots[span, 0]))
+            if (column.name, span) in self.seen:
+                self.seen[column.name, span].put(batch.places, found.rows, int(found.slots[span, 0]))
         for w in wanted:
             slot = int(found.slots[self.span_of(w), SLOTS.index(w.function)])
             self.answers[w.name].put_numbers(batch, found, slot)
@@ -228,5 +240,5 @@ def _taken(array: pa.Array, rows: Grouped, batch: Batch, cut: Int64Array) -> pa.
     if len(array) == 0:
         return array
     if rows.order is None:
-        return array.slice(int(cut[4]), int(cut[5] - cut[4]))
+        return array.slice(rows.begin + int(cut[4]), int(cut[5] - cut[4]))
     return gather(array, batch.positions, threads=1)

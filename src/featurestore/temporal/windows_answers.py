@@ -1,30 +1,68 @@
 """Answers of windows as they grow batch by batch, and as Arrow arrays once they are whole."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.time import BoolArray
 from featurestore.temporal.gather import gather
 from featurestore.temporal.jit import lazy_module
+from featurestore.temporal.memory import allocate
 from featurestore.temporal.rows import Int32Array
 from featurestore.temporal.windows_batch import Batch, Numbers
 from featurestore.temporal.windows_columns import is_fixed
 
 _kernels: Any = lazy_module("featurestore.temporal.windows_order_kernels")
 
+# Arrow asks for as much of a buffer's first byte.
+_ALIGNED: Final = 64
+
+
+class Room:
+    """Memory for the numbers of several answers: in one piece, of which the answers are parts.
+
+    Large pages make writes to readers' places cheap, and memory that the pool hands out again is there
+    already; but each piece of its own ends with part of a large page.
+
+    Args:
+        readers: how many there are.
+        kinds: of the numbers.
+    """
+
+    def __init__(self, readers: int, kinds: Iterable[np.dtype[Any]]) -> None:
+        self._readers, self._used = readers, 0
+        self._buffer, self._bytes = allocate(sum(map(self._size, kinds)), np.dtype(np.uint8))
+
+    def _size(self, kind: np.dtype[Any]) -> int:
+        return -(-self._readers * kind.itemsize // _ALIGNED) * _ALIGNED
+
+    def take(self, kind: np.dtype[Any]) -> tuple[pa.Buffer, npt.NDArray[Any]]:
+        """Return the next part, a number per reader that nobody has written."""
+        first, size = self._used, self._readers * kind.itemsize
+        self._used += self._size(kind)
+        return self._buffer.slice(first, size), self._bytes[first : first + size].view(kind)
+
 
 class Seen:
-    """How many values each reader saw in one window of one column: none, one, or two and more."""
+    """How many values each reader saw in one window of one column: none, one, or two and more.
 
-    def __init__(self, readers: int) -> None:
-        self.counts = np.zeros(readers, np.uint8)
+    Args:
+        readers: how many there are.
+        counted: the answer of a window that counts them anyway; `None`: they are counted here.
+    """
+
+    def __init__(self, readers: int, counted: "Answer | None") -> None:
+        self._is_own = counted is None
+        self.counts = np.zeros(readers, np.uint8) if counted is None else counted.values
 
     def put(self, places: Int32Array, rows: npt.NDArray[np.int64], slot: int) -> None:
         """Take in the counts of a batch's readers."""
-        _kernels.scatter_seen(rows, slot, places, self.counts)
+        if self._is_own:
+            _kernels.scatter_seen(rows, slot, places, self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +71,31 @@ class Answer:
 
     Attributes:
         function: of the window.
-        values: `(n,)` numbers of the answer's width, 0 where nothing is written; or `(n, k)` source
-            positions, -1 where there is none.
-        is_rows: whether `values` are positions.
-        seen: what decides about null; `None`: nothing is null.
+        values: `(n,)` numbers of the answer's width; or `(n, k)` source positions, -1 where there is none.
+            What no batch has put there yet is arbitrary.
+        buffer: the memory of numbers; `None` of positions.
     """
 
     function: str
     values: npt.NDArray[Any]
-    is_rows: bool
-    seen: Seen | None
+    buffer: pa.Buffer | None
 
     @staticmethod
-    def of(function: str, kind: pa.DataType, readers: int, width: int, seen: Seen | None) -> "Answer":
-        """Return an answer of no reader yet, for a column of type `kind`; `width` is the k of last_n."""
-        if function in {"count", "n_distinct"}:
-            return Answer(function, np.zeros(readers, np.int64), False, None)
-        if function in {"min", "max"} and is_fixed(kind):
-            return Answer(function, np.zeros(readers, _physical(kind)), False, seen)
-        if function in {"first", "last", "last_n", "min", "max"}:
-            return Answer(function, np.full((readers, width), -1, np.int32), True, None)
-        whole = function == "sum" and not pa.types.is_floating(kind)
-        return Answer(function, np.zeros(readers, np.int64 if whole else np.float64), False, seen)
+    def of(function: str, kind: "np.dtype[Any] | None", room: Room, readers: int, width: int) -> "Answer":
+        """Return an answer of no reader yet.
+
+        Args:
+            kind: its `number_kind`.
+            width: the k of last_n, else 1.
+        """
+        if kind is None:
+            return Answer(function, allocate(readers * width, np.dtype(np.int32))[1].reshape(-1, width), None)
+        buffer, values = room.take(kind)
+        return Answer(function, values, buffer)
+
+    def put_none(self, first: int, answered: BoolArray) -> None:
+        """Take in that of some readers, who begin at place `first`, those not marked get nothing."""
+        self.values[first : first + len(answered)][~answered] = -1 if self.buffer is None else 0
 
     def put(self, places: Int32Array, values: npt.NDArray[Any]) -> None:
         """Take in what a batch's readers get."""
@@ -63,10 +104,11 @@ class Answer:
     def put_numbers(self, batch: Batch, numbers: Numbers, slot: int) -> None:
         """Take in one column of numbers."""
         bits = numbers.rows[:, slot]
-        if self.is_rows and numbers.firsts is not None:
-            count = numbers.rows[:, numbers.count_slot(slot)]
-            rows = batch.positions[numbers.firsts[np.where(count == 0, 0, bits)]]
-            self.values[batch.places, 0] = np.where(count == 0, np.int32(-1), rows)
+        if numbers.firsts is not None and self.buffer is None:
+            found = numbers.rows[:, numbers.count_slot(slot)] > 0
+            rows = np.full(len(found), -1, np.int32)
+            rows[found] = batch.positions[numbers.firsts[bits[found]]]
+            self.values[batch.places, 0] = rows
         elif self.values.dtype.itemsize == 8:
             _kernels.scatter(numbers.rows, slot, batch.places, self.values.view(np.int64))
         elif self.values.dtype.kind == "f":
@@ -74,27 +116,31 @@ class Answer:
         else:
             self.values[batch.places] = bits
 
-    def finished(self, column: pa.Array) -> pa.Array:
-        """Return the answer as Arrow."""
+    def finished(self, column: pa.Array, seen: Seen | None) -> pa.Array:
+        """Return the answer as Arrow; `seen` decides about null, `None`: no number is."""
         if self.function == "last_n":
             empty = pa.array((self.values < 0).all(axis=1))
             child = gather(column, self.values.reshape(-1))
             return pa.FixedSizeListArray.from_arrays(child, self.values.shape[1], mask=empty)
-        if self.is_rows:
+        if self.buffer is None:
             return gather(column, self.values.reshape(-1))
-        kind = column.type if self.function in {"min", "max"} else None
-        if kind is not None and pa.types.is_boolean(kind):
-            return pa.array(self.values.view(np.bool_), mask=self._is_null())
-        kind = kind or pa.from_numpy_dtype(self.values.dtype)
-        null = self._is_null()
-        bitmap = None if null is None else pa.array(~null).buffers()[1]
-        return pa.Array.from_buffers(kind, len(self.values), [bitmap, pa.py_buffer(self.values)])
+        kind = column.type if self.function in {"min", "max"} else pa.from_numpy_dtype(self.values.dtype)
+        null = None if seen is None else seen.counts < (2 if self.function in {"var", "std"} else 1)
+        if pa.types.is_boolean(kind):
+            return pa.array(self.values.view(np.bool_), mask=null)
+        bitmap = pa.array(~null).buffers()[1] if null is not None and null.any() else None
+        return pa.Array.from_buffers(kind, len(self.values), [bitmap, self.buffer])
 
-    def _is_null(self) -> "npt.NDArray[np.bool_] | None":
-        if self.seen is None:
-            return None
-        null = self.seen.counts < (2 if self.function in {"var", "std"} else 1)
-        return null if null.any() else None
+
+def number_kind(function: str, kind: pa.DataType) -> "np.dtype[Any] | None":
+    """Return what an answer's numbers are for a column of type `kind`; `None`: it is rows, not numbers."""
+    if function in {"count", "n_distinct"}:
+        return np.dtype(np.int64)
+    if function in {"min", "max"} and is_fixed(kind):
+        return _physical(kind)
+    if function in {"first", "last", "last_n", "min", "max"}:
+        return None
+    return np.dtype(np.int64 if function == "sum" and not pa.types.is_floating(kind) else np.float64)
 
 
 def _physical(kind: pa.DataType) -> np.dtype[Any]:

@@ -50,12 +50,15 @@ def cut_batches(
     Returns:
         How many batches there are, also where `out` has no room for them.
     """
-    count, begin = 0, -1
+    count, begin, row_at = 0, -1, 0
     first_reader, first_row, last_reader, last_row = 0, 0, 0, 0
     for e in range(len(spine_starts)):
         q, q_end = spine_starts[e], spine_ends[e]
         r, r_end = row_starts[e], row_ends[e]
-        if q == q_end or r == r_end:
+        if r == r_end:
+            r, r_end = row_at, row_at  # none, after those of the entities before
+        row_at = r_end
+        if q == q_end:
             continue
         is_large = q_end - q > most_readers or r_end - r > most_rows
         is_full = q_end - first_reader > most_readers or r_end - first_row > most_rows
