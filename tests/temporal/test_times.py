@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from featurestore.core.time import DAY_NS, INT64_MAX, INT64_MIN, UNIT_NS
 from featurestore.errors import SchemaError, TimeOverflowError
-from featurestore.temporal.times import add_saturating, times_ns, valid_mask
+from featurestore.temporal.times import add_saturating, rows_from, times_ns, valid_mask
 from featurestore.testing.strategies import chunked
 
 
@@ -95,3 +95,21 @@ def test_nan_is_a_value_and_null_is_not() -> None:
     mask = valid_mask(pa.array([None, float("nan")]))
     assert mask is not None
     assert mask.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("events", "found"),
+    [
+        pytest.param([7, 8, 9], 0, id="all rows"),
+        pytest.param([1, 6, 7, 9, 7], 2, id="the last ones, the same instant among them"),
+        pytest.param([7, 6], [True, False], id="the first one"),
+        pytest.param([6, 7, 6, 9], [False, True, False, True], id="rows between others"),
+        pytest.param([6, INT64_MIN], 2, id="none"),
+        pytest.param([], 0, id="of none"),
+    ],
+)
+def test_rows_that_are_not_older_are_counted_from_or_marked(
+    events: list[int], found: int | list[bool]
+) -> None:
+    near = rows_from(np.array(events, np.int64), 7)
+    assert (near if isinstance(near, int) else near.tolist()) == found

@@ -16,7 +16,7 @@ from featurestore.resolve.labels import resolve_label
 from featurestore.resolve.program import ViewProgram
 from featurestore.resolve.views import Newest, Resolved, Sides, resolve_sides, view_rows
 from featurestore.temporal.keys import code_keys
-from featurestore.temporal.times import times_ns
+from featurestore.temporal.times import rows_from, times_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +200,8 @@ def _from(rows: pa.Table, program: ViewProgram, first_ns: int) -> pa.Table:
     if first_ns == INT64_MIN:
         return rows
     event_ns, _ = times_ns(column_of(rows, program.times.timestamp), program.times.timestamp)
-    near = event_ns >= first_ns
-    start = int(near.argmax()) if near.any() else near.size
-    if near[start:].all():
-        return rows.slice(start)
-    return filter_rows(rows, near)
+    near = rows_from(event_ns, first_ns)
+    return rows.slice(near) if isinstance(near, int) else filter_rows(rows, near)
 
 
 def _rows_key(program: ViewProgram) -> tuple[object, ...]:

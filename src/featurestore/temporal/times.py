@@ -89,6 +89,17 @@ def add_saturating(times: Int64Array, nanos: int) -> Int64Array:
     return np.maximum(times, np.int64(INT64_MIN - nanos)) + np.int64(nanos)
 
 
+def rows_from(event_ns: Int64Array, first_ns: int) -> int | BoolArray:
+    """Return which rows are not older than `first_ns`.
+
+    Returns:
+        Where they are the last ones, how many there are before them; else `(n,)` True for each of them.
+    """
+    near: BoolArray = event_ns >= first_ns
+    start = int(near.argmax()) if near.any() else len(near)
+    return start if near[start:].all() else near
+
+
 def valid_mask(column: pa.ChunkedArray | pa.Array) -> BoolArray | None:
     """True where there is a value; `None` where there is one everywhere. NaN is a value."""
     return np.asarray(pc.is_valid(column)) if column.null_count else None
