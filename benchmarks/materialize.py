@@ -74,8 +74,14 @@ def store(root: Path) -> Context:
 
 def ours(context: Context) -> int:
     """Materialize from nothing."""
-    shutil.rmtree(Path(context.root) / "datasets", ignore_errors=True)
     return materialize(context, "set").rows
+
+
+def remove(*paths: Path) -> None:
+    """Remove what the run before wrote: freeing its pages is no part of the next."""
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
 
 
 def polars_join(root: Path, out: Path) -> None:
@@ -103,7 +109,6 @@ def duckdb_join(root: Path, out: Path) -> None:
 
 def copy_parquet(context: Context, out: Path) -> None:
     """Read the Parquet that was written and write it again, hashed and fsynced: no join, no sort."""
-    shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     for path in sorted(Path(str(home_of(context, "set").delta)).rglob("*.parquet")):
         write_parquet(out, read_parquet(path), times=("ts",), sort=("key", "ts"))
@@ -111,7 +116,6 @@ def copy_parquet(context: Context, out: Path) -> None:
 
 def copy_arrow(context: Context, out: Path) -> None:
     """Write the Arrow mirror once more from memory-mapped shards: what it adds to the Delta table."""
-    shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     shards = open_version(context, "set", verify="off").shards()
     for index, view in enumerate(shards):
@@ -176,6 +180,7 @@ def run() -> list[Workload]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         out = root / "out.parquet"
+        copied, mirrored, stored = root / "copy", root / "arrow", root / "datasets"
         write_sources(root, SPINE, ROWS)
         context = store(root)
         ours(context)
@@ -186,13 +191,22 @@ def run() -> list[Workload]:
                 OURS: lambda: ours(context),
                 "polars": lambda: polars_join(root, out),
                 "duckdb": lambda: duckdb_join(root, out),
-                "copy": lambda: copy(context, root / "copy"),
-                "copy, Parquet alone": lambda: copy_parquet(context, root / "copy"),
-                "copy, Arrow alone": lambda: copy_arrow(context, root / "arrow"),
+                "copy": lambda: copy(context, copied),
+                "copy, Parquet alone": lambda: copy_parquet(context, copied),
+                "copy, Arrow alone": lambda: copy_arrow(context, mirrored),
+            },
+            prepare={
+                OURS: lambda: remove(stored),
+                "polars": lambda: remove(out),
+                "duckdb": lambda: remove(out),
+                "copy": lambda: remove(copied, mirrored),
+                "copy, Parquet alone": lambda: remove(copied),
+                "copy, Arrow alone": lambda: remove(mirrored),
             },
             rows=SPINE,
             repeats=2 if LARGE else 3,
             goals={"polars": 2.5, "duckdb": 3.5, "copy": 1 / 1.4},
         )
+        remove(stored)
         workload.notes.update(peak_memory(root))
     return [workload, plan_only()]

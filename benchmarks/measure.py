@@ -52,15 +52,19 @@ def compare(
     repeats: int = 7,
     goals: Mapping[str, float] | None = None,
     slow_s: float = 5.0,
+    prepare: Mapping[str, Callable[[], object]] | None = None,
 ) -> Workload:
     """Run the engines in turn, `repeats` times after one warm-up; an engine slower than `slow_s` runs twice.
 
+    What `prepare` has for an engine is done before each of its runs and not timed.
     Alternating spreads what else the machine does over all engines alike. The notes hold each engine's median
     of processor seconds, which other work on the machine moves less.
     """
     seconds: dict[str, list[float]] = {engine: [] for engine in engines}
     cpu: dict[str, list[float]] = {engine: [] for engine in engines}
+    ready = dict(prepare or {})
     for engine, run in engines.items():
+        ready.get(engine, _nothing)()
         begin, used = time.perf_counter(), time.process_time()
         run()
         if time.perf_counter() - begin > slow_s:
@@ -70,6 +74,7 @@ def compare(
         for engine, run in engines.items():
             if seconds[engine] and seconds[engine][0] > slow_s and len(seconds[engine]) > 1:
                 continue
+            ready.get(engine, _nothing)()
             gc.collect()
             begin, used = time.perf_counter(), time.process_time()
             result = run()
@@ -78,3 +83,7 @@ def compare(
             del result
     notes = {"cpu_s": {engine: round(statistics.median(runs), 4) for engine, runs in cpu.items()}}
     return Workload(name, rows, seconds, dict(goals or {}), notes)
+
+
+def _nothing() -> None:
+    """Prepare nothing."""

@@ -54,6 +54,13 @@ class Durability:
             if error is None:
                 for step in self._steps:
                     step.result()
-                list(self._pool.map(fsync_folder, sorted(self._folders)))
+                folders = sorted(self._folders)
+                shares = [folders[i::_THREADS] for i in range(min(_THREADS, len(folders)))]
+                list(self._pool.map(_fsync_all, shares))
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _fsync_all(folders: Iterable[str]) -> None:
+    for folder in folders:
+        fsync_folder(folder)

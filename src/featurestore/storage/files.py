@@ -8,9 +8,10 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import Any, Final, overload
 
 from featurestore.errors import StorageError
@@ -28,6 +29,7 @@ __all__ = [
     "is_remote",
     "link_or_copy",
     "make_folders",
+    "nameless_copy",
     "observed",
     "publish_folder",
     "put_if_absent",
@@ -244,6 +246,27 @@ def _publish_objects(staged: ObjectPath, target: ObjectPath) -> None:
     for path in found:
         (target / path.name).put_if_absent(path.read_bytes())
     remove_objects(found)
+
+
+@contextmanager
+def nameless_copy(blocks: Iterable[bytes], folder: str | Path | None = None) -> Iterator[int]:
+    """Hold bytes in a file of this machine while the block runs; gives its descriptor.
+
+    The file has no name: nothing of it stays, however the process ends.
+
+    Args:
+        folder: On which disk; `None`: where the system keeps temporary files.
+
+    Raises:
+        StorageError: there is no room for it.
+        FeatureStoreError: what the blocks raise.
+    """
+    with TemporaryFile(dir=folder) as copy:
+        with storage_errors("write", folder or gettempdir()):
+            for block in blocks:
+                copy.write(block)
+            copy.flush()
+        yield copy.fileno()
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

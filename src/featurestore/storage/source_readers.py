@@ -4,7 +4,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from tempfile import TemporaryFile, gettempdir
 from typing import Final, NamedTuple
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 
 from featurestore.core.time import INT64_MAX, INT64_MIN, UNIT_NS
 from featurestore.errors import CorruptDataError, FeatureStoreError, SchemaError
-from featurestore.storage.files import storage_errors
+from featurestore.storage.files import nameless_copy, storage_errors
 from featurestore.storage.objects import read_blocks
 from featurestore.storage.source_files import Place, SourceFile
 
@@ -250,12 +249,8 @@ def _at_hand(place: Place, file: SourceFile) -> Iterator[Place]:
     if place.remote is None:
         yield place
         return
-    with TemporaryFile(prefix="featurestore-") as copy:
-        with storage_errors("write", gettempdir()):
-            for block in read_blocks(place.remote, file.path, file.size):
-                copy.write(block)
-            copy.flush()
-        yield Place(place.path, descriptor=copy.fileno())
+    with nameless_copy(read_blocks(place.remote, file.path, file.size)) as descriptor:
+        yield Place(place.path, descriptor=descriptor)
 
 
 def _scan_csv(

@@ -4,7 +4,6 @@ On a disk versions share files by hard links. Objects have no links: there the f
 `files/` beside the versions, shards named by their content, and a version's folder holds small JSON alone.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Final, TypeVar
 
 from featurestore.errors import NotFoundError
 from featurestore.storage.cache import file_cache
-from featurestore.storage.files import AnyPath, link_or_copy, make_folders, storage_errors
+from featurestore.storage.files import AnyPath, link_or_copy, make_folders, nameless_copy
 from featurestore.storage.objects import ObjectPath
 
 FILES: Final = "files"
@@ -68,8 +67,6 @@ def _size_of(remote: ObjectPath) -> int:
 def fetched(path: AnyPath, size: int) -> Iterator[Path]:
     """Give a file of the root on this machine while the block runs: itself, or a fresh copy, not cached.
 
-    The copy has no name of its own: nothing of it stays, however the process ends.
-
     Raises:
         NotFoundError: it is gone.
         CorruptDataError: it is shorter than `size`.
@@ -78,12 +75,8 @@ def fetched(path: AnyPath, size: int) -> Iterator[Path]:
         yield path
         return
     scratch = make_folders(Path(path.store.cache.folder) / "scratch")
-    with tempfile.TemporaryFile(dir=scratch) as copy:
-        with storage_errors("write", scratch):
-            for block in path.read_blocks(size):
-                copy.write(block)
-            copy.flush()
-        yield Path(f"/dev/fd/{copy.fileno()}")
+    with nameless_copy(path.read_blocks(size), scratch) as descriptor:
+        yield Path(f"/dev/fd/{descriptor}")
 
 
 def share_files(source: AnyPath, target: AnyPath, names: Iterable[str]) -> None:
