@@ -88,6 +88,24 @@ def test_arrow_files_are_aligned_and_read_by_arrow(
     assert not [b for b in buffers if (b.address - base) % align]
 
 
+def test_a_slice_takes_no_bytes_of_its_neighbours_along(tmp_path: Path) -> None:
+    secret = 0x5EC2E75EC2E75EC2
+    numbers = pa.array([secret] * 70 + [1, 2, 3] + [secret] * 70)
+    columns = [
+        numbers,
+        pa.array(numbers.to_pylist(), mask=np.arange(143) == 71),
+        numbers.cast(pa.timestamp("ns")),
+        numbers.cast(pa.string()),
+        pa.FixedSizeListArray.from_arrays(numbers, 1),
+    ]
+    batch = pa.RecordBatch.from_arrays([c.slice(70, 3) for c in columns], names=list("abcde"))
+    write_ipc(tmp_path / "x", batch)
+    data = (tmp_path / "x").read_bytes()
+    assert secret.to_bytes(8, "little") not in data
+    assert str(secret).encode() not in data
+    assert pa.ipc.open_file(tmp_path / "x").read_all().to_batches()[0].equals(batch)
+
+
 def test_a_dictionary_is_not_written_to_a_shard(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_arrays([pa.array(["a"]).dictionary_encode()], ["d"])
     with pytest.raises(SchemaError, match="decode it first"):

@@ -18,6 +18,8 @@ from featurestore.storage.source_files import Place, hash_file
 from featurestore.storage.source_readers import reading
 
 ROW_GROUP_ROWS: Final = 1 << 17
+# A row group has four; each page is compressed anew, which takes a while to begin with.
+_PAGE_ROWS: Final = 1 << 15
 _BUFFER_BYTES: Final = 1 << 20
 # Values that Arrow encodes at a time, where they are short: by its own 1,024 it takes a twentieth longer.
 _BATCH_ROWS: Final = 1 << 16
@@ -187,6 +189,7 @@ def _settings(table: pa.Table, times: tuple[str, ...], sort: tuple[str, ...]) ->
         "write_batch_size": _BATCH_ROWS if all(_is_number(f.type) for f in table.schema) else None,
         "use_dictionary": dictionary or False,
         "column_encoding": encoding or None,
+        "max_rows_per_page": _PAGE_ROWS,
         "write_page_checksum": True,
         "write_page_index": True,
         "sorting_columns": order or None,
