@@ -21,7 +21,7 @@ from featurestore.errors import (
     NotFoundError,
     SchemaError,
 )
-from featurestore.loaders import EntitySplit, LoaderOptions, Window, open_loader
+from featurestore.loaders import EntitySplit, LoaderOptions, Window, open_loader, walk_forward
 
 SMALL: dict[str, Any] = {"columns": ["row"], "labels": [], "block_rows": 8, "blocks": 2}
 
@@ -439,3 +439,14 @@ def test_an_epoch_is_a_whole_number_from_0(dataset: Path, epoch: Any) -> None:
 def test_shares_and_rows_are_numbers(kind: Any, options: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError):
         kind(**options)
+
+
+def test_what_is_asked_of_a_loader_by_name_is_there_or_named(dataset: Path) -> None:
+    loader = open_loader(dataset, batch_size=8, columns=["a", "s"])
+    assert loader.vocabulary("s")
+    with pytest.raises(NotFoundError, match=r"no string column 'a'.*\n.*'?s'?"):
+        loader.vocabulary("a")
+    with pytest.raises(DefinitionError, match="kinds="):
+        loader.fit_preprocessing(["standardize"])  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="folds="):
+        walk_forward("2025-01-01", "2025-05-01", folds="2", test="1d")  # type: ignore[arg-type]

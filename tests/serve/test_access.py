@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from tests.serve.house import quotes
 from featurestore.core.clock import ManualClock
 from featurestore.errors import AccessDeniedError, DefinitionError, OnlineStoreError, OnlineStoreTimeoutError
 from featurestore.serve.access import Access
-from featurestore.serve.config import ServerConfig, Tls, Token, check_config, config_from_json
+from featurestore.serve.config import Limits, ServerConfig, Tls, Token, check_config, config_from_json
+from featurestore.serve.flight_client import BulkClient
 from featurestore.serve.grpc_client import OnlineClient
 from featurestore.serve.server import ServerHandle, serve
 
@@ -157,6 +159,66 @@ def test_a_configuration_crosses_to_workers_whole() -> None:
     config = ServerConfig(root="r", tokens=TOKENS, tls=Tls(certificate="c", key="k"), jwt=JWT, now_ns=7)
     config = check_config(config)
     assert config_from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sha256": "secret"},
+        {"sha256": "A" * 64},
+        {"sha256": None},
+        {"principal": 5},
+        {"roles": "read"},
+        {"roles": None},
+        {"views": "quote"},
+        {"views": None},
+        {"views": [1]},
+    ],
+    ids=str,
+)
+def test_a_token_that_cannot_be_meant_is_refused_and_never_shown(wrong: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"sha256": "a" * 64, "principal": "p", "roles": ("read",)}
+    with pytest.raises(DefinitionError) as refused:
+        Token(**given | wrong)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"host": ["127.0.0.1"]},
+        {"port": 70_000},
+        {"http_port": "6566"},
+        {"workers": "2"},
+        {"workers": 0},
+        {"now_ns": "2024-01-01"},
+        {"limits": {"rows": 5}},
+        {"limits": Limits(rows=0)},
+        {"limits": Limits(deadline_s=float("nan"))},
+        {"tls": "server.pem"},
+        {"tokens": ["secret"]},
+        {"jwt": "https://issuer"},
+        {"jwt": {"issuer": "i", "audience": "a", "secret": 5}},
+        {"jwt": {"issuer": "i", "audience": "a", "secret": "s" * 32, "algorithms": "HS256"}},
+        {"log_calls": "yes"},
+        {"reload_s": 0},
+        {"answer_fraction": 2},
+        {"answer_log": 5},
+    ],
+    ids=str,
+)
+def test_a_configuration_of_wrong_kinds_is_refused_before_a_process_starts(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError):
+        check_config(replace(ServerConfig(root="r"), **wrong))
+
+
+@pytest.mark.parametrize("address", [None, 5, ["127.0.0.1:1"], {}], ids=str)
+def test_a_client_is_told_where_its_server_is(address: Any) -> None:
+    for client in (OnlineClient, BulkClient):
+        with pytest.raises(DefinitionError, match="address"):
+            client(address)
+    with pytest.raises(DefinitionError, match="channels"):
+        OnlineClient("127.0.0.1:1", channels="2")  # type: ignore[arg-type]
 
 
 def test_a_token_without_a_known_role_is_a_mistake() -> None:

@@ -177,7 +177,24 @@ def test_hostile_tokens_and_claims_are_refused_and_nothing_else(tmp_path: Path) 
                 refused(guard, token)
             else:
                 with contextlib.suppress(AccessDeniedError):
-                    assert guard.known(f"Bearer {token}").roles <= {"read"}
+                    caller = guard.known(f"Bearer {token}")
+                    assert caller.roles <= {"read"}
+                    assert caller.views is None or name == "views"
+
+
+@pytest.mark.parametrize("views", ["quote", "", None, {"quote": True}, ["quote", 1], [["quote"]], True])
+def test_a_restriction_that_cannot_be_read_grants_nothing(views: Any, tmp_path: Path) -> None:
+    assert "'views'" in refused(access(tmp_path), signed("EdDSA", views=views))
+
+
+def test_a_token_touches_the_views_it_names_and_without_the_claim_all(tmp_path: Path) -> None:
+    guard = access(tmp_path)
+    guard.known(f"Bearer {signed('EdDSA')}").check("read", ["quote", "flow"])
+    one = guard.known(f"Bearer {signed('EdDSA', views=['quote'])}")
+    one.check("read", ["quote"])
+    for caller, view in ((one, "flow"), (guard.known(f"Bearer {signed('EdDSA', views=[])}"), "quote")):
+        with pytest.raises(AccessDeniedError, match=f"may not read {view}"):
+            caller.check("read", [view])
 
 
 class Issuer(http.server.BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from featurestore.catalog.snapshot import AnyRef, CatalogSnapshot, Key
 from featurestore.catalog.source import Source
 from featurestore.catalog.specs import KINDS
 from featurestore.catalog.store import CatalogStore, open_catalog_store
-from featurestore.core.arguments import whole
+from featurestore.core.arguments import listed, whole
 from featurestore.core.clock import Clock, SystemClock
 from featurestore.core.time import Instant, format_instant, instant_ns
 from featurestore.errors import DefinitionError, NotFoundError
@@ -136,7 +136,7 @@ class Catalog:
         """
         base = self._log.head(look=True).snapshot
         given = collect(objects)
-        removed = {_key_of(base, ref) for ref in remove}
+        removed = {_key_of(base, ref) for ref in listed("a plan", "remove", remove, "references")}
         both = removed & set(given)
         if both:
             raise DefinitionError(

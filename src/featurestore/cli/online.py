@@ -166,10 +166,7 @@ def _callers(path: str | None) -> dict[str, Any]:
         given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         found = {"tokens": given.get("tokens", ()), "jwt": given.get("jwt")}
         unknown = sorted(set(given) - set(found))
-        tokens = tuple(
-            Token(**{**t, "roles": tuple(t["roles"]), "views": tuple(t.get("views", ()))})
-            for t in found["tokens"]
-        )
+        tokens = tuple(Token(**token) for token in found["tokens"])
     except (OSError, yaml.YAMLError) as error:
         raise DefinitionError(f"--access {path} cannot be read: {error}", hint=_ACCESS_HINT) from error
     except (AttributeError, KeyError, TypeError) as error:

@@ -1,10 +1,16 @@
 """Arguments, checked before anything is made of them: a message names what was given and what to give."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from operator import index
 from typing import Any, NoReturn, SupportsIndex
 
+import numpy as np
+
 from featurestore.errors import DefinitionError
+
+# Takes who was given the argument, its name and its value; returns the value, or one like it.
+Check = Callable[[str, str, Any], Any]
 
 
 def refuse(what: str, field: str, value: object, hint: str) -> NoReturn:
@@ -75,6 +81,18 @@ def whole(what: str, field: str, value: object, *, least: int) -> int:
     refuse(what, field, value, f"give a whole number, {least} or more")
 
 
+def number(what: str, field: str, value: object, *, least: float, most: float = math.inf) -> float:
+    """Return an argument that is a number within bounds, both included.
+
+    Raises:
+        DefinitionError: it is none, or beyond them.
+    """
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and least <= value <= most:
+        return float(value)
+    bounds = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+    refuse(what, field, value, f"give a number, {bounds}")
+
+
 def folder(what: str, field: str, value: Any) -> str:
     """Return an argument that names a folder or a file, as text.
 
@@ -83,3 +101,19 @@ def folder(what: str, field: str, value: Any) -> str:
     """
     is_path = hasattr(value, "__fspath__") and not isinstance(value, type)
     return text(what, field, value.__fspath__() if is_path else value)
+
+
+def one_of(what: str, field: str, value: Any, *, choices: tuple[bool | str, ...]) -> Any:
+    """Return an argument that is one of a few words, or of True and False.
+
+    Raises:
+        DefinitionError: it is not.
+    """
+    if not isinstance(value, (bool, str)) or value not in choices:
+        refuse(what, field, value, f"one of {', '.join(map(str, choices))}")
+    return value
+
+
+def optional(check: Check) -> Check:
+    """Return a check that lets `None` through."""
+    return lambda what, field, value: None if value is None else check(what, field, value)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.arguments import mapped
 from featurestore.core.time import Int64Array
 from featurestore.errors import LeakageError, SchemaError
 from featurestore.loaders.prepare import Prepared
@@ -39,7 +40,9 @@ def fit_preprocessing(
         )
     fields, source = prepared.fields, prepared.source
     numbers = {feature: matrix.dtype for matrix in fields.matrices for feature in matrix.features}
-    wanted = dict.fromkeys((*numbers, *fields.codes), kinds) if isinstance(kinds, str) else dict(kinds)
+    if isinstance(kinds, str):
+        kinds = dict.fromkeys((*numbers, *fields.codes), kinds)
+    wanted = mapped("fit_preprocessing", "kinds", kinds, '{"column": "standardize"}')
     rows = prepared.selection.rows_of(np.arange(prepared.selection.count))
     rows = np.sort(rows).astype(np.int64)
     transforms = {}

@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from featurestore.core.arguments import whole
-from featurestore.errors import LoaderStateError
+from featurestore.core.arguments import text, whole
+from featurestore.core.names import near
+from featurestore.errors import LoaderStateError, NotFoundError
 from featurestore.loaders.batch import Batch
 from featurestore.loaders.buffers import BufferPool
 from featurestore.loaders.fitting import fit_preprocessing
@@ -247,8 +248,15 @@ class Loader:
         return names if len(names) > 1 else names.get("x", ())
 
     def vocabulary(self, name: str) -> tuple[str, ...]:
-        """Return a string column's values in the order of their codes from 1 on."""
-        return self.prepared.vocabularies[name]
+        """Return a string column's values in the order of their codes from 1 on.
+
+        Raises:
+            NotFoundError: no such column among the codes of a batch.
+        """
+        known = self.prepared.vocabularies
+        if text("a loader", "vocabulary", name) not in known:
+            raise NotFoundError(f"no string column {name!r} is loaded", hint=near(name, known), name=name)
+        return known[name]
 
     def close(self) -> None:
         """End threads and free buffers; batches already delivered stay valid."""

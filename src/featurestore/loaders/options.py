@@ -1,14 +1,14 @@
 """What can be asked of a loader, checked option by option before anything is opened."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from operator import index
 from typing import Any, Final, Literal, SupportsIndex
 
-from featurestore.core.arguments import flag, listed, mapped, refuse, text, whole
+from featurestore.core.arguments import Check, flag, listed, mapped, one_of, optional, refuse, text, whole
 from featurestore.core.names import near
 from featurestore.errors import DefinitionError
 from featurestore.loaders.fields import Fill, Layout, Nulls
@@ -22,8 +22,6 @@ HOST_IO: Final = ("auto", "cpu", "mmap")
 DEVICE_IO: Final = ("auto", "resident", "pinned", "gds")
 _WHAT: Final = "a loader"
 _PAIRS: Final = (("columns", "features"), ("label", "labels"), ("batch_size", "global_batch_size"))
-# Takes an option's name and what was given for it.
-Check = Callable[[str, Any], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +94,7 @@ def options_of(given: Mapping[str, Any]) -> LoaderOptions:
     for name in given:
         if name not in _CHECKS:
             raise DefinitionError(f"a loader has no option {name!r}", hint=near(name, _CHECKS), name=name)
-    options = LoaderOptions(**{name: _CHECKS[name](name, value) for name, value in given.items()})
+    options = LoaderOptions(**{name: _CHECKS[name](_WHAT, name, value) for name, value in given.items()})
     for one, other in _PAIRS:
         if getattr(options, one) is not None and getattr(options, other) is not None:
             raise DefinitionError(f"{one} and {other} are given together", hint="give one of them")
@@ -142,87 +140,69 @@ def rank_of(options: LoaderOptions, found: tuple[int, int] | None = None) -> tup
     return int(rank), int(world)
 
 
-def _optional(check: Check, name: str, value: Any) -> Any:
-    return None if value is None else check(name, value)
-
-
-def _name(name: str, value: Any) -> str:
-    if not text(_WHAT, name, value):
-        refuse(_WHAT, name, value, "give a name, or None")
+def _name(what: str, field: str, value: Any) -> str:
+    if not text(what, field, value):
+        refuse(what, field, value, "give a name, or None")
     return str(value)
 
 
-def _names(name: str, value: Any) -> tuple[str, ...]:
-    return tuple(text(_WHAT, name, one) for one in listed(_WHAT, name, value, "names"))
+def _names(what: str, field: str, value: Any) -> tuple[str, ...]:
+    return tuple(text(what, field, one) for one in listed(what, field, value, "names"))
 
 
-def _from(name: str, value: Any, *, least: int) -> int:
-    return whole(_WHAT, name, value, least=least)
-
-
-def _seed(name: str, value: Any) -> int:
+def _seed(what: str, field: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        refuse(_WHAT, name, value, "give a whole number")
+        refuse(what, field, value, "give a whole number")
     return index(value)
 
 
-def _rank(name: str, value: Any, *, least: int) -> int | str:
-    return "auto" if isinstance(value, str) and value == "auto" else whole(_WHAT, name, value, least=least)
+def _rank(what: str, field: str, value: Any, *, least: int) -> int | str:
+    return "auto" if isinstance(value, str) and value == "auto" else whole(what, field, value, least=least)
 
 
-def _one_of(name: str, value: Any, *, choices: tuple[bool | str, ...]) -> Any:
-    if not isinstance(value, (bool, str)) or value not in choices:
-        refuse(_WHAT, name, value, f"one of {', '.join(map(str, choices))}")
-    return value
-
-
-def _flag(name: str, value: Any) -> bool:
-    return flag(_WHAT, name, value)
-
-
-def _split(name: str, value: Any) -> Split:
+def _split(what: str, field: str, value: Any) -> Split:
     parts = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if not parts or not all(isinstance(part, (TimeSplit, EntitySplit)) for part in parts):
-        refuse(_WHAT, name, value, "give TimeSplit(…), EntitySplit(…) or a tuple of them")
+        refuse(what, field, value, "give TimeSplit(…), EntitySplit(…) or a tuple of them")
     return parts if len(parts) > 1 else parts[0]
 
 
-def _window(name: str, value: Any) -> Window:
-    return value if isinstance(value, Window) else Window(lookback=whole(_WHAT, name, value, least=1))
+def _window(what: str, field: str, value: Any) -> Window:
+    return value if isinstance(value, Window) else Window(lookback=whole(what, field, value, least=1))
 
 
-def _fill(name: str, value: Any) -> Any:
-    numbers = mapped(_WHAT, name, value, "numbers by column") if isinstance(value, Mapping) else {"*": value}
+def _fill(what: str, field: str, value: Any) -> Any:
+    numbers = mapped(what, field, value, "numbers by column") if isinstance(value, Mapping) else {"*": value}
     if not all(isinstance(number, Real) for number in numbers.values()):
-        refuse(_WHAT, name, value, 'give a number, or numbers by column: {"price": -1.0, "*": 0.0}')
+        refuse(what, field, value, 'give a number, or numbers by column: {"price": -1.0, "*": 0.0}')
     return value
 
 
-def _vocabularies(name: str, value: Any) -> Mapping[str, Sequence[str]]:
-    given = mapped(_WHAT, name, value, '{"column": ["value", …]}')
-    return {column: _names(f"{name}[{column!r}]", words) for column, words in given.items()}
+def _vocabularies(what: str, field: str, value: Any) -> Mapping[str, Sequence[str]]:
+    given = mapped(what, field, value, '{"column": ["value", …]}')
+    return {column: _names(what, f"{field}[{column!r}]", words) for column, words in given.items()}
 
 
 _CHECKS: Final[Mapping[str, Check]] = {
-    **dict.fromkeys(("batch_size", "global_batch_size"), partial(_optional, partial(_from, least=1))),
-    **dict.fromkeys(("columns", "features", "labels"), partial(_optional, _names)),
-    **dict.fromkeys(("label", "weight", "subset", "dtype", "label_dtype"), partial(_optional, _name)),
-    "split": partial(_optional, _split),
-    "shuffle": partial(_one_of, choices=(True, False, "full")),
+    **dict.fromkeys(("batch_size", "global_batch_size"), optional(partial(whole, least=1))),
+    **dict.fromkeys(("columns", "features", "labels"), optional(_names)),
+    **dict.fromkeys(("label", "weight", "subset", "dtype", "label_dtype"), optional(_name)),
+    "split": optional(_split),
+    "shuffle": partial(one_of, choices=(True, False, "full")),
     "seed": _seed,
-    "drop_last": partial(_one_of, choices=(True, False, "pad")),
-    "window": partial(_optional, _window),
+    "drop_last": partial(one_of, choices=(True, False, "pad")),
+    "window": optional(_window),
     "fill": _fill,
-    "nulls": partial(_one_of, choices=("fill", "mask", "nan")),
-    "null_labels": partial(_one_of, choices=("drop", "keep")),
-    "vocabularies": partial(_optional, _vocabularies),
-    "layout": partial(_one_of, choices=("matrix", "columns")),
-    **dict.fromkeys(("time", "entity", "progress"), _flag),
-    "device": lambda _name, value: value,  # the adapter that moves batches there knows
-    "io": partial(_one_of, choices=tuple(dict.fromkeys((*HOST_IO, *DEVICE_IO)))),
-    **dict.fromkeys(("threads", "prefetch"), partial(_optional, partial(_from, least=0))),
+    "nulls": partial(one_of, choices=("fill", "mask", "nan")),
+    "null_labels": partial(one_of, choices=("drop", "keep")),
+    "vocabularies": optional(_vocabularies),
+    "layout": partial(one_of, choices=("matrix", "columns")),
+    **dict.fromkeys(("time", "entity", "progress"), flag),
+    "device": lambda _what, _field, value: value,  # the adapter that moves batches there knows
+    "io": partial(one_of, choices=tuple(dict.fromkeys((*HOST_IO, *DEVICE_IO)))),
+    **dict.fromkeys(("threads", "prefetch"), optional(partial(whole, least=0))),
     "rank": partial(_rank, least=0),
     "world_size": partial(_rank, least=1),
-    **dict.fromkeys(("streams", "block_rows", "blocks", "memory_bytes"), partial(_from, least=1)),
-    "verify": partial(_one_of, choices=("auto", "first_use", "open", "off")),
+    **dict.fromkeys(("streams", "block_rows", "blocks", "memory_bytes"), partial(whole, least=1)),
+    "verify": partial(one_of, choices=("auto", "first_use", "open", "off")),
 }

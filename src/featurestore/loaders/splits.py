@@ -19,12 +19,12 @@ are taken from the subset that matters less: train gives way to valid and test, 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.core.arguments import number, whole
 from featurestore.core.time import (
     INT64_MAX,
     INT64_MIN,
@@ -120,9 +120,8 @@ class EntitySplit:
     valid: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = (self.frac, self.valid)
-        if any(isinstance(share, bool) or not isinstance(share, Real) for share in shares):
-            raise DefinitionError(f"an entity split of shares {shares}", hint="frac and valid are numbers")
+        for name in ("frac", "valid"):
+            number("an entity split", name, getattr(self, name), least=0, most=1)
         if not (0 < self.frac < 1 and self.valid >= 0 and self.frac + self.valid <= 1):
             raise DefinitionError(
                 f"an entity split of frac={self.frac} and valid={self.valid}",
@@ -164,10 +163,11 @@ def walk_forward(
     Raises:
         DefinitionError: the folds do not fit between start and end.
     """
+    whole("walk_forward", "folds", folds, least=1)
     first, last = instant_ns(start, what="start"), instant_ns(end, what="end")
     length = duration_ns(test, what="test")
     begin = last - folds * length
-    if folds < 1 or length < 1 or begin <= first:
+    if length < 1 or begin <= first:
         raise DefinitionError(
             f"{folds} folds with tests of {test!r} do not fit between {format_instant(first)} and "
             f"{format_instant(last)}",

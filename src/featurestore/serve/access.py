@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,12 +23,12 @@ class Caller:
 
     Attributes:
         roles: What they may do.
-        views: The views they may touch; empty: all.
+        views: The views they may touch; `None`: all.
     """
 
     principal: str
     roles: frozenset[str]
-    views: frozenset[str] = frozenset()
+    views: frozenset[str] | None = None
 
     def check(self, role: str, views: Iterable[str] = ()) -> None:
         """Check that the caller may act on views (by name, without version).
@@ -38,7 +38,7 @@ class Caller:
         """
         if role not in self.roles and "admin" not in self.roles:
             raise AccessDeniedError(f"{self.principal} may not {role}", hint=f"needs role {role!r}")
-        if self.views:
+        if self.views is not None:
             for view in views:
                 if view not in self.views:
                     raise AccessDeniedError(f"{self.principal} may not {role} {view}")
@@ -97,7 +97,7 @@ class Access:
         text = authorization[len(_SCHEME) :].strip()
         found = self._token(text)
         if found is not None:
-            return Caller(found.principal, frozenset(found.roles), frozenset(found.views))
+            return Caller(found.principal, frozenset(found.roles), frozenset(found.views) or None)
         if self._verifier is not None and text.count(".") == 2:
             return self._of_jwt(self._verifier, text)
         raise AccessDeniedError("the bearer token is not known", unknown=1)
@@ -120,14 +120,24 @@ class Access:
         if remembered is not None and now_s < remembered[0]:
             return remembered[1]
         claims = verifier.claims(text, now_s)
-        roles = claims.get("roles", [])
-        views = claims.get("views", [])
         caller = Caller(
             str(claims.get("sub", "")),
-            frozenset(r for r in roles if isinstance(r, str)) if isinstance(roles, list) else frozenset(),
-            frozenset(v for v in views if isinstance(v, str)) if isinstance(views, list) else frozenset(),
+            _texts(claims, "roles") if "roles" in claims else frozenset(),
+            _texts(claims, "views") if "views" in claims else None,
         )
         if len(self._verified) > 10_000:
             self._verified.clear()
         self._verified[text] = (claims["exp"], caller)
         return caller
+
+
+def _texts(claims: Mapping[str, Any], name: str) -> frozenset[str]:
+    """Return a claim that restricts its holder; one that cannot be read grants nothing.
+
+    Raises:
+        AccessDeniedError: it is no list of texts.
+    """
+    given = claims[name]
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise AccessDeniedError(f"the token's claim {name!r} is no list of texts", unknown=1)
+    return frozenset(given)

@@ -2,10 +2,25 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
+from featurestore.core.arguments import (
+    Check,
+    flag,
+    folder,
+    listed,
+    mapped,
+    number,
+    optional,
+    refuse,
+    text,
+    whole,
+)
+from featurestore.core.time import INT64_MIN
 from featurestore.errors import DefinitionError
 from featurestore.serve.key_sets import check_location
 
@@ -16,6 +31,8 @@ PUBLIC: Final = (
     *("RS384", "RS512", "PS256", "PS384", "PS512", "ES384", "ES512"),
 )
 _SECRET_BYTES_MIN: Final = 32
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_PORT_MAX: Final = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +84,14 @@ class Token:
     principal: str
     roles: tuple[str, ...]
     views: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        what = f"the token of {text('a token', 'principal', self.principal)!r}"
+        if not _SHA256.fullmatch(text(what, "sha256", self.sha256)):
+            refuse(what, "sha256", "…", "give the SHA-256 of the token's text as 64 lower-case hex digits")
+        for name in ("roles", "views"):
+            given = listed(what, name, getattr(self, name), "texts")
+            object.__setattr__(self, name, tuple(text(what, name, one) for one in given))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +177,7 @@ def config_from_json(text: str) -> ServerConfig:
     fields["limits"] = Limits(**fields["limits"])
     fields["tls"] = Tls(**fields["tls"]) if fields["tls"] else None
     fields["jwt"] = jwt_settings(fields["jwt"]) if fields["jwt"] else None
-    fields["tokens"] = tuple(
-        Token(**{**t, "roles": tuple(t["roles"]), "views": tuple(t["views"])}) for t in fields["tokens"]
-    )
+    fields["tokens"] = tuple(Token(**token) for token in fields["tokens"])
     return ServerConfig(**fields)
 
 
@@ -169,6 +192,13 @@ def jwt_settings(given: Mapping[str, Any] | JwtSettings) -> JwtSettings:
         found = given if isinstance(given, JwtSettings) else JwtSettings(**given)
     except TypeError as error:
         raise DefinitionError(f"jwt: {error}", hint="see JwtSettings") from error
+    for name in ("issuer", "audience"):
+        text("jwt", name, getattr(found, name))
+    if not isinstance(found.secret, (str, type(None))):
+        refuse("jwt", "secret", "…", "give text")  # never shown
+    if found.jwks is not None:
+        text("jwt", "jwks", found.jwks)
+    number("jwt", "refresh_s", found.refresh_s, least=1)
     if not found.issuer or not found.audience:
         raise DefinitionError(
             "jwt names no issuer or no audience", hint="give both: tokens of others are refused"
@@ -183,7 +213,10 @@ def jwt_settings(given: Mapping[str, Any] | JwtSettings) -> JwtSettings:
     if found.jwks is not None:
         check_location(found.jwks)
     allowed = SHARED if found.secret is not None else PUBLIC
-    algorithms = tuple(found.algorithms) or allowed[: 1 if found.secret is not None else 3]
+    algorithms = (
+        listed("jwt", "algorithms", found.algorithms, "names")
+        or allowed[: 1 if found.secret is not None else 3]
+    )
     wrong = [name for name in algorithms if name not in allowed]
     if wrong:
         raise DefinitionError(
@@ -197,8 +230,13 @@ def check_config(config: ServerConfig) -> ServerConfig:
     """Return a configuration that is safe to serve.
 
     Raises:
-        DefinitionError: it would listen beyond loopback without TLS, or names an unknown role.
+        DefinitionError: a value of the wrong kind, an unknown role, or a server that would listen beyond
+            loopback without TLS.
     """
+    for name, check in _SERVER.items():
+        check("a server", name, getattr(config, name))
+    for name, check in _LIMITS.items():
+        check("limits", name, getattr(config.limits, name))
     loopback = config.host in {"127.0.0.1", "localhost", "::1"}
     if not loopback and config.tls is None and not config.allow_insecure:
         raise DefinitionError(
@@ -207,8 +245,6 @@ def check_config(config: ServerConfig) -> ServerConfig:
             "(--allow-insecure)",
             host=config.host,
         )
-    if config.workers < 1:
-        raise DefinitionError(f"workers is {config.workers}", hint="at least 1")
     if config.jwt is not None:
         config = replace(config, jwt=jwt_settings(config.jwt))
     for token in config.tokens:
@@ -227,7 +263,49 @@ def split_address(address: str) -> tuple[str, int]:
     Raises:
         DefinitionError: it is not one.
     """
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
+    host, _, port = text("a server", "address", address).rpartition(":")
+    if not port.isdigit() or int(port) > _PORT_MAX:
         raise DefinitionError(f"address {address!r} is not host:port", hint='write it like "127.0.0.1:6565"')
     return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _port(what: str, field: str, value: Any) -> int:
+    if whole(what, field, value, least=0) > _PORT_MAX:
+        refuse(what, field, value, f"a port is at most {_PORT_MAX}")
+    return int(value)
+
+
+def _of(what: str, field: str, value: Any, *, kind: type[Any] | tuple[type[Any], ...]) -> Any:
+    if not isinstance(value, kind):
+        refuse(what, field, value, f"featurestore.serve.config says what {field} is")
+    return value
+
+
+def _tokens(what: str, field: str, value: Any) -> tuple[Token, ...]:
+    return tuple(_of(what, field, token, kind=Token) for token in listed(what, field, value, "Token(…)"))
+
+
+_LIMITS: Final[Mapping[str, Check]] = {
+    **dict.fromkeys(
+        ("message_bytes", "rows", "cells", "key_bytes", "concurrent", "streams"), partial(whole, least=1)
+    ),
+    "deadline_s": partial(number, least=0.001),
+}
+_SERVER: Final[Mapping[str, Check]] = {
+    **dict.fromkeys(("root", "host", "opener"), text),
+    "storage_options": lambda what, field, value: mapped(what, field, value, "fsspec's options"),
+    **dict.fromkeys(("online", "answer_log", "metrics_folder"), optional(folder)),
+    "port": _port,
+    "http_port": optional(_port),
+    "workers": partial(whole, least=1),
+    "now_ns": optional(partial(whole, least=INT64_MIN)),
+    "history_ns": optional(partial(whole, least=0)),
+    "limits": partial(_of, kind=Limits),
+    "tls": optional(partial(_of, kind=Tls)),
+    "tokens": _tokens,
+    "jwt": optional(partial(_of, kind=(JwtSettings, Mapping))),
+    **dict.fromkeys(("allow_insecure", "log_calls", "traces", "spare"), flag),
+    "reload_s": partial(number, least=0.001),
+    "answer_fraction": partial(number, least=0, most=1),
+    **dict.fromkeys(("drain_s", "linger_s"), partial(number, least=0)),
+}

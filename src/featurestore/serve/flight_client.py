@@ -20,6 +20,7 @@ except ImportError as missing:
 
 import featurestore.errors as errors_module
 from featurestore.errors import AccessDeniedError, FeatureStoreError, ServerError
+from featurestore.serve.config import split_address
 
 _NAMED: Final = re.compile(r"([A-Z]\w+Error): (.*?)(?:; (.*?))?(?:\. (?:Detail|gRPC)|$)", re.DOTALL)
 
@@ -34,7 +35,11 @@ class BulkClient:
 
         Args:
             root_certificates: PEM of the server's authority; given, the client speaks TLS.
+
+        Raises:
+            DefinitionError: the address is not host:port.
         """
+        split_address(address)
         scheme = "grpc+tcp" if root_certificates is None else "grpc+tls"
         options = {} if root_certificates is None else {"tls_root_certs": root_certificates}
         self._client = fl.FlightClient(f"{scheme}://{address}", **options)

@@ -186,7 +186,7 @@ class _Server(fl.FlightServerBase):  # type: ignore[misc] # pyarrow has no stubs
                 caller.check("read", [name])
                 return fl.RecordBatchStream(self._scan(name, asked))
             if isinstance(asked.get("sql"), str):
-                if caller.views:
+                if caller.views is not None:
                     caller.check("admin")  # a query may read any dataset
                 return fl.RecordBatchStream(_offered(self._reads.sql, "SQL")(asked["sql"]))
             raise DefinitionError('a ticket is {"dataset": name, "version": n} or {"sql": text}')

@@ -23,6 +23,7 @@ except ImportError as missing:
 
 import featurestore.errors as errors_module
 from featurestore.catalog.training_set import KeyMap
+from featurestore.core.arguments import text, whole
 from featurestore.core.canonical import canonical_json
 from featurestore.core.time import Instant, instant_ns
 from featurestore.errors import (
@@ -83,7 +84,11 @@ class OnlineClient:
             channels: How many connections to keep.
             root_certificates: PEM of the server's authority; given, the client speaks TLS.
             private_key: With `certificate`, what the client shows a server that wants mutual TLS.
+
+        Raises:
+            DefinitionError: an address that is no text, or no channel.
         """
+        text("a client", "address", address)
         self._timeout_s = timeout_s
         self._metadata = None if token is None else (("authorization", f"Bearer {token}"),)
         options = _options(retries, max_message_bytes)
@@ -94,7 +99,7 @@ class OnlineClient:
             grpc.insecure_channel(address, options)
             if secure is None
             else grpc.secure_channel(address, secure, options)
-            for _ in range(max(1, channels))
+            for _ in range(whole("a client", "channels", channels, least=1))
         ]
         self._reads = itertools.cycle([c.unary_unary(_PATH + "GetOnlineFeatures") for c in self._channels])
         self._schemas = SchemaCache()
