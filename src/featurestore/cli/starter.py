@@ -15,6 +15,7 @@ buckets: 1            # hash buckets per date of a new table; more where a day h
 # memory: 1GB         # budget of a materialization
 # online:
 #   store: lmdb       # or redis, with url: redis://host:6379/0
+#   history: 1h       # how far back a reader may ask; by default to the newest event written
 """)
 
 DEFINITIONS: Final = '''\

@@ -79,8 +79,8 @@ def open_direct_reader() -> tuple[DirectReader | None, str]:
     )
     try:
         import kvikio  # noqa: PLC0415 - optional
-        import kvikio.cufile_driver  # noqa: PLC0415
-        import kvikio.defaults  # noqa: PLC0415
+        import kvikio.cufile_driver  # noqa: PLC0415 -- it loads cuFile
+        import kvikio.defaults  # noqa: PLC0415 -- it loads cuFile
     except ImportError as error:
         return None, f"kvikio cannot be imported ({error})"
     try:

@@ -74,7 +74,7 @@ def prepare(
     selection, windows = samples_of(source, options, planned, entities, options.subset)
     vocabularies = {name: vocabulary_of(source, name, options.vocabularies) for name in planned.codes}
     identity = _identity(options, manifest.fingerprint, selection, planned, vocabularies)
-    shuffle: Shuffle = {True: "blocks", False: "none", "full": "full"}[options.shuffle]  # type: ignore[assignment]
+    shuffle: Shuffle = "full" if options.shuffle == "full" else "blocks" if options.shuffle else "none"
     order = Order(
         fingerprint=digest([identity.order["dataset"], identity.order["selection"]]),
         seed=options.seed,

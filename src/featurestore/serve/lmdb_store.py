@@ -224,7 +224,7 @@ class LmdbStore:
     def residue(self, keys: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
         """Count deleted keys whose bytes are still in the file, by where they are."""
         from featurestore.serve.lmdb_pages import residue  # noqa: PLC0415 -- only erasure pays
-        from featurestore.serve.lmdb_purge import DATA  # noqa: PLC0415
+        from featurestore.serve.lmdb_purge import DATA  # noqa: PLC0415 -- only erasure pays
 
         return residue(Path(self.path) / DATA, self._stored(keys))
 
