@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import featurestore
+from featurestore import errors
 
 SOURCE = Path(featurestore.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -84,6 +85,11 @@ def test_every_public_name_can_be_imported_from_the_package(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
     with pytest.raises(AttributeError, match="FeatureStroe"):
         _ = featurestore.FeatureStroe
+
+
+def test_every_error_can_be_caught_by_the_package_s_name() -> None:
+    kinds = {n for n, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    assert kinds <= set(featurestore.__all__)
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if "__all__" in p.read_text(encoding="utf-8")], ids=_id)
