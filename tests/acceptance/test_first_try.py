@@ -278,3 +278,13 @@ def test_a_spine_whose_keys_are_all_null_has_nulls(tmp_path: Path, materialized:
             joined = store.get_historical_features(spine, "last").to_arrow()
             assert joined["x"].to_pylist() == [None, None]
             assert joined["user"].type == spine["user"].type
+
+
+def test_a_spine_in_integer_nanoseconds_is_enough_for_computed_features(tmp_path: Path) -> None:
+    store, made = opened(tmp_path, rows(["p"], pa.string()))
+    with store:
+        store.apply([fs.OnDemandFeatureView("shout", inputs=[made], features={"loud": "upper(x)"})])
+        spine = pa.table({"user": ["a"], "event_timestamp": pa.array([T0])})
+        assert store.get_historical_features(spine, "shout").to_arrow()["loud"].to_pylist() == ["P"]
+        with pytest.raises(fs.DefinitionError, match="no features were asked for"):
+            store.get_historical_features(spine, [])

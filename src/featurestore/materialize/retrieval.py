@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.catalog.feature_view import FeatureView
+from featurestore.catalog.on_demand import OnDemandFeatureView
 from featurestore.catalog.refs import Ref, parse_ref
 from featurestore.core.names import near
 from featurestore.core.python_values import as_pandas
 from featurestore.core.time import INT64_MAX, INT64_MIN, format_instant
-from featurestore.errors import NotFoundError, SchemaError
+from featurestore.errors import DefinitionError, NotFoundError, SchemaError
 from featurestore.materialize.context import Context
 from featurestore.materialize.job import check_columns
 from featurestore.materialize.parted_read import NewestRows, read_newest
@@ -247,9 +247,14 @@ def historical_features(
         spine: Any Arrow PyCapsule table, a mapping of columns, or an iterable of record batches.
 
     Raises:
+        DefinitionError: no features.
         NotFoundError: an unknown view or feature.
         SchemaError: the spine lacks a key or a time, or has several times and none was named.
     """
+    if not features:
+        raise DefinitionError(
+            "no features were asked for", hint='give ["view:feature"], a view or a feature service'
+        )
     rows, schema = _spine(spine)
     refs = expand_refs(context.snapshot, [parse_ref(f) for f in features])
     join = compile_join(
@@ -324,7 +329,7 @@ def _timestamp_of(context: Context, refs: Sequence[Ref], schema: pa.Schema) -> s
     Raises:
         SchemaError: neither decides.
     """
-    views = [r.whole() for r in refs if isinstance(context.snapshot.get(r.whole()), FeatureView)]
+    views = [view.whole() for ref in refs for view in _views_of(context, ref)]
     named = [compile_view(context.snapshot, view).times.timestamp for view in views]
     for name in named:
         if name in schema.names:
@@ -337,6 +342,11 @@ def _timestamp_of(context: Context, refs: Sequence[Ref], schema: pa.Schema) -> s
         f"the spine's event timestamp is not clear: it has {', '.join(times) or 'no column of times'}",
         hint=f"name it with timestamp_field=…; {wanted}",
     )
+
+
+def _views_of(context: Context, ref: Ref) -> Sequence[Ref]:
+    found = context.snapshot.get(ref.whole())
+    return found.inputs if isinstance(found, OnDemandFeatureView) else (ref,)
 
 
 def _time_name(key: str) -> str:
