@@ -177,7 +177,7 @@ def aligned(
         kind = column_of(table, key, spine_name).type
         if not pa.types.is_null(kind):
             key_kind(kind, key)
-    plans = [_plan(name, rule, table, on, keys) for name, rule in streams.items()]
+    plans = [_plan(name, rule, table, on, keys, spine_name) for name, rule in streams.items()]
     names = [*table.column_names, *(name for plan in plans for name in plan.outputs)]
     check_unique(names, "the output would have two columns named", "set a prefix, or choose columns")
     joined = _joined(plans, _sides(table, on, keys, plans, threads), count=count, threads=threads)
@@ -204,7 +204,9 @@ def check_time_column(table: pa.Table, name: str, what: str) -> None:
         )
 
 
-def _plan(name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...]) -> _Stream:
+def _plan(
+    name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...], spine_name: str
+) -> _Stream:
     # Checks one stream against the spine, before any work.
     if not isinstance(rule, AsOf):
         raise DefinitionError(
@@ -230,7 +232,7 @@ def _plan(name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...]
     check_time_column(table, time, name)
     if rule.created_on is not None:
         check_time_column(table, rule.created_on, name)
-    _check_keys(name, table, by, spine, keys)
+    _check_keys(name, table, by, spine, keys, spine_name)
     columns = names_of(rule.columns)
     if rule.columns is None:
         columns = tuple(column for column in table.column_names if column != time and column not in by)
@@ -240,11 +242,11 @@ def _plan(name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...]
 
 
 def _check_keys(
-    name: str, table: pa.Table, by: tuple[str, ...], spine: pa.Table, keys: tuple[str, ...]
+    name: str, table: pa.Table, by: tuple[str, ...], spine: pa.Table, keys: tuple[str, ...], spine_name: str
 ) -> None:
     if by and len(by) != len(keys):
         raise DefinitionError(
-            f"{name} is joined by {list(by)}, the spine by {list(keys)}",
+            f"{name} is joined by {list(by)}, {spine_name} by {list(keys)}",
             hint="name as many key columns on both sides, in the same order",
         )
     for mine, key in zip(by, keys, strict=False):
@@ -253,7 +255,7 @@ def _check_keys(
             continue  # nulls match nothing, whatever their type
         if key_kind(kind, mine) != key_kind(theirs, key):
             raise SchemaError(
-                f"key column {mine!r} of {name} is {kind}, where {key!r} of the spine is {theirs}",
+                f"key column {mine!r} of {name} is {kind}, where {key!r} of {spine_name} is {theirs}",
                 hint="cast one of them: keys of different kinds are never equal",
                 column=mine,
             )

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.core.python_values import python_values
 from featurestore.core.time import INT64_MAX, Int64Array
 from featurestore.errors import SchemaError
 from featurestore.temporal.gather import gather
@@ -107,7 +108,7 @@ class _Values:
         """Write a code per value, -1 for null; only the distinct ones are looked up."""
         coded = (array.storage if isinstance(array, pa.ExtensionArray) else array).dictionary_encode()
         known = self.known
-        codes = [known.setdefault(key, len(known)) for key in coded.dictionary.to_pylist()]
+        codes = [known.setdefault(key, len(known)) for key in python_values(coded.dictionary)]
         out[:] = np.array([*codes, -1], np.int32)[coded.indices.fill_null(-1).to_numpy()]
 
 
