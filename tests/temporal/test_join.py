@@ -139,7 +139,7 @@ def test_empty_tables() -> None:
         ({"right_on": "v"}, SchemaError, "time column 'v' of right is of type double"),
         ({"created_on": "made"}, SchemaError, "right has no column 'made'"),
         ({"created_on": "v"}, SchemaError, "time column 'v' of right is of type double"),
-        ({"by": "x", "right_by": "k"}, SchemaError, "key column 'k' of right is string, where 'x' of left is"),
+        ({"by": "x", "right_by": "k"}, SchemaError, "key column 'k' of right is string, where 'x' of left"),
         ({"by": "x", "right_by": "v"}, SchemaError, "key column 'v' is of type double"),
         ({"columns": ["w"]}, SchemaError, "right has no column 'w'"),
         ({"columns": ["v", "v"]}, SchemaError, "two columns named 'v'"),

@@ -204,9 +204,7 @@ def check_time_column(table: pa.Table, name: str, what: str) -> None:
         )
 
 
-def _plan(
-    name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...], spine_name: str
-) -> _Stream:
+def _plan(name: str, rule: AsOf, spine: pa.Table, on: str, keys: tuple[str, ...], spine_name: str) -> _Stream:
     # Checks one stream against the spine, before any work.
     if not isinstance(rule, AsOf):
         raise DefinitionError(
