@@ -150,10 +150,8 @@ class _Work:
             w.name: Answer.of(w.function, kinds[w.name], room, readers, w.n or 1) for w in windows
         }
         counted = {self.key_of(w): self.answers[w.name] for w in windows if w.function == "count"}
-        self.seen = {
-            key: Seen(readers, counted.get(key))
-            for key in {self.key_of(w) for w in windows if w.function in SLOTS[1:]}
-        }
+        with_nulls = [w for w in windows if w.function in SLOTS[1:] and kinds[w.name] is not None]
+        self.seen = {key: Seen(readers, counted.get(key)) for key in {self.key_of(w) for w in with_nulls}}
 
     def key_of(self, window: Window) -> tuple[str, int]:
         return window.column, self.span_of(window)
@@ -187,7 +185,7 @@ class _Work:
 
     def finished(self, window: Window) -> pa.Array:
         """Return a window's answer as Arrow."""
-        seen = self.seen[self.key_of(window)] if window.function in SLOTS[1:] else None
+        seen = self.seen.get(self.key_of(window)) if window.function in SLOTS[1:] else None
         return self.answers[window.name].finished(self.arrays[window.column], seen)
 
     def answer(self, cut: Int64Array, spine: Grouped, rows: Grouped) -> None:
