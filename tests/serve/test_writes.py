@@ -265,7 +265,7 @@ def test_an_answer_becomes_a_pandas_frame(monkeypatch: pytest.MonkeyPatch) -> No
     assert frame.isna().iloc[1].tolist() == [False, True, True, True]
     one = found.get_online_features(["quote:size"], {"symbol": ["A"]}).to_pandas()
     assert one["size"].dtype == "int32"
-    monkeypatch.setattr("featurestore.serve.response.find_spec", lambda _: None)
+    monkeypatch.setattr("featurestore.core.python_values._has_pandas", lambda: False)
     with pytest.raises(MissingDependencyError, match="needs pandas"):
         answer.to_pandas()
 
