@@ -58,11 +58,19 @@ class Seen:
     def __init__(self, readers: int, counted: "Answer | None") -> None:
         self._is_own = counted is None
         self.counts = np.zeros(readers, np.uint8) if counted is None else counted.values
+        self._bitmaps: dict[int, pa.Buffer | None] = {}
 
     def put(self, places: Int32Array, rows: npt.NDArray[np.int64], slot: int) -> None:
         """Take in the counts of a batch's readers."""
         if self._is_own:
             _kernels.scatter_seen(rows, slot, places, self.counts)
+
+    def bitmap(self, least: int) -> pa.Buffer | None:
+        """Return who saw so many values at least (1 or 2), once all are counted; `None`: everyone did."""
+        if least not in self._bitmaps:
+            enough = self.counts >= least
+            self._bitmaps[least] = None if enough.all() else pa.array(enough).buffers()[1]
+        return self._bitmaps[least]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +133,11 @@ class Answer:
         if self.buffer is None:
             return gather(column, self.values.reshape(-1))
         kind = column.type if self.function in {"min", "max"} else pa.from_numpy_dtype(self.values.dtype)
-        null = None if seen is None else seen.counts < (2 if self.function in {"var", "std"} else 1)
+        bitmap = None if seen is None else seen.bitmap(2 if self.function in {"var", "std"} else 1)
+        buffer = self.buffer
         if pa.types.is_boolean(kind):
-            return pa.array(self.values.view(np.bool_), mask=null)
-        bitmap = pa.array(~null).buffers()[1] if null is not None and null.any() else None
-        return pa.Array.from_buffers(kind, len(self.values), [bitmap, self.buffer])
+            buffer = pa.array(self.values.view(np.bool_)).buffers()[1]
+        return pa.Array.from_buffers(kind, len(self.values), [bitmap, buffer])
 
 
 def number_kind(function: str, kind: pa.DataType) -> "np.dtype[Any] | None":
