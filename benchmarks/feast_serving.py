@@ -51,7 +51,7 @@ if __name__ == "__main__":
                 features=features, entity_rows=[{"user_id": k} for k in asked]
             ).to_dict()
             taken.append(time.perf_counter() - started)
-        assert found["f7"] == [k + 7 / 64 for k in asked]
+            assert found["f7"] == [k + 7 / 64 for k in asked]
         out[name] = {"p50_us": round(float(np.median(taken)) * 1e6, 1)}
     from feast.infra.contrib.grpc_server import get_grpc_server
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def shuffled(folder: Path, values: Matrix, batch: int, repeats: int) -> dict[str
     order = check_values(loaders["loader, 2 threads"], values)
     full = open_loader(folder, batch_size=batch, shuffle="full", threads=2)
     full_order = check_values(full, values)
-    runs: dict[str, Callable[[], float]] = {n: (lambda x=x: loader_rate(x)) for n, x in loaders.items()}
+    runs: dict[str, Callable[[], float]] = {n: partial(loader_rate, x) for n, x in loaders.items()}
     runs["bare gather of the same rows, 1 thread"] = lambda: gather_rate(values, order, 1)
     runs["bare gather of the same rows, 2 threads"] = lambda: gather_rate(values, order, 2)
     runs["loader, full permutation, 2 threads"] = lambda: loader_rate(full)
@@ -188,7 +189,7 @@ def sequential(folders: dict[str, Path], values: Matrix, batch: int, repeats: in
     for loader in loaders.values():
         rows = np.concatenate(check_values(loader, values))
         assert np.array_equal(rows, np.arange(rows.size))
-    runs: dict[str, Callable[[], float]] = {n: (lambda x=x: loader_rate(x)) for n, x in loaders.items()}
+    runs: dict[str, Callable[[], float]] = {n: partial(loader_rate, x) for n, x in loaders.items()}
     mapped = mapped_blocks(loaders[next(iter(folders))])
     copies = {
         "plain copy, 1 thread": lambda: copy_rate([values], batch),
@@ -210,7 +211,7 @@ def windows(folder: Path, values: Matrix, repeats: int) -> dict[str, Any]:
     lookback, batch, steps = 64, 512, 200
     loader = open_loader(folder, batch_size=batch, window=Window(lookback), threads=2)
     first = next(iter(loader))
-    users = np.random.default_rng(1).integers(0, 100, values.shape[0])
+    users = np.random.default_rng(1).integers(0, 100, size=len(values))
     for i in range(0, batch, 37):
         row = int(first.x[i, -1, 0])
         same = np.flatnonzero(users[: row + 1] == users[row])[-lookback:]

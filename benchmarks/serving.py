@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def writes(root: Path, at_ns: int) -> dict[str, Any]:
         ):
             keys = drawn if "random" in name else ordered
             tables = [rows(0, 1000, at_ns + number, features, mine) for mine in keys]
-            found = timed_rows(lambda table, b=backend: b.write_rows("wide", table), tables, callers)
+            found = timed_rows(partial(backend.write_rows, "wide"), tables, callers)
             out[f"{features} features, {name}"] = found
         answer = backend.get_online_features(["wide:f0"], {"user_id": [99_999]})
         assert answer.to_dict()["f0"] == [99_999.0]
@@ -173,12 +174,18 @@ def bare_puts(folder: Path, size: int, keys: np.ndarray) -> dict[str, int]:
         with environment.begin(write=True) as txn, txn.cursor() as cursor:
             cursor.putmulti(batch)
 
-    for turn in range(2):
+    taken = []
+    for turn in range(2):  # the second time over rows that are there
         value = bytes([turn]) * size
         batches = [[(k.to_bytes(12, "big"), value) for k in sorted(some)] for some in keys.tolist()]
-        found = timed_rows(put, batches, 1)
+        taken.append(timed_rows(put, batches, 1))
     environment.close()
-    return found
+    return taken[-1]
+
+
+def ask_one(backend: OnlineBackend, keys: list[int], at: int) -> object:
+    """Look the view up for one of the keys."""
+    return backend.get_online_features(["slim"], {"user_id": [keys[at]]})
 
 
 def growth(root: Path, at_ns: int) -> dict[str, Any]:
@@ -206,9 +213,7 @@ def growth(root: Path, at_ns: int) -> dict[str, Any]:
         assert backend.get_online_features(["slim"], {"user_id": [size - 1]}).to_dict()["f0"] == [
             (size - 1) * 0.5
         ]
-        out[f"{size:,} keys"] = timed(
-            lambda at, b=backend, k=keys_asked: b.get_online_features(["slim"], {"user_id": [k[at]]}), 15_000
-        )
+        out[f"{size:,} keys"] = timed(partial(ask_one, backend, keys_asked), 15_000)
         backend.close()
     return out
 
@@ -267,35 +272,40 @@ def over_grpc(address: str, feast_address: str | None) -> dict[str, Any]:
     """Time the native and the Feast wire against an echo of as many bytes, and against Feast itself."""
     keys = list(range(100))
     with grpc.insecure_channel(address) as channel:
-        ours: Any = channel.unary_unary(PATH + "GetOnlineFeatures")
+        ours: Any = raw_call(channel, PATH + "GetOnlineFeatures")
         first = pb.GetOnlineFeaturesResponse.FromString(ours(native_request([5], 0)))
         one, many = native_request([5], first.schema_id), native_request(keys, first.schema_id)
         sizes = [len(ours(one)), len(ours(many))]
         matrix = np.frombuffer(pb.GetOnlineFeaturesResponse.FromString(ours(many)).blocks[0])
         assert np.array_equal(matrix.reshape(50, 100)[7], np.arange(100) + 7 / 64)
-        theirs: Any = channel.unary_unary("/feast.serving.ServingService/GetOnlineFeatures")
+        theirs: Any = raw_call(channel, "/feast.serving.ServingService/GetOnlineFeatures")
         calls: dict[str, Callable[[], object]] = {
             "native 1x50": lambda: ours(one),
             "native 100x50": lambda: ours(many),
             "feast wire 100x50": lambda: theirs(feast_request(keys)),
         }
         with echo_server(*sizes) as (echo_address, _), grpc.insecure_channel(echo_address) as echo_channel:
-            echo: Any = echo_channel.unary_unary("/echo/Echo")
+            echo: Any = raw_call(echo_channel, "/echo/Echo")
             calls["echo 1x50"] = lambda: echo(b"\x01" + one[1:])
             calls["echo 100x50"] = lambda: echo(b"\x02" + many[1:])
             found = in_turn(calls, 3_000)
         if feast_address is not None:
             with grpc.insecure_channel(feast_address) as feast_channel:
-                slow: Any = feast_channel.unary_unary("/GrpcFeatureServer/GetOnlineFeatures")
+                slow: Any = raw_call(feast_channel, "/GrpcFeatureServer/GetOnlineFeatures")
                 request = feast_request(keys)
                 found |= in_turn({"Feast's gRPC server 100x50": lambda: slow(request, timeout=30)}, 60)
     return found
 
 
+def raw_call(channel: Any, path: str) -> Any:
+    """Return a unary call that takes and gives bytes."""
+    return channel.unary_unary(path)
+
+
 async def ask_unary(address: str, path: str, request: bytes, count: int) -> None:
     """Make `count` unary calls, 16 at a time."""
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_unary(path)
+        call = raw_call(channel, path)
 
         async def one() -> None:
             for _ in range(count // 16):
@@ -307,7 +317,8 @@ async def ask_unary(address: str, path: str, request: bytes, count: int) -> None
 async def ask_stream(address: str, path: str, request: bytes, count: int) -> None:
     """Send `count` messages over one stream, 16 outstanding."""
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.stream_stream(path)()
+        open_stream: Any = channel.stream_stream
+        call = open_stream(path)()
         for _ in range(16):
             await call.write(request)
         for at in range(count):
@@ -350,7 +361,7 @@ def streaming(address: str, pid: int) -> dict[str, Any]:
     with OnlineClient(address) as client, echo_server(430, 1) as (echo, echo_pid):
         client.get_online_features(FEATURES, {"user_id": [5]})
         with grpc.insecure_channel(address) as channel:
-            answer = channel.unary_unary(PATH + "GetOnlineFeatures")(native_request([5], 0))
+            answer = raw_call(channel, PATH + "GetOnlineFeatures")(native_request([5], 0))
         one = native_request([5], pb.GetOnlineFeaturesResponse.FromString(answer).schema_id)
         other = b"\x01" + one
         get, stream = PATH + "GetOnlineFeatures", PATH + "StreamOnlineFeatures"
