@@ -82,10 +82,11 @@ class Screen:
         for name, value in self.facts.items():
             table.add_row(escape(name), escape(value))
         failed = [what for what, outcome, _ in self.checks if outcome == FAILED]
-        passed = sum(outcome == OK for _, outcome, _ in self.checks)
-        verdict = f"{passed} of {len(self.checks)} hold" + (
-            f"; FAILED: {', '.join(failed)}" if failed else ""
-        )
+        skipped = [what for what, outcome, _ in self.checks if outcome == SKIPPED]
+        made = len(self.checks) - len(skipped)
+        verdict = f"{made - len(failed)} of {made} hold"
+        verdict += f"; skipped: {', '.join(skipped)}" if skipped else ""
+        verdict += f"; FAILED: {', '.join(failed)}" if failed else ""
         table.add_row("checks", f"[{'bold red' if failed else 'green'}]{escape(verdict)}[/]")
         self.console.print()
         self.console.print(table)
