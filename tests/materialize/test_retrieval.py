@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from tests.environment import cases
 from tests.materialize.house import HOUR_NS, START_NS, UTC, House, events, seed_store, spine_rows, write
 
 import featurestore as fs
@@ -191,3 +192,79 @@ def test_shards_beyond_the_ttl_are_not_opened(plain: House) -> None:
     spine = spine_rows(82, 40, first_hour=50, hours=20)
     text = _job(plain, spine, ["soon"]).explain()
     assert " rows of 3 of 9 shards" in text
+
+
+def _column(rng: np.random.Generator, kind: pa.DataType, count: int) -> pa.Array:
+    """Draw values of a type; every fifth is null, or none is."""
+    mask = rng.random(count) < 0.2 if rng.random() < 0.6 else np.zeros(count, np.bool_)
+    numbers = rng.integers(0, 100, count)
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.array([None if m else [n, n + 1] for n, m in zip(numbers, mask, strict=True)], kind)
+    texts = pa.array([f"{n} {'x' * (n % 20)}" for n in numbers], mask=mask)
+    if pa.types.is_dictionary(kind):
+        return texts.dictionary_encode()
+    if pa.types.is_string(kind):
+        return texts
+    if pa.types.is_boolean(kind):
+        return pa.array(numbers % 2 == 0, mask=mask)
+    # A decimal of twelve digits takes no integer of 64 bits.
+    return pa.array(numbers.astype(np.int32 if pa.types.is_decimal(kind) else np.int64), mask=mask).cast(kind)
+
+
+KINDS = [
+    *(
+        pa.int8(),
+        pa.int64(),
+        pa.float16(),
+        pa.float64(),
+        pa.bool_(),
+        pa.decimal128(12, 2),
+        pa.timestamp("us"),
+    ),
+    *(pa.string(), pa.dictionary(pa.int32(), pa.string()), pa.list_(pa.float32()), pa.list_(pa.float32(), 2)),
+]
+
+
+@pytest.mark.parametrize("seed", range(cases(12, 400)))
+def test_values_of_any_type_are_the_same_from_a_stored_view_and_from_its_source(
+    seed: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows, readers, keys = (int(rng.integers(1, most)) for most in (1500, 900, 30))
+    day = 24 * HOUR_NS
+    then = (START_NS + rng.integers(0, 6 * day, rows)) // 1000 * 1000
+    drawn = rng.choice(len(KINDS), int(rng.integers(1, 6)), replace=False)
+    names = [f"v{number}" for number in drawn]
+    table = {
+        "key": pa.array(rng.integers(0, keys, rows), mask=rng.random(rows) < 0.03),
+        "ts": pa.array(then).view(UTC).cast(pa.timestamp(("ns", "us")[seed % 2], "UTC")),
+        "created": pa.array(then + rng.integers(0, day, rows), mask=rng.random(rows) < 0.05).view(UTC),
+        **{name: _column(rng, KINDS[number], rows) for name, number in zip(names, drawn, strict=True)},
+    }
+    write(tmp_path / "events" / "all.parquet", pa.table(table))
+    key = fs.Entity("key")
+    created = "created" if seed % 3 else None
+    source = fs.Source(
+        "events", path="events", timestamp_field="ts", created_timestamp_column=created, entities=[key]
+    )
+    features = {name: name for name in names} | {"missing": f"{names[0]} is null"} if seed % 4 else names
+    ttl = (None, "1d", "6h", f"{rng.integers(1, 200)}m")[int(rng.integers(0, 4))]
+    store = fs.FeatureStore(tmp_path)
+    view = fs.FeatureView("view", source=source, entities=[key], features=features, ttl=ttl)
+    store.apply([key, source, view])
+    when = START_NS + rng.integers(-day, 8 * day, readers)
+    spine = pa.table(
+        {
+            "key": pa.array(rng.integers(-2, keys + 3, readers), mask=rng.random(readers) < 0.05),
+            "ts": pa.array(when if seed % 2 else np.sort(when), mask=rng.random(readers) < 0.03).view(UTC),
+        }
+    )
+    as_of = START_NS + int(rng.integers(0, 6 * day)) if seed % 5 == 0 else None
+    before = store.get_historical_features(spine, ["view"], as_of=as_of).to_arrow()
+    store.materialize("view")
+    job = store.get_historical_features(spine, ["view"], as_of=as_of)
+    assert "stored view" in job.explain()
+    after = job.to_arrow()
+    after.validate(full=True)
+    assert after.schema == before.schema
+    assert after.to_pylist() == before.to_pylist()

@@ -15,8 +15,8 @@ from tests.temporal.window_cases import WindowCase, bits, random_window_case, su
 
 from featurestore.core.time import INT64_MAX, INT64_MIN, Int64Array
 from featurestore.errors import DefinitionError, ExpressionError, SchemaError
-from featurestore.temporal import threads, windows_order
-from featurestore.temporal.rows import Rows
+from featurestore.temporal import threads, windows_batch, windows_order
+from featurestore.temporal.rows import Rows, frozen
 from featurestore.temporal.windows import FUNCTIONS, Window, window_aggregate
 from featurestore.temporal.windows_order import group_rows
 from featurestore.testing.window_oracle import oracle_aggregate, same
@@ -97,6 +97,18 @@ def cuts_are_small_and_whole(seed: int) -> bool:
         few = cut[5] - cut[4] <= max(windows_order.BATCH_ROWS, 2 * seen) or count <= windows_order.FEW_READERS
         small = small and few and bool(count <= most)
     return small and readers == wanted
+
+
+def tasks_have_rows(ranges: Any) -> bool:
+    """Whether readers who see no row at all are left out of the tasks, and the others are in one."""
+    bounds = frozen(np.array([0, 2])), frozen(np.array([2, 4]))
+    low, high = np.array([[0, 0, 0, 1]], np.int32), np.array([0, 0, 1, 3], np.int32)
+    out = np.empty((4, 5), np.int64)
+    return bool(ranges.cut_tasks(bounds, low, high, out) == 1 and out[0].tolist() == [2, 4, 0, 3, 1])
+
+
+def test_readers_who_see_no_row_are_no_task() -> None:
+    assert tasks_have_rows(windows_batch._ranges)
 
 
 @pytest.mark.parametrize(("readers", "rows"), [(1, 3), (5, 9), (9, 5), (12, 30)])

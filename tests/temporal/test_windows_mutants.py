@@ -15,7 +15,11 @@ from tests.temporal import test_retain
 from tests.temporal.mutants import FOLDER, PACKAGE, loaded, survivors
 from tests.temporal.test_exact import limbs_of, number_of
 from tests.temporal.test_retain import check_asof, check_windows
-from tests.temporal.test_windows import cuts_are_small_and_whole, parts_hold_rows_a_few_times
+from tests.temporal.test_windows import (
+    cuts_are_small_and_whole,
+    parts_hold_rows_a_few_times,
+    tasks_have_rows,
+)
 from tests.temporal.window_cases import WindowCase, functions_of, random_columns, random_window_case
 from tests.temporal.windows_same import SAME
 
@@ -386,9 +390,12 @@ def notices(name: str, monkeypatch: pytest.MonkeyPatch) -> bool:
             exact = windows_batch._sums.exact
             if not (rounds_exactly(exact) and rounds_ties(exact) and cancels_exactly(exact)):
                 return True
-        if name == "windows_sum_kernels" and not fits_rightly(windows_batch._sums):
-            return True
-        if name == "windows_order_kernels" and not cuts_rightly(monkeypatch):
+        parts = {
+            "windows_range_kernels": lambda: tasks_have_rows(windows_batch._ranges),
+            "windows_sum_kernels": lambda: fits_rightly(windows_batch._sums),
+            "windows_order_kernels": lambda: cuts_rightly(monkeypatch),
+        }
+        if name in parts and not parts[name]():
             return True
         if not refuses_what_does_not_fit():
             return True
