@@ -45,6 +45,11 @@ def valid_rows(column: pa.Array) -> BoolArray:
     return valid[column.offset :]
 
 
+def bitmap_of(valid: BoolArray) -> pa.Buffer | None:
+    """Return the validity bitmap of rows that hold a value where marked; `None`: all do."""
+    return None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+
+
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Replace views, also inside nested types, by large strings and binaries, which hold the same values."""
     if pa.types.is_string_view(kind):

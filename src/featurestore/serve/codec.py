@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.core.canonical import digest_json
-from featurestore.core.table_rows import decoded_type, plain_type
+from featurestore.core.table_rows import bitmap_of, decoded_type, plain_type
 from featurestore.core.time import INT64_MIN, Int64Array
 from featurestore.errors import CorruptDataError, SchemaError
 
@@ -365,7 +365,7 @@ def fixed_array(kind: pa.DataType, cells: npt.NDArray[np.generic], valid: npt.ND
         data = np.packbits(cells.astype(np.bool_), bitorder="little").tobytes()
     else:
         data = np.ascontiguousarray(cells).tobytes()
-    bits = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
+    bits = bitmap_of(valid)
     return pa.Array.from_buffers(kind, len(cells), [bits, pa.py_buffer(data)])
 
 
@@ -423,7 +423,7 @@ def _variable_array(kind: pa.DataType, cells: pa.Array, valid: npt.NDArray[np.bo
         )
     ):
         data, ends = _heap_buffer(cells)
-        bits = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
+        bits = bitmap_of(valid)
         large = pa.Array.from_buffers(
             pa.large_binary(),
             len(cells),

@@ -84,15 +84,21 @@ def joined_chunks(column: pa.ChunkedArray | pa.Array, name: str) -> pa.Array:
         ) from error
 
 
-def _gather_array(array: pa.Array, indices: Int32Array | Int64Array, threads: int | None) -> pa.Array:
-    bitmap, data, *rest = array.buffers()
+def words_of(array: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
+    """Return values as the words of their bits, two for each of a view, and their bitmap; nothing is copied.
+
+    The bitmap counts from bit `array.offset` on; it is empty where none is null.
+    """
+    bitmap, data, *_ = array.buffers()
     lanes = 2 if is_view(array.type) else 1
     word = WORDS[64 if lanes == 2 else array.type.bit_width]
-    begin = array.offset * lanes * word.itemsize
-    values = frozen(np.frombuffer(data, word, lanes * len(array), begin))
-    valid = NO_BITMAP if array.null_count == 0 else frozen(np.frombuffer(bitmap, np.uint8))
-    views = rest if lanes == 2 else None
-    return gather_words(array.type, values, valid, array.offset, indices, threads, views)
+    values = frozen(np.frombuffer(data, word, lanes * len(array), array.offset * lanes * word.itemsize))
+    return values, NO_BITMAP if array.null_count == 0 else frozen(np.frombuffer(bitmap, np.uint8))
+
+
+def _gather_array(array: pa.Array, indices: Int32Array | Int64Array, threads: int | None) -> pa.Array:
+    views = array.buffers()[2:] if is_view(array.type) else None
+    return gather_words(array.type, *words_of(array), array.offset, indices, threads, views)
 
 
 def gather_words(

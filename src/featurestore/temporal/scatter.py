@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.table_rows import bitmap_of
 from featurestore.core.time import Int64Array
-from featurestore.temporal.gather import NO_BITMAP, WORDS, gather, joined_chunks
+from featurestore.temporal.gather import WORDS, gather, joined_chunks, words_of
 from featurestore.temporal.gather_types import is_word
 from featurestore.temporal.jit import lazy_module
 from featurestore.temporal.memory import allocate
@@ -54,12 +55,9 @@ class Scattered:
             self._pieces.append((places, gather(column, rows, threads=1, name=self._name)))
             return
         array = joined_chunks(column, self._name)
-        bitmap, data = array.buffers()
+        values, valid = words_of(array)
+        absent = self._absences() if len(valid) else _NO_ABSENT
         out = self._words[1]
-        values = frozen(np.frombuffer(data, out.dtype, len(array), array.offset * out.itemsize))
-        valid, absent = NO_BITMAP, _NO_ABSENT
-        if array.null_count:
-            valid, absent = frozen(np.frombuffer(bitmap, np.uint8)), self._absences()
         _kernels.scatter_fixed(values, valid, array.offset, frozen(rows), frozen(places), out, absent)
 
     def finish(self, missing: Int64Array) -> pa.Array:
@@ -74,9 +72,7 @@ class Scattered:
         out[missing] = 0
         if missing.size:
             self._absences()[missing] = 1
-        valid = None
-        if self._absent is not None:
-            valid = pa.py_buffer(np.packbits(self._absent == 0, bitorder="little"))
+        valid = None if self._absent is None else bitmap_of(self._absent == 0)
         return pa.Array.from_buffers(self._kind, self._count, [valid, buffer])
 
     def _absences(self) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.core.table_rows import bitmap_of
 from featurestore.core.time import BoolArray
 from featurestore.temporal.gather import gather
 from featurestore.temporal.jit import lazy_module
@@ -68,8 +69,7 @@ class Seen:
     def bitmap(self, least: int) -> pa.Buffer | None:
         """Return who saw so many values at least (1 or 2), once all are counted; `None`: everyone did."""
         if least not in self._bitmaps:
-            enough = self.counts >= least
-            self._bitmaps[least] = None if enough.all() else pa.array(enough).buffers()[1]
+            self._bitmaps[least] = bitmap_of(self.counts >= least)
         return self._bitmaps[least]
 
 
